@@ -1,0 +1,10 @@
+"""fastbp: multilayer perceptrons trained from arrays by compiled kernels.
+
+The estimators have scikit-learn's interface; numba is imported at the first fit, not here.
+"""
+
+from fastbp.estimators import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor", "__version__"]
+
+__version__ = "0.1.0"

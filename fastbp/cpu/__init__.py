@@ -1,0 +1,1 @@
+"""The CPU engine: vector tiles, a team of threads, one kernel an epoch."""

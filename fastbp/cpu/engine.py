@@ -1,0 +1,319 @@
+"""The CPU engine: one network's memory, and the verbs that the training loop knows."""
+
+import platform
+
+import numpy as np
+from joblib import cpu_count
+from numba.core.registry import cpu_target
+from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+
+from fastbp import functions
+from fastbp.cpu import kernels
+from fastbp.cpu.compilation import cache_folder
+from fastbp.cpu.gather import source_of
+from fastbp.cpu.layout import Layout, aligned_zeros, round_up
+from fastbp.cpu.outputs import Objective
+from fastbp.cpu.simd import TILE_ROWS, VECTOR_BITS, lanes
+from fastbp.cpu.team import CONTROL_SIZE, run_team
+from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Memory, Step, Workspace
+from fastbp.data import Data
+from fastbp.network import Network
+from fastbp.optimizers import N_MOMENTS, Optimizer
+
+# Multiply-adds of a batch that a further thread must have for itself to be worth its barriers.
+WORK_PER_THREAD = 500_000
+# Multiply-adds of one call into a kernel, about half a second: then Ctrl-C is heard.
+WORK_PER_CALL = 20_000_000_000
+# Rows of a batch where nothing is learnt from it.
+PREDICT_ROWS = 128
+GRADIENT_ROWS = 256
+_SPARSE_BUFFER = 256
+
+
+def available_threads():
+    """Cores that this process may use now.
+
+    Respects CPU affinity, the container's quota, OMP_NUM_THREADS and the limits that joblib and
+    threadpoolctl set.
+    """
+    return max(1, min(cpu_count(), _openmp_effective_n_threads()))
+
+
+class Engine:
+    """One network's parameters and working memory on the CPU.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy dtype, float32 or float64
+    n_threads : int or None, default=None
+        The largest team; None takes the cores that are available. The team is made smaller where
+        a batch has too little work for it. Results do not depend on it.
+
+    Raises
+    ------
+    MemoryError
+        When the padded parameters do not fit.
+    """
+
+    def __init__(self, network, dtype, n_threads=None):
+        self.network = network
+        self.dtype = np.dtype(dtype)
+        self.n_threads = available_threads() if n_threads is None else n_threads
+        self.layout = Layout(network, dtype)
+        self.weights = aligned_zeros(self.layout.n_weights, self.dtype)
+        self._nothing = np.zeros(0, self.dtype)
+        self.moments = [self._nothing, self._nothing]
+
+    # ---- parameters and optimizer state -------------------------------------------------------
+
+    def load_parameters(self, parameters):
+        """Take over parameters, a flat vector in the network's order."""
+        self.layout.pack(parameters, self.weights)
+
+    def store_parameters(self):
+        """Return a copy of the parameters as a flat vector of shape (n_parameters,)."""
+        return self.layout.unpack(self.weights)
+
+    def load_optimizer(self, optimizer):
+        """Take over an optimizer's moments."""
+        self.moments = [self._nothing, self._nothing]
+        for index, moment in enumerate(optimizer.moments):
+            self.moments[index] = aligned_zeros(self.layout.n_weights, self.dtype)
+            self.layout.pack(moment, self.moments[index])
+
+    def store_optimizer(self, optimizer):
+        """Give an optimizer its moments as new flat vectors."""
+        count = N_MOMENTS[optimizer.solver]
+        optimizer.moments = [self.layout.unpack(moment) for moment in self.moments[:count]]
+
+    # ---- working memory -----------------------------------------------------------------------
+
+    def _team_size(self, rows):
+        """Threads for a batch of so many rows: as many as have work enough for a barrier."""
+        work = 3 * rows * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
+        return int(max(1, min(self.n_threads, work // WORK_PER_THREAD)))
+
+    def _memory(self, rows):
+        """The arrays that a team shares, for batches of up to so many rows."""
+        units = self.layout.n_units * round_up(rows, TILE_ROWS)
+        return Memory(
+            layers=self.layout.table,
+            weights=self.weights,
+            first_moment=self.moments[0],
+            second_moment=self.moments[1],
+            activations=aligned_zeros(units, self.dtype),
+            deltas=aligned_zeros(units, self.dtype),
+            square_norms=np.zeros(self.layout.n_blocks),
+            row_losses=np.zeros(rows),
+            control=np.zeros(CONTROL_SIZE, np.int64),
+        )
+
+    def _workspace(self, rows):
+        """The arrays of one thread, for batches of up to so many rows."""
+        stride = self.layout.input_stride
+        n_outputs = self.network.layer_sizes[-1]
+
+        def zeros(size):
+            return aligned_zeros(size, self.dtype)
+
+        return Workspace(
+            inputs=zeros(round_up(rows, TILE_ROWS) * stride),
+            input_stride=stride,
+            transposed=zeros(self.layout.transposed_size),
+            tile=zeros(self.layout.tile_size),
+            zeros=zeros(self.layout.tile_size),
+            row=zeros(n_outputs),
+            target=zeros(n_outputs),
+            buffer=zeros(_SPARSE_BUFFER),
+        )
+
+    def _objective(self, data):
+        network, targets = self.network, data.targets
+        is_class = targets.ndim == 1 and network.output_activation != "identity"
+        weight = data.sample_weight
+        return Objective(
+            output_activation=functions.OUTPUT_ACTIVATIONS.index(network.output_activation),
+            loss=functions.LOSSES.index(network.loss),
+            loss_scale=1 / network.layer_sizes[-1] if network.average_outputs else 1.0,
+            eps=float(np.finfo(self.dtype).eps),
+            targets=source_of(targets),
+            target_is_class=int(is_class),
+            sample_weight=0 if weight is None else weight.__array_interface__["data"][0],
+        )
+
+    # ---- verbs --------------------------------------------------------------------------------
+
+    def train_epoch(self, data, order, batch_size, optimizer, alpha):
+        """Go through some rows once, in batches, and update the parameters after each.
+
+        Parameters
+        ----------
+        data : Data
+            With targets.
+        order : ndarray of shape (n_rows,), dtype int64
+            The rows, in the order of their use; the last batch may be short.
+        batch_size : int
+        optimizer : Optimizer
+            Hyper-parameters; its `step` advances by the updates made, its moments stay here until
+            `store_optimizer`.
+        alpha : float
+            Strength of the L2 penalty α / (2 Σw) ‖W‖², by the batch's summed sample weights.
+
+        Returns
+        -------
+        loss : float
+            Mean over the samples, by weight, each batch's as it was before its update. Not finite
+            when a batch's loss was not; that batch was the last. NaN when no row has weight.
+        """
+        rule = NESTEROV if optimizer.nesterovs_momentum else SGD
+        solver = ADAM if optimizer.solver == "adam" else rule
+        if not optimizer.momentum:
+            solver = SGD if solver == NESTEROV else solver
+        step = Step(
+            float(optimizer.learning_rate), float(optimizer.momentum), float(optimizer.beta_1),
+            float(optimizer.beta_2), float(optimizer.epsilon), 0.0,
+        )  # fmt: skip
+        plan = kernels.Plan(int(batch_size), solver, optimizer.step, float(alpha), 0.0,
+                            float(data.input_scale))  # fmt: skip
+        result = np.zeros(kernels.RESULT_SIZE)
+        for part in self._run(data, order, plan, step, result):
+            optimizer.step = plan.steps_before + part
+        return self._mean(result)
+
+    def loss_and_gradient(self, data, alpha):
+        """Loss of all rows and its gradient.
+
+        For a multi-output squared error with `average_outputs` the gradient is that of the sum
+        over the outputs, as in scikit-learn.
+
+        Parameters
+        ----------
+        data : Data
+            With targets.
+        alpha : float
+            Strength of the L2 penalty.
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray of shape (n_parameters,)
+            In the engine's dtype and the network's flat order.
+        """
+        weight = data.sample_weight
+        total = float(data.n_samples if weight is None else weight.sum())
+        self.moments = [np.zeros_like(self.weights), self._nothing]
+        plan = kernels.Plan(GRADIENT_ROWS, GRADIENT, 0, 0.0, total, float(data.input_scale))
+        result = np.zeros(kernels.RESULT_SIZE)
+        order = np.arange(data.n_samples)
+        for _ in self._run(data, order, plan, Step(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), result):
+            pass
+        gradient = self.layout.unpack(self.moments[0])
+        penalty = 0.0
+        parameters = self.network.views(self.store_parameters())[0]
+        for weights, slope in zip(parameters, self.network.views(gradient)[0], strict=True):
+            penalty += float(np.sum(np.square(weights, dtype=np.float64)))
+            slope += weights * self.dtype.type(alpha / total)
+        return self._mean(result) + 0.5 * alpha * penalty / total, gradient
+
+    def _mean(self, result):
+        weight = result[kernels.WEIGHT]
+        return float(result[kernels.LOSS] / weight) if weight else float("nan")
+
+    def _run(self, data, order, plan, step, result):
+        """Train over `order` in calls short enough for Ctrl-C; yield the updates made so far."""
+        rows = min(plan.batch_size, len(order))
+        size = self._team_size(rows)
+        source, objective = source_of(data.X), self._objective(data)
+        memory = self._memory(rows)
+        workspaces = [self._workspace(rows) for _ in range(size)]
+        work = 3 * rows * self.network.n_parameters
+        stride = max(1, WORK_PER_CALL // work) * plan.batch_size
+        steps_before = plan.steps_before
+        for start in range(0, len(order), stride):
+            part = order[start : start + stride]
+            memory.control[:] = 0
+            updates = int(result[kernels.UPDATES])
+            call = plan._replace(steps_before=steps_before + updates)
+
+            def member(rank, part=part, call=call):
+                kernels.train(
+                    memory, workspaces[rank], source, objective, call, step, part, result, rank,
+                    size,
+                )  # fmt: skip
+
+            run_team(size, member)
+            yield int(result[kernels.UPDATES])
+            if not np.isfinite(result[kernels.LOSS]):
+                return
+
+    def predict(self, data, rows=None, activation=None):
+        """Compute the network's outputs.
+
+        Parameters
+        ----------
+        data : Data
+            Targets are not needed.
+        rows : ndarray of shape (n_rows,), dtype int64, or None
+            None for all rows.
+        activation : str or None
+            Another output activation than the network's; "identity" gives the logits.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n_rows, n_outputs)
+            C-contiguous, in the engine's dtype.
+        """
+        order = np.arange(data.n_samples) if rows is None else rows
+        out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
+        if len(order) == 0:
+            return out
+        size = min(self._team_size(len(order)), -(-len(order) // PREDICT_ROWS))
+        batch = min(PREDICT_ROWS, len(order))
+        source = source_of(data.X)
+        code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
+        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
+
+        def member(rank):
+            kernels.predict(
+                self._memory(batch), self._workspace(batch), source, plan, code, order, out, rank,
+                size,
+            )  # fmt: skip
+
+        run_team(size, member)
+        return out
+
+
+def warmup(dtypes=("float32", "float64")):
+    """Compile all kernels, or load them from the cache, so that the next fit need not.
+
+    Parameters
+    ----------
+    dtypes : sequence of str, default=("float32", "float64")
+
+    Returns
+    -------
+    folder : str or None
+        The cache folder; None where none can be written.
+    """
+    for dtype in dtypes:
+        network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
+        optimizer = Optimizer("sgd", 0.0)
+        optimizer.reset(network.n_parameters, dtype)
+        engine = Engine(network, dtype, n_threads=1)
+        engine.load_optimizer(optimizer)
+        data = Data(np.zeros((1, 1)), np.zeros(1, np.int64))
+        engine.train_epoch(data, np.zeros(1, np.int64), 1, optimizer, 0.0)
+        engine.predict(data)
+    return cache_folder()
+
+
+def describe():
+    """What the engine found on this machine: CPU, vector width, threads, cache folder."""
+    return {
+        "cpu": cpu_target.target_context.codegen().magic_tuple()[1] or platform.processor(),
+        "vector_bits": VECTOR_BITS,
+        "lanes": {name: lanes(name) for name in ("float32", "float64")},
+        "n_threads": available_threads(),
+        "cache_folder": cache_folder(),
+    }

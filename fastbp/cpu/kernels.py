@@ -1,0 +1,160 @@
+"""The two functions that Python calls: an epoch of training, and prediction."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbp import optimizers
+from fastbp.cpu.compilation import cached_kernel, compile_formula, kernel
+from fastbp.cpu.gather import gather_row
+from fastbp.cpu.layout import N_INPUTS, N_OUTPUTS
+from fastbp.cpu.outputs import activate_outputs, copy_logits, output_deltas, weight_of
+from fastbp.cpu.team import STOPPED, barrier
+from fastbp.cpu.tiles import (
+    ADAM,
+    ONE,
+    ZERO,
+    Step,
+    backward_layer,
+    forward_layer,
+    round_to_tile,
+    share,
+    update_layer,
+)
+
+adam_learning_rate = compile_formula(optimizers.adam_learning_rate)
+
+# Elements of the result array.
+LOSS, WEIGHT, UPDATES, RESULT_SIZE = 0, 1, 2, 3
+
+
+class Plan(NamedTuple):
+    """How an epoch is run."""
+
+    batch_size: int
+    solver: int
+    steps_before: int  # updates made before this call, for Adam
+    alpha: float
+    total_weight: float  # δ are divided by this, or by each batch's weight where it is zero
+    input_scale: float
+
+
+@kernel
+def gather_batch(workspace, source, order, n_inputs, scale):
+    """Convert the rows of a batch into this thread's inputs."""
+    scale = type(workspace.inputs[0])(scale)
+    for sample in range(order.size):
+        start = sample * workspace.input_stride
+        row = workspace.inputs[start : start + n_inputs]
+        gather_row(row, workspace.buffer, source, order[sample], scale)
+
+
+@kernel
+def batch_weight_of(objective, order):
+    """The summed weights of a batch's samples."""
+    if objective.sample_weight == 0:
+        return float(order.size)
+    total = 0.0
+    for sample in range(order.size):
+        total += weight_of(objective, order[sample])
+    return total
+
+
+@kernel
+def next_step(plan, step, updates, batch_weight):
+    """The numbers of the next update."""
+    rate = step.learning_rate
+    if plan.solver == ADAM:
+        count = plan.steps_before + updates + 1
+        rate = adam_learning_rate(rate, step.beta_1, step.beta_2, count)
+    decay = plan.alpha / batch_weight
+    return Step(rate, step.momentum, step.beta_1, step.beta_2, step.epsilon, decay)
+
+
+@kernel
+def sum_in_order(values):
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@kernel
+def run_batch(memory, workspace, objective, plan, step, order, weight, passed, rank, size):
+    """One batch, from its gathered inputs to its update.
+
+    Returns the barriers passed and the summed loss of its samples.
+    """
+    rows = round_to_tile(order.size)
+    n_layers = memory.layers.shape[0]
+    for index in range(n_layers):
+        forward_layer(memory, workspace, index, rows, rank, size)
+        passed = barrier(memory.control, passed, size)
+    output_deltas(memory, workspace, objective, order, rows, weight, rank, size)
+    passed = barrier(memory.control, passed, size)
+    loss = sum_in_order(memory.row_losses[: order.size]) if rank == 0 else 0.0
+    for index in range(n_layers - 1, 0, -1):
+        backward_layer(memory, workspace, index, rows, rank, size)
+        passed = barrier(memory.control, passed, size)
+    for index in range(n_layers):
+        update_layer(memory, workspace, index, rows, order.size, plan.solver, step, rank, size)
+    return passed, loss
+
+
+@cached_kernel
+def train(memory, workspace, source, objective, plan, step, order, result, rank, size):
+    """Run the batches of `order`: this thread's part of them.
+
+    Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
+    updates. A batch without weight is skipped; one whose loss is not finite is the last.
+    """
+    n_inputs = memory.layers[0, N_INPUTS]
+    updates = passed = np.int64(0)
+    for start in range(0, order.size, plan.batch_size):
+        batch = order[start : start + plan.batch_size]
+        weight = batch_weight_of(objective, batch)
+        if weight == 0:
+            continue
+        divisor = plan.total_weight if plan.total_weight > 0 else weight
+        batch_step = next_step(plan, step, updates, divisor)
+        gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
+        passed, loss = run_batch(
+            memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
+        )
+        if rank == 0 and not math.isfinite(loss):
+            memory.control[STOPPED] = 1
+        passed = barrier(memory.control, passed, size)
+        updates += 1
+        if rank == 0:
+            # The others go on; they write these norms again only behind the next barriers.
+            penalty = sum_in_order(memory.square_norms) if batch_step.decay > 0 else 0.0
+            result[LOSS] += loss + 0.5 * plan.alpha * penalty
+            result[WEIGHT] += weight
+            result[UPDATES] += 1
+        if memory.control[STOPPED]:
+            break
+
+
+@cached_kernel
+def predict(memory, workspace, source, plan, activation, order, out, rank, size):
+    """Write the outputs of the rows in `order` to `out`; every thread works through its own rows.
+
+    `memory.activations` is this thread's own.
+    """
+    n_layers = memory.layers.shape[0]
+    n_inputs, n_outputs = memory.layers[0, N_INPUTS], memory.layers[n_layers - 1, N_OUTPUTS]
+    row = workspace.row[:n_outputs]
+    first, last = share(order.size, rank, size)
+    for start in range(first, last, plan.batch_size):
+        batch = order[start : min(start + plan.batch_size, last)]
+        rows = round_to_tile(batch.size)
+        gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
+        for index in range(n_layers):
+            forward_layer(memory, workspace, index, rows, ZERO, ONE)
+        for sample in range(batch.size):
+            copy_logits(row, memory, memory.layers[n_layers - 1], rows, sample)
+            activate_outputs(activation, row)
+            outputs = out[start + sample]
+            for j in range(n_outputs):
+                outputs[j] = row[j]

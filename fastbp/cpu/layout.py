@@ -1,0 +1,135 @@
+"""How one network lies in memory: panels of vector width, aligned, described by a layer table.
+
+Weights, activations and deltas are cut into panels of `WIDTH` neighbouring units, each panel
+contiguous: a weight panel holds all inputs' rows and then the bias row, an activation panel all rows
+of a batch. So threads that own different panels never share a cache line, and a tile of either is
+one contiguous block. Padding is always zero in weights, moments and deltas.
+"""
+
+import numpy as np
+
+from fastbp.cpu.simd import TILE_ROWS, TILE_VECTORS, lanes
+from fastbp.functions import HIDDEN_ACTIVATIONS
+
+# Columns of the layer table.
+N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
+BIAS_ROW = 5  # the row of a weight panel that holds the bias
+WEIGHTS = 6  # where the layer's weights start
+UNITS = 7  # where its activations and deltas start, in rows: times the rows of a batch
+BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
+FIRST_BLOCK = 9  # the number of its first block among all layers'
+ACTIVATION = 10
+LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
+N_FIELDS = 12
+
+_ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
+_HIDDEN_CODES = {name: code for code, name in enumerate(HIDDEN_ACTIVATIONS)}
+
+
+def round_up(number, multiple):
+    """The smallest multiple that is not below `number`."""
+    return -(-number // multiple) * multiple
+
+
+def aligned_zeros(shape, dtype):
+    """Zeros whose first element, and every row's if rows are long enough, starts a cache line."""
+    size, itemsize = int(np.prod(shape)), np.dtype(dtype).itemsize
+    memory = np.zeros(size * itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size * itemsize].view(dtype).reshape(shape)
+
+
+class Layout:
+    """Offsets and sizes of a network's arrays for one dtype.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy dtype, float32 or float64
+
+    Attributes
+    ----------
+    table : ndarray of shape (n_layers, N_FIELDS), dtype int64
+    n_weights : int
+        Length of the padded parameter vector.
+    n_units : int
+        Padded units of all layers.
+    n_blocks : int
+        Blocks of all weight panels.
+    input_stride : int
+        Distance of two rows of gathered inputs.
+    transposed_size : int
+        Room for one transposed weight panel.
+    """
+
+    def __init__(self, network, dtype):
+        vector = lanes(dtype)
+        panel = TILE_VECTORS * vector
+        self.network = network
+        self.dtype = np.dtype(dtype)
+        self.table = np.zeros((len(network.shapes), N_FIELDS), np.int64)
+        self.n_weights = self.n_units = self.n_blocks = self.transposed_size = 0
+        self.tile_size = TILE_ROWS * panel
+        input_width = TILE_ROWS
+        for layer, (n_inputs, n_outputs) in enumerate(network.shapes):
+            width = panel if n_outputs > vector else vector
+            n_panels = -(-n_outputs // width)
+            bias_row = round_up(n_inputs, max(input_width, TILE_ROWS))
+            blocks = -(-n_inputs // TILE_ROWS) + 1
+            code = _HIDDEN_CODES[network.hidden_activations[layer]] if self._hidden(layer) else 0
+            self.table[layer] = (
+                n_inputs, n_outputs, input_width, width, n_panels, bias_row, self.n_weights,
+                self.n_units, blocks, self.n_blocks, code, vector,
+            )  # fmt: skip
+            if layer:
+                self.transposed_size = max(self.transposed_size, n_panels * width * input_width)
+            self.n_weights += round_up(n_panels * (bias_row + 1) * width, panel)
+            self.n_units += n_panels * width
+            self.n_blocks += n_panels * blocks
+            input_width = width
+        self.input_stride = self._input_stride(network.layer_sizes[0])
+
+    def _hidden(self, layer):
+        return layer < len(self.network.hidden_activations)
+
+    def _input_stride(self, n_features):
+        """Whole cache lines, but never so many that the rows of a tile fall into one L1 set."""
+        line = 64 // self.dtype.itemsize
+        stride = round_up(n_features, line)
+        return stride + line if stride * self.dtype.itemsize % 1024 == 0 else stride
+
+    def _panels(self, padded, layer):
+        """The layer's weights in a padded vector, as (panel, row, unit)."""
+        fields = self.table[layer]
+        shape = fields[N_PANELS], fields[BIAS_ROW] + 1, fields[WIDTH]
+        return padded[fields[WEIGHTS] :][: np.prod(shape)].reshape(shape)
+
+    def _pieces(self, padded, flat):
+        """Pair pieces of the padded vector with the same numbers of the flat one.
+
+        Whole panels of all layers, then what is left of each layer's last panel; so packing copies
+        without a temporary.
+        """
+        for layer, arrays in enumerate(zip(*self.network.views(flat), strict=True)):
+            panels = self._panels(padded, layer)
+            n_inputs, width = self.table[layer, N_INPUTS], self.table[layer, WIDTH]
+            for array, rows in zip(arrays, (slice(n_inputs), slice(-1, None)), strict=True):
+                matrix = array.reshape(-1, array.shape[-1])
+                whole = matrix.shape[1] // width
+                split = matrix[:, : whole * width].reshape(len(matrix), whole, width)
+                yield panels[:whole, rows].transpose(1, 0, 2), split
+                if whole < len(panels):
+                    rest = matrix[:, whole * width :]
+                    yield panels[whole, rows, : rest.shape[1]], rest
+
+    def pack(self, flat, padded):
+        """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""
+        for inside, outside in self._pieces(padded, flat):
+            inside[...] = outside
+
+    def unpack(self, padded):
+        """Copy a padded vector into a new flat one."""
+        flat = np.empty(self.network.n_parameters, self.dtype)
+        for inside, outside in self._pieces(padded, flat):
+            outside[...] = inside
+        return flat

@@ -1,0 +1,164 @@
+"""The output layer, sample by sample: activation, loss and δ."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbp import functions
+from fastbp.cpu.compilation import compile_formula, kernel
+from fastbp.cpu.gather import Source, gather_row
+from fastbp.cpu.layout import N_OUTPUTS, UNITS, WIDTH
+from fastbp.cpu.simd import load_number
+from fastbp.cpu.tiles import logistic, share
+
+IDENTITY, LOGISTIC, SOFTMAX, EXPONENTIAL = (
+    functions.OUTPUT_ACTIVATIONS.index(name) for name in ("identity", "logistic", "softmax", "exp")
+)
+LOG_LOSS, SQUARED_ERROR, POISSON = (
+    functions.LOSSES.index(name) for name in ("log_loss", "squared_error", "poisson")
+)
+
+exponential = compile_formula(functions.exponential)
+# The losses call each other by name, so they are compiled in the order of their definition.
+clip_probability = compile_formula(functions.clip_probability)
+cross_entropy = compile_formula(functions.cross_entropy, clip_probability=clip_probability)
+binary_cross_entropy = compile_formula(
+    functions.binary_cross_entropy,
+    clip_probability=clip_probability,
+    cross_entropy=cross_entropy,
+)
+half_squared_error = compile_formula(functions.half_squared_error)
+half_poisson_deviance = compile_formula(functions.half_poisson_deviance)
+canonical_delta = compile_formula(functions.canonical_delta)
+squared_error_delta = compile_formula(
+    functions.logistic_squared_error_delta,
+    logistic_backward=compile_formula(functions.logistic_backward),
+)
+
+
+class Objective(NamedTuple):
+    """What the outputs are compared with, and how."""
+
+    output_activation: int
+    loss: int
+    loss_scale: float  # factor of every row's loss, not of its δ
+    eps: float  # probabilities are kept this far from 0 and 1
+    targets: Source
+    target_is_class: int  # whether a target is a class index (int64) or a row of numbers
+    sample_weight: int  # address of float64 weights, or 0
+
+
+@kernel
+def copy_logits(row, memory, layer, rows, sample):
+    """Collect one sample's logits from the panels."""
+    width = layer[WIDTH]
+    start = layer[UNITS] * rows + sample * width
+    for first in range(0, row.size, width):
+        part = row[first : first + width]
+        logits = memory.activations[start : start + part.size]
+        for j in range(part.size):
+            part[j] = logits[j]
+        start += rows * width
+
+
+@kernel
+def softmax(row):
+    """Softmax in place, shifted by the largest logit so that nothing overflows."""
+    largest = row[0]
+    for j in range(row.size):
+        largest = row[j] if row[j] > largest else largest
+    total = type(largest)(0)
+    for j in range(row.size):
+        row[j] = exponential(row[j] - largest)
+    for j in range(row.size):
+        total += row[j]
+    for j in range(row.size):
+        row[j] /= total
+
+
+@kernel
+def activate_outputs(activation, row):
+    """Turn logits into outputs in place."""
+    if activation == LOGISTIC:
+        for j in range(row.size):
+            row[j] = logistic(row[j])
+    elif activation == SOFTMAX:
+        softmax(row)
+    elif activation == EXPONENTIAL:
+        for j in range(row.size):
+            row[j] = exponential(row[j])
+
+
+@kernel
+def row_loss(objective, target, row):
+    """The loss of one sample's outputs, summed over them."""
+    eps = type(row[0])(objective.eps)
+    total = 0.0
+    if objective.loss == SQUARED_ERROR:
+        for j in range(row.size):
+            total += half_squared_error(target[j], row[j])
+    elif objective.loss == POISSON:
+        for j in range(row.size):
+            total += half_poisson_deviance(target[j], row[j])
+    elif objective.output_activation == LOGISTIC:
+        for j in range(row.size):
+            total += binary_cross_entropy(target[j], row[j], eps)
+    else:
+        for j in range(row.size):
+            total += cross_entropy(target[j], row[j], eps)
+    return total * objective.loss_scale
+
+
+@kernel
+def row_delta(objective, target, row):
+    """Replace one sample's outputs by their δ in front of the output activation."""
+    if objective.loss == SQUARED_ERROR and objective.output_activation == LOGISTIC:
+        for j in range(row.size):
+            row[j] = squared_error_delta(target[j], row[j])
+    else:
+        for j in range(row.size):
+            row[j] = canonical_delta(target[j], row[j])
+
+
+@kernel
+def read_target(objective, target, buffer, index):
+    """Fill `target` for the sample in row `index` of the data."""
+    if objective.target_is_class:
+        target[:] = 0
+        target[load_number(objective.targets.address, index, np.int64)] = 1
+    else:
+        gather_row(target, buffer, objective.targets, index, type(target[0])(1))
+
+
+@kernel
+def weight_of(objective, index):
+    """The weight of the sample in row `index` of the data."""
+    if objective.sample_weight == 0:
+        return 1.0
+    return load_number(objective.sample_weight, index, np.float64)
+
+
+@kernel
+def output_deltas(memory, workspace, objective, order, rows, batch_weight, rank, size):
+    """Loss and δ of the output layer for one batch; δ over the batch's weight.
+
+    `order` holds the batch's rows of the data.
+    """
+    layer = memory.layers[-1]
+    width, n_outputs = layer[WIDTH], layer[N_OUTPUTS]
+    row, target = workspace.row[:n_outputs], workspace.target[:n_outputs]
+    first, last = share(order.size, rank, size)
+    for sample in range(first, last):
+        copy_logits(row, memory, layer, rows, sample)
+        activate_outputs(objective.output_activation, row)
+        read_target(objective, target, workspace.buffer, order[sample])
+        weight = weight_of(objective, order[sample])
+        memory.row_losses[sample] = weight * row_loss(objective, target, row)
+        row_delta(objective, target, row)
+        scale = type(row[0])(weight / batch_weight)
+        start = layer[UNITS] * rows + sample * width
+        for unit in range(0, n_outputs, width):
+            deltas = memory.deltas[start : start + min(width, n_outputs - unit)]
+            for j in range(deltas.size):
+                deltas[j] = row[unit + j] * scale
+            start += rows * width

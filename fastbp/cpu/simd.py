@@ -1,0 +1,251 @@
+"""Vector IR: the register tile that all matrix products are made of, and raw memory access.
+
+Widths follow the CPU that numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included).
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+_INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
+
+
+def _vector_bits():
+    """Width of the widest registers that pay: 512, 256 or 128 bits."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    if "+avx512f" in features:
+        return 512
+    return 256 if {"+avx", "+avx2"} & set(features) else 128
+
+
+VECTOR_BITS = _vector_bits()
+# Rows of a tile. AVX-512 has 32 registers for its accumulators, the others 16.
+TILE_ROWS = 8 if VECTOR_BITS == 512 else 4
+# Columns of a tile, in vectors.
+TILE_VECTORS = 2
+
+
+def lanes(dtype):
+    """Numbers of this dtype in one vector register."""
+    return VECTOR_BITS // (8 * np.dtype(dtype).itemsize)
+
+
+class _Vectors:
+    """Loads, stores and arithmetic on the vectors that fit one array type's elements."""
+
+    def __init__(self, builder, array_type):
+        element, suffix = {
+            types.float32: (ir.FloatType(), "f32"),
+            types.float64: (ir.DoubleType(), "f64"),
+        }[array_type.dtype]
+        self.builder = builder
+        self.bytes = array_type.dtype.bitwidth // 8
+        self.count = VECTOR_BITS // array_type.dtype.bitwidth
+        self.type = ir.VectorType(element, self.count)
+        self.zero = ir.Constant(self.type, [0.0] * self.count)
+        self._undefined = ir.Constant(self.type, ir.Undefined)
+        self._fmuladd = f"llvm.fmuladd.v{self.count}{suffix}"
+
+    def _address(self, pointer, offset):
+        pointer = self.builder.gep(pointer, [offset])
+        return self.builder.bitcast(pointer, self.type.as_pointer())
+
+    def load(self, pointer, offset):
+        return self.builder.load(self._address(pointer, offset), align=self.bytes)
+
+    def store(self, value, pointer, offset):
+        self.builder.store(value, self._address(pointer, offset), align=self.bytes)
+
+    def broadcast(self, pointer, offset):
+        scalar = self.builder.load(self.builder.gep(pointer, [offset]))
+        first = self.builder.insert_element(self._undefined, scalar, _INT32(0))
+        return self.shuffle(first, self._undefined, [0] * self.count)
+
+    def shuffle(self, left, right, mask):
+        mask = ir.Constant(ir.VectorType(_INT32, self.count), mask)
+        return self.builder.shuffle_vector(left, right, mask)
+
+    def multiply_add(self, left, right, accumulator):
+        # fmuladd, not fma: on a CPU without FMA the latter is a library call for every lane.
+        signature = ir.FunctionType(self.type, [self.type] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, signature, self._fmuladd)
+        return self.builder.call(function, [left, right, accumulator])
+
+
+def _data(context, builder, array_type, array, offset):
+    """Pointer to an array's element `offset`."""
+    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def _phi(builder, start, block):
+    phi = builder.phi(start.type)
+    phi.add_incoming(start, block)
+    return phi
+
+
+def _tile_step(vectors, left, right, row_stride, accumulators):
+    """One step of the inner product: every row's broadcast times the right operand's vectors."""
+    builder = vectors.builder
+    columns = [
+        vectors.load(right, _INT64(v * vectors.count)) for v in range(len(accumulators[0]))
+    ]
+    updated = []
+    for row, sums in enumerate(accumulators):
+        value = vectors.broadcast(left, builder.mul(_INT64(row), row_stride))
+        updated.append(
+            [vectors.multiply_add(value, c, s) for c, s in zip(columns, sums, strict=True)]
+        )
+    return updated
+
+
+def _tile_loops(vectors, left, right, strides, depth, sums):
+    """Accumulate over `depth`, one panel of the left operand after the other.
+
+    `strides` are the left operand's row, depth and panel strides, the panel's length and the right
+    operand's stride. Returns the accumulators behind the loops.
+    """
+    builder = vectors.builder
+    row_stride, depth_stride, panel_stride, panel_length, right_stride = strides
+    n_rows, n_vectors = len(sums), len(sums[0])
+    flat = [value for row in sums for value in row]
+
+    def rows_of(values):
+        return [values[i * n_vectors : (i + 1) * n_vectors] for i in range(n_rows)]
+
+    entry = builder.block
+    panel_block = builder.append_basic_block("panel")
+    step_block = builder.append_basic_block("step")
+    next_block = builder.append_basic_block("next_panel")
+    done_block = builder.append_basic_block("done")
+    builder.branch(panel_block)
+
+    builder.position_at_end(panel_block)
+    panel_left, panel_right = _phi(builder, left, entry), _phi(builder, right, entry)
+    remaining = _phi(builder, depth, entry)
+    panel_sums = [_phi(builder, value, entry) for value in flat]
+    is_short = builder.icmp_signed("<", remaining, panel_length)
+    steps = builder.select(is_short, remaining, panel_length)
+    builder.branch(step_block)
+
+    builder.position_at_end(step_block)
+    step = _phi(builder, _INT64(0), panel_block)
+    step_left = _phi(builder, panel_left, panel_block)
+    step_right = _phi(builder, panel_right, panel_block)
+    step_sums = [_phi(builder, value, panel_block) for value in panel_sums]
+    updated = _tile_step(vectors, step_left, step_right, row_stride, rows_of(step_sums))
+    updated = [value for row in updated for value in row]
+    next_step = builder.add(step, _INT64(1))
+    next_right = builder.gep(step_right, [right_stride])
+    step.add_incoming(next_step, step_block)
+    step_left.add_incoming(builder.gep(step_left, [depth_stride]), step_block)
+    step_right.add_incoming(next_right, step_block)
+    for phi, value in zip(step_sums, updated, strict=True):
+        phi.add_incoming(value, step_block)
+    builder.cbranch(builder.icmp_signed("<", next_step, steps), step_block, next_block)
+
+    builder.position_at_end(next_block)
+    left_over = builder.sub(remaining, steps)
+    panel_left.add_incoming(builder.gep(panel_left, [panel_stride]), next_block)
+    panel_right.add_incoming(next_right, next_block)
+    remaining.add_incoming(left_over, next_block)
+    for phi, value in zip(panel_sums, updated, strict=True):
+        phi.add_incoming(value, next_block)
+    builder.cbranch(builder.icmp_signed(">", left_over, _INT64(0)), panel_block, done_block)
+    builder.position_at_end(done_block)
+    return rows_of(updated)
+
+
+def _make_tile(n_vectors):
+    """Build the tile that is `n_vectors` vectors wide."""
+
+    @intrinsic
+    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
+             depth_stride, panel_stride, panel_length, right, right_start, right_stride, depth,
+             bias, bias_start):  # fmt: skip
+        real, index = out, types.intp
+        signature = types.void(
+            real, index, index, left, index, index, index, index, index, right, index, index,
+            index, bias, index,
+        )  # fmt: skip
+
+        def codegen(context, builder, signature, arguments):
+            def pointer(at):
+                return _data(
+                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
+                )
+
+            vectors = _Vectors(builder, signature.args[0])
+            out, left, right, bias = pointer(0), pointer(3), pointer(9), pointer(13)
+            strides = (*arguments[5:9], arguments[11])
+            offsets = [_INT64(v * vectors.count) for v in range(n_vectors)]
+            start = [vectors.load(bias, offset) for offset in offsets]
+            sums = _tile_loops(vectors, left, right, strides, arguments[12], [start] * TILE_ROWS)
+            for row, values in enumerate(sums):
+                row_start = builder.mul(_INT64(row), arguments[2])
+                for value, offset in zip(values, offsets, strict=True):
+                    vectors.store(value, out, builder.add(row_start, offset))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for TILE_ROWS rows and one or two vectors of
+# columns. The left operand lies in panels of `panel_length` steps, so that k is at
+# (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
+narrow_tile = _make_tile(1)
+wide_tile = _make_tile(TILE_VECTORS)
+
+
+@intrinsic
+def transpose_square(
+    typing_context, out, out_start, out_stride, source, source_start, source_stride
+):
+    """Transpose a square of as many rows as a vector has lanes, in registers."""
+    index = types.intp
+    signature = types.void(out, index, index, source, index, index)
+
+    def codegen(context, builder, signature, arguments):
+        out_start, out_stride, source_start, source_stride = (
+            arguments[at] for at in (1, 2, 4, 5)
+        )
+        out = _data(context, builder, signature.args[0], arguments[0], out_start)
+        source = _data(context, builder, signature.args[3], arguments[3], source_start)
+        vectors = _Vectors(builder, signature.args[0])
+        n = vectors.count
+        rows = [vectors.load(source, builder.mul(_INT64(i), source_stride)) for i in range(n)]
+        # Swap the off-diagonal blocks of ever larger squares.
+        size = 1
+        while size < n:
+            upper = [c if not c & size else n + c - size for c in range(n)]
+            lower = [c + size if not c & size else n + c for c in range(n)]
+            for i in (i for i in range(n) if not i & size):
+                pair = rows[i], rows[i + size]
+                rows[i] = vectors.shuffle(*pair, upper)
+                rows[i + size] = vectors.shuffle(*pair, lower)
+            size *= 2
+        for i, row in enumerate(rows):
+            vectors.store(row, out, builder.mul(_INT64(i), out_stride))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def load_number(typing_context, address, index, dtype):
+    """Read element `index` of the array of `dtype` that starts at an integer address."""
+    signature = dtype.dtype(types.intp, types.intp, dtype)
+
+    def codegen(context, builder, signature, arguments):
+        element = context.get_data_type(signature.return_type)
+        pointer = builder.inttoptr(arguments[0], element.as_pointer())
+        value = builder.load(builder.gep(pointer, [arguments[1]]), align=1)
+        return context.data_model_manager[signature.return_type].from_data(builder, value)
+
+    return signature, codegen

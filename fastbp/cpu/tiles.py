@@ -1,0 +1,326 @@
+"""The fused steps of one layer, tile by tile: forward, δ backwards, gradient and update.
+
+Every step deals its tiles out by output, never by the summed index, so results do not depend on
+the number of threads. Activation and update rule are switched on once a tile.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbp import functions, optimizers
+from fastbp.cpu.compilation import compile_formula, kernel
+from fastbp.cpu.layout import (
+    ACTIVATION,
+    BIAS_ROW,
+    BLOCKS,
+    FIRST_BLOCK,
+    INPUT_WIDTH,
+    LANES,
+    N_INPUTS,
+    N_OUTPUTS,
+    N_PANELS,
+    UNITS,
+    WEIGHTS,
+    WIDTH,
+)
+from fastbp.cpu.simd import TILE_ROWS, narrow_tile, transpose_square, wide_tile
+
+_HIDDEN = functions.HIDDEN_ACTIVATIONS
+IDENTITY, LOGISTIC, TANH, RELU = (
+    list(_HIDDEN).index(name) for name in ("identity", "logistic", "tanh", "relu")
+)
+logistic, logistic_backward = map(compile_formula, _HIDDEN["logistic"])
+tanh, tanh_backward = map(compile_formula, _HIDDEN["tanh"])
+relu, relu_backward = map(compile_formula, _HIDDEN["relu"])
+
+GRADIENT, SGD, NESTEROV, ADAM = range(4)
+sgd = compile_formula(optimizers.sgd)
+nesterov = compile_formula(optimizers.nesterov)
+adam = compile_formula(optimizers.adam)
+
+
+class Memory(NamedTuple):
+    """The arrays of one engine that its threads share; `real` is the engine's dtype."""
+
+    layers: np.ndarray  # layer table, int64
+    weights: np.ndarray  # padded parameters, real
+    first_moment: np.ndarray  # velocity, Adam's first moment, or the summed gradient; real
+    second_moment: np.ndarray  # Adam's, real
+    activations: np.ndarray  # all layers' outputs for one batch, real
+    deltas: np.ndarray  # likewise, real
+    square_norms: np.ndarray  # Σw² of every block before its update, float64
+    row_losses: np.ndarray  # the loss of every row of the batch, float64
+    control: np.ndarray  # the team's barrier, int64
+
+
+class Workspace(NamedTuple):
+    """The arrays of one thread, all real."""
+
+    inputs: np.ndarray  # the gathered batch, row by row
+    input_stride: int
+    transposed: np.ndarray  # one transposed weight panel
+    tile: np.ndarray  # one gradient tile
+    zeros: np.ndarray  # as many as a tile is wide
+    row: np.ndarray  # outputs of one sample
+    target: np.ndarray  # its targets
+    buffer: np.ndarray  # for sparse rows
+
+
+class Step(NamedTuple):
+    """Numbers of one update; float64."""
+
+    learning_rate: float
+    momentum: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    decay: float  # α over the batch's weight: the L2 penalty's share of the gradient
+
+
+class Left(NamedTuple):
+    """Left operand of a product: where a tile's element (row, depth) is."""
+
+    array: np.ndarray
+    start: int
+    row_stride: int
+    depth_stride: int
+    panel_stride: int
+    panel_length: int
+
+
+@kernel
+def share(count, rank, size):
+    """The part of `count` items that falls to one thread, as (first, last + 1)."""
+    return count * rank // size, count * (rank + 1) // size
+
+
+@kernel
+def round_to_tile(rows):
+    """Rows of a batch as they are stored: whole tiles."""
+    return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+
+
+@kernel
+def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bias_start):
+    """Compute one tile of a panel of `layer`: left · right + bias; the padding is left alone."""
+    width = layer[WIDTH]
+    if layer[N_OUTPUTS] - panel * width > layer[LANES]:
+        wide_tile(
+            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
+            left.panel_stride, left.panel_length, right, right_start, width, depth, bias,
+            bias_start,
+        )  # fmt: skip
+    else:
+        narrow_tile(
+            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
+            left.panel_stride, left.panel_length, right, right_start, width, depth, bias,
+            bias_start,
+        )  # fmt: skip
+
+
+@kernel
+def activate(activation, values):
+    if activation == LOGISTIC:
+        for j in range(values.size):
+            values[j] = logistic(values[j])
+    elif activation == TANH:
+        for j in range(values.size):
+            values[j] = tanh(values[j])
+    elif activation == RELU:
+        for j in range(values.size):
+            values[j] = relu(values[j])
+
+
+@kernel
+def activate_backward(activation, deltas, values):
+    """Multiply deltas by f′, given f's values."""
+    if activation == LOGISTIC:
+        for j in range(deltas.size):
+            deltas[j] = logistic_backward(deltas[j], values[j])
+    elif activation == TANH:
+        for j in range(deltas.size):
+            deltas[j] = tanh_backward(deltas[j], values[j])
+    elif activation == RELU:
+        for j in range(deltas.size):
+            deltas[j] = relu_backward(deltas[j], values[j])
+
+
+# Literals in a tuple are types of their own: every combination would be compiled anew.
+ZERO, ONE = np.int64(0), np.int64(1)
+
+
+@kernel
+def rows_of_inputs(memory, workspace, index, row, rows):
+    """Inputs of layer `index` from a row on, as the left operand that runs along a sample."""
+    layer = memory.layers[index]
+    if index == 0:
+        stride, length = workspace.input_stride, layer[N_INPUTS]
+        return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length)
+    width = layer[INPUT_WIDTH]
+    start = memory.layers[index - 1, UNITS] * rows + row * width
+    return Left(memory.activations, start, width, ONE, rows * width, width)
+
+
+@kernel
+def columns_of_inputs(memory, workspace, index, column, rows, depth):
+    """Inputs of layer `index` from a unit on, as the left operand that runs along the batch."""
+    layer = memory.layers[index]
+    if index == 0:
+        return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth)
+    width = layer[INPUT_WIDTH]
+    panel = column // width
+    start = memory.layers[index - 1, UNITS] * rows + panel * rows * width + column - panel * width
+    return Left(memory.activations, start, ONE, width, ZERO, depth)
+
+
+@kernel
+def forward_layer(memory, workspace, index, rows, rank, size):
+    """Outputs of one layer for `rows` (whole tiles): bias and activation while a tile is hot."""
+    layer = memory.layers[index]
+    width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
+    n_blocks = rows // TILE_ROWS
+    first, last = share(layer[N_PANELS] * n_blocks, rank, size)
+    for item in range(first, last):
+        panel = item // n_blocks
+        row = (item - panel * n_blocks) * TILE_ROWS
+        weights = layer[WEIGHTS] + panel * (bias_row + 1) * width
+        out = layer[UNITS] * rows + panel * rows * width + row * width
+        left = rows_of_inputs(memory, workspace, index, row, rows)
+        multiply(
+            memory.activations, out, layer, panel, left, memory.weights, weights, depth,
+            memory.weights, weights + bias_row * width,
+        )  # fmt: skip
+        activate(layer[ACTIVATION], memory.activations[out : out + TILE_ROWS * width])
+
+
+@kernel
+def transpose_panel(memory, transposed, index, panel):
+    """Rows of layer `index`'s weights that stand for one panel of its inputs, transposed."""
+    layer = memory.layers[index]
+    lanes, width, input_width = layer[LANES], layer[WIDTH], layer[INPUT_WIDTH]
+    rows = layer[BIAS_ROW] + 1
+    for output_panel in range(layer[N_PANELS]):
+        source = layer[WEIGHTS] + (output_panel * rows + panel * input_width) * width
+        for column in range(0, width, lanes):
+            out = (output_panel * width + column) * input_width
+            for row in range(0, input_width, lanes):
+                transpose_square(
+                    transposed, out + row, input_width,
+                    memory.weights, source + row * width + column, width,
+                )  # fmt: skip
+
+
+@kernel
+def backward_layer(memory, workspace, index, rows, rank, size):
+    """δ of the layer below `index`: δ Wᵀ ⊙ f′, for `rows` (whole tiles)."""
+    layer, below = memory.layers[index], memory.layers[index - 1]
+    width, depth = below[WIDTH], layer[N_OUTPUTS]
+    n_blocks = rows // TILE_ROWS
+    first, last = share(below[N_PANELS] * n_blocks, rank, size)
+    transposed_panel = -1
+    for item in range(first, last):
+        panel = item // n_blocks
+        row = (item - panel * n_blocks) * TILE_ROWS
+        if panel != transposed_panel:
+            transpose_panel(memory, workspace.transposed, index, panel)
+            transposed_panel = panel
+        out = below[UNITS] * rows + panel * rows * width + row * width
+        stop = out + TILE_ROWS * width
+        start = layer[UNITS] * rows + row * layer[WIDTH]
+        left = Left(
+            memory.deltas, start, layer[WIDTH], ONE, rows * layer[WIDTH], layer[WIDTH]
+        )
+        multiply(
+            memory.deltas, out, below, panel, left, workspace.transposed, ZERO, depth,
+            workspace.zeros, ZERO,
+        )  # fmt: skip
+        activate_backward(
+            below[ACTIVATION], memory.deltas[out:stop], memory.activations[out:stop]
+        )
+
+
+@kernel
+def square_norm(values):
+    total = type(values[0])(0)
+    for j in range(values.size):
+        total += values[j] * values[j]
+    return total
+
+
+@kernel
+def apply_update(memory, solver, start, gradient, step, decay):
+    """Move the weights from `start` on by a gradient tile that is hot in the cache."""
+    weights = memory.weights[start : start + gradient.size]
+    first_moment = memory.first_moment[start : start + gradient.size]
+    real = type(gradient[0])
+    rate, momentum, decay = real(step.learning_rate), real(step.momentum), real(decay)
+    if solver == GRADIENT:
+        for j in range(gradient.size):
+            first_moment[j] += gradient[j]
+    elif solver == SGD:
+        for j in range(gradient.size):
+            weights[j], first_moment[j] = sgd(
+                weights[j], gradient[j] + decay * weights[j], first_moment[j], rate, momentum
+            )
+    elif solver == NESTEROV:
+        for j in range(gradient.size):
+            weights[j], first_moment[j] = nesterov(
+                weights[j], gradient[j] + decay * weights[j], first_moment[j], rate, momentum
+            )
+    else:
+        beta_1, beta_2, epsilon = real(step.beta_1), real(step.beta_2), real(step.epsilon)
+        second_moment = memory.second_moment[start : start + gradient.size]
+        for j in range(gradient.size):
+            weights[j], first_moment[j], second_moment[j] = adam(
+                weights[j], gradient[j] + decay * weights[j], first_moment[j], second_moment[j],
+                rate, beta_1, beta_2, epsilon,
+            )  # fmt: skip
+
+
+@kernel
+def sum_deltas(memory, layer, panel, rows, depth, total):
+    """The bias gradient of one panel: δ summed over the batch, row after row."""
+    width = layer[WIDTH]
+    start = layer[UNITS] * rows + panel * rows * width
+    total[:] = 0
+    for row in range(depth):
+        deltas = memory.deltas[start + row * width : start + (row + 1) * width]
+        for j in range(total.size):
+            total[j] += deltas[j]
+
+
+@kernel
+def update_layer(memory, workspace, index, rows, depth, solver, step, rank, size):
+    """Gradient of one layer's weights, tile by tile, straight into the update.
+
+    `rows` are those stored, `depth` those that count.
+    """
+    layer = memory.layers[index]
+    width, bias_row, blocks = layer[WIDTH], layer[BIAS_ROW], layer[BLOCKS]
+    first, last = share(layer[N_PANELS] * blocks, rank, size)
+    for item in range(first, last):
+        panel = item // blocks
+        column = (item - panel * blocks) * TILE_ROWS
+        start = layer[WEIGHTS] + panel * (bias_row + 1) * width
+        if column >= layer[N_INPUTS]:
+            gradient = workspace.tile[:width]
+            sum_deltas(memory, layer, panel, rows, depth, gradient)
+            apply_update(memory, solver, start + bias_row * width, gradient, step, 0.0)
+            continue
+        # The last tile's surplus rows are padding, which must stay zero.
+        used = min(TILE_ROWS, layer[N_INPUTS] - column) * width
+        left = columns_of_inputs(memory, workspace, index, column, rows, depth)
+        right = layer[UNITS] * rows + panel * rows * width
+        multiply(
+            workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
+            workspace.zeros, ZERO,
+        )  # fmt: skip
+        if layer[N_OUTPUTS] - panel * width <= layer[LANES] < width:
+            for row in range(TILE_ROWS):
+                workspace.tile[row * width + layer[LANES] : (row + 1) * width] = 0
+        start += column * width
+        if step.decay > 0:
+            norm = square_norm(memory.weights[start : start + used])
+            memory.square_norms[layer[FIRST_BLOCK] + item] = norm
+        apply_update(memory, solver, start, workspace.tile[:used], step, step.decay)

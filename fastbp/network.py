@@ -1,0 +1,115 @@
+"""The network: layer sizes, activations, and the flat parameter vector with its views."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multilayer perceptron's shape, without its numbers.
+
+    All engines exchange parameters, gradients and optimizer state as one flat vector in the order
+    W₀ b₀ W₁ b₁ …, each weight matrix row by row with shape (fan_in, fan_out).
+
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+        Units a layer, from the features to the outputs; at least two entries.
+    hidden_activations : tuple of str
+        One name of `fastbp.functions.HIDDEN_ACTIVATIONS` a hidden layer.
+    output_activation : {"identity", "logistic", "softmax", "exp"}
+        What turns the last layer's logits into outputs.
+    loss : {"log_loss", "squared_error", "poisson"}
+        What is minimised. "log_loss" is the cross-entropy of softmax or of logistic units.
+    average_outputs : bool, default=False
+        Whether the reported squared error is averaged over the outputs instead of summed. The
+        gradient is that of the sum either way: scikit-learn's MLPRegressor does this, and a
+        drop-in must follow its trajectory.
+
+    Examples
+    --------
+    >>> network = Network((4, 8, 3), ("relu",), "softmax", "log_loss")
+    >>> network.n_parameters
+    67
+    >>> [w.shape for w in network.views(np.zeros(67))[0]]
+    [(4, 8), (8, 3)]
+    """
+
+    layer_sizes: tuple[int, ...]
+    hidden_activations: tuple[str, ...]
+    output_activation: str
+    loss: str
+    average_outputs: bool = False
+
+    @property
+    def shapes(self):
+        """The weight matrices' shapes (fan_in, fan_out), first layer first."""
+        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+
+    @property
+    def n_parameters(self):
+        """How many numbers the flat vector holds."""
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes)
+
+    @property
+    def activations(self):
+        """The activation behind every weight matrix, the output's last."""
+        return (*self.hidden_activations, self.output_activation)
+
+    def views(self, parameters):
+        """Split a flat vector into weight matrices and biases without copying.
+
+        Parameters
+        ----------
+        parameters : ndarray of shape (n_parameters,)
+
+        Returns
+        -------
+        coefs : list of ndarray of shape (fan_in, fan_out)
+        intercepts : list of ndarray of shape (fan_out,)
+        """
+        coefs, intercepts, start = [], [], 0
+        for fan_in, fan_out in self.shapes:
+            stop = start + fan_in * fan_out
+            coefs.append(parameters[start:stop].reshape(fan_in, fan_out))
+            start = stop + fan_out
+            intercepts.append(parameters[stop:start])
+        return coefs, intercepts
+
+    def flatten(self, coefs, intercepts, dtype):
+        """Copy weight matrices and biases into one new flat vector of the given dtype."""
+        parameters = np.empty(self.n_parameters, dtype)
+        for views, arrays in zip(self.views(parameters), (coefs, intercepts), strict=True):
+            for view, array in zip(views, arrays, strict=True):
+                view[...] = array
+        return parameters
+
+    def initialise(self, random_state, dtype, *, default_activation):
+        """Draw the initial parameters: Glorot and Bengio (2010), uniform, as scikit-learn does.
+
+        Biases come from the same bound as the weights. The draws are made in float64 whatever the
+        dtype, so that float32 and float64 models start alike.
+
+        Parameters
+        ----------
+        random_state : numpy.random.RandomState
+        dtype : numpy dtype, float32 or float64
+        default_activation : str
+            Decides the bound of a network without hidden layers.
+
+        Returns
+        -------
+        parameters : ndarray of shape (n_parameters,)
+        """
+        # The output layer takes the bound of the hidden layer before it, as in scikit-learn.
+        names = self.hidden_activations or (default_activation,)
+        names = (*names, names[-1])[: len(self.shapes)]
+        parameters = np.empty(self.n_parameters, dtype)
+        coefs, intercepts = self.views(parameters)
+        for weights, bias, name in zip(coefs, intercepts, names, strict=True):
+            factor = 2.0 if name == "logistic" else 6.0
+            bound = np.sqrt(factor / sum(weights.shape))
+            weights[...] = random_state.uniform(-bound, bound, weights.shape)
+            bias[...] = random_state.uniform(-bound, bound, bias.shape)
+        return parameters

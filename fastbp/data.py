@@ -5,12 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # What the engines read in place, whatever the strides; everything else is converted first.
-READABLE_DTYPES = tuple(
-    np.dtype(name)
-    for name in (
-        "float32 float64 bool uint8 int8 uint16 int16 uint32 int32 uint64 int64".split()
-    )
-)
+_READABLE = "float32 float64 bool uint8 int8 uint16 int16 uint32 int32 uint64 int64"
+READABLE_DTYPES = tuple(map(np.dtype, _READABLE.split()))
 
 
 @dataclass(frozen=True)

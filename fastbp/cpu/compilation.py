@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 class _PartLibrary(JITCodeLibrary):
-    """Code that waits to be linked into a kernel, neither optimised nor turned into machine code."""
+    """Code to be linked into a kernel, neither optimised nor turned into machine code."""
 
     def finalize(self):
         for library in dict.fromkeys(self._linking_libraries):

@@ -96,9 +96,11 @@ class Engine:
 
     def _memory(self, rows):
         """The arrays that a team shares, for batches of up to so many rows."""
-        units = self.layout.n_units * round_up(rows, TILE_ROWS)
+        capacity = round_up(rows, TILE_ROWS)
+        units = self.layout.n_units * capacity
         return Memory(
             layers=self.layout.table,
+            capacity=capacity,
             weights=self.weights,
             first_moment=self.moments[0],
             second_moment=self.moments[1],

@@ -56,7 +56,10 @@ def source_of(matrix):
         )  # fmt: skip
     matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
     return Source(
-        matrix.__array_interface__["data"][0], _CODES[matrix.dtype], *matrix.strides, matrix.shape[1]
+        matrix.__array_interface__["data"][0],
+        _CODES[matrix.dtype],
+        *matrix.strides,
+        matrix.shape[1],
     )
 
 

@@ -91,14 +91,14 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
     for index in range(n_layers):
         forward_layer(memory, workspace, index, rows, rank, size)
         passed = barrier(memory.control, passed, size)
-    output_deltas(memory, workspace, objective, order, rows, weight, rank, size)
+    output_deltas(memory, workspace, objective, order, weight, rank, size)
     passed = barrier(memory.control, passed, size)
     loss = sum_in_order(memory.row_losses[: order.size]) if rank == 0 else 0.0
     for index in range(n_layers - 1, 0, -1):
         backward_layer(memory, workspace, index, rows, rank, size)
         passed = barrier(memory.control, passed, size)
     for index in range(n_layers):
-        update_layer(memory, workspace, index, rows, order.size, plan.solver, step, rank, size)
+        update_layer(memory, workspace, index, order.size, plan.solver, step, rank, size)
     return passed, loss
 
 
@@ -153,7 +153,7 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
         for index in range(n_layers):
             forward_layer(memory, workspace, index, rows, ZERO, ONE)
         for sample in range(batch.size):
-            copy_logits(row, memory, memory.layers[n_layers - 1], rows, sample)
+            copy_logits(row, memory, memory.layers[n_layers - 1], sample)
             activate_outputs(activation, row)
             outputs = out[start + sample]
             for j in range(n_outputs):

@@ -1,9 +1,9 @@
 """How one network lies in memory: panels of vector width, aligned, described by a layer table.
 
 Weights, activations and deltas are cut into panels of `WIDTH` neighbouring units, each panel
-contiguous: a weight panel holds all inputs' rows and then the bias row, an activation panel all rows
-of a batch. So threads that own different panels never share a cache line, and a tile of either is
-one contiguous block. Padding is always zero in weights, moments and deltas.
+contiguous: a weight panel holds all inputs' rows and then the bias row, an activation panel all
+rows of a batch. So threads that own different panels never share a cache line, and a tile of either
+is one contiguous block. Padding is always zero in weights, moments and deltas.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from fastbp.functions import HIDDEN_ACTIVATIONS
 N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
 BIAS_ROW = 5  # the row of a weight panel that holds the bias
 WEIGHTS = 6  # where the layer's weights start
-UNITS = 7  # where its activations and deltas start, in rows: times the rows of a batch
+UNITS = 7  # units of the layers before: where its activations and deltas start, times the rows
 BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
 FIRST_BLOCK = 9  # the number of its first block among all layers'
 ACTIVATION = 10

@@ -7,9 +7,9 @@ import numpy as np
 from fastbp import functions
 from fastbp.cpu.compilation import compile_formula, kernel
 from fastbp.cpu.gather import Source, gather_row
-from fastbp.cpu.layout import N_OUTPUTS, UNITS, WIDTH
+from fastbp.cpu.layout import N_OUTPUTS, WIDTH
 from fastbp.cpu.simd import load_number
-from fastbp.cpu.tiles import logistic, share
+from fastbp.cpu.tiles import ZERO, logistic, panel_start, share
 
 IDENTITY, LOGISTIC, SOFTMAX, EXPONENTIAL = (
     functions.OUTPUT_ACTIVATIONS.index(name) for name in ("identity", "logistic", "softmax", "exp")
@@ -49,16 +49,16 @@ class Objective(NamedTuple):
 
 
 @kernel
-def copy_logits(row, memory, layer, rows, sample):
+def copy_logits(row, memory, layer, sample):
     """Collect one sample's logits from the panels."""
     width = layer[WIDTH]
-    start = layer[UNITS] * rows + sample * width
+    start = panel_start(memory, layer, ZERO) + sample * width
     for first in range(0, row.size, width):
         part = row[first : first + width]
         logits = memory.activations[start : start + part.size]
         for j in range(part.size):
             part[j] = logits[j]
-        start += rows * width
+        start += memory.capacity * width
 
 
 @kernel
@@ -139,7 +139,7 @@ def weight_of(objective, index):
 
 
 @kernel
-def output_deltas(memory, workspace, objective, order, rows, batch_weight, rank, size):
+def output_deltas(memory, workspace, objective, order, batch_weight, rank, size):
     """Loss and δ of the output layer for one batch; δ over the batch's weight.
 
     `order` holds the batch's rows of the data.
@@ -149,16 +149,16 @@ def output_deltas(memory, workspace, objective, order, rows, batch_weight, rank,
     row, target = workspace.row[:n_outputs], workspace.target[:n_outputs]
     first, last = share(order.size, rank, size)
     for sample in range(first, last):
-        copy_logits(row, memory, layer, rows, sample)
+        copy_logits(row, memory, layer, sample)
         activate_outputs(objective.output_activation, row)
         read_target(objective, target, workspace.buffer, order[sample])
         weight = weight_of(objective, order[sample])
         memory.row_losses[sample] = weight * row_loss(objective, target, row)
         row_delta(objective, target, row)
         scale = type(row[0])(weight / batch_weight)
-        start = layer[UNITS] * rows + sample * width
+        start = panel_start(memory, layer, ZERO) + sample * width
         for unit in range(0, n_outputs, width):
             deltas = memory.deltas[start : start + min(width, n_outputs - unit)]
             for j in range(deltas.size):
                 deltas[j] = row[unit + j] * scale
-            start += rows * width
+            start += memory.capacity * width

@@ -91,9 +91,7 @@ def _phi(builder, start, block):
 def _tile_step(vectors, left, right, row_stride, accumulators):
     """One step of the inner product: every row's broadcast times the right operand's vectors."""
     builder = vectors.builder
-    columns = [
-        vectors.load(right, _INT64(v * vectors.count)) for v in range(len(accumulators[0]))
-    ]
+    columns = [vectors.load(right, _INT64(v * vectors.count)) for v in range(len(accumulators[0]))]
     updated = []
     for row, sums in enumerate(accumulators):
         value = vectors.broadcast(left, builder.mul(_INT64(row), row_stride))
@@ -175,9 +173,7 @@ def _make_tile(n_vectors):
 
         def codegen(context, builder, signature, arguments):
             def pointer(at):
-                return _data(
-                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
-                )
+                return _data(context, builder, signature.args[at], arguments[at], arguments[at + 1])
 
             vectors = _Vectors(builder, signature.args[0])
             out, left, right, bias = pointer(0), pointer(3), pointer(9), pointer(13)
@@ -212,9 +208,7 @@ def transpose_square(
     signature = types.void(out, index, index, source, index, index)
 
     def codegen(context, builder, signature, arguments):
-        out_start, out_stride, source_start, source_stride = (
-            arguments[at] for at in (1, 2, 4, 5)
-        )
+        out_start, out_stride, source_start, source_stride = (arguments[at] for at in (1, 2, 4, 5))
         out = _data(context, builder, signature.args[0], arguments[0], out_start)
         source = _data(context, builder, signature.args[3], arguments[3], source_start)
         vectors = _Vectors(builder, signature.args[0])

@@ -44,6 +44,7 @@ class Memory(NamedTuple):
     """The arrays of one engine that its threads share; `real` is the engine's dtype."""
 
     layers: np.ndarray  # layer table, int64
+    capacity: int  # rows of an activation or delta panel; a batch may have fewer
     weights: np.ndarray  # padded parameters, real
     first_moment: np.ndarray  # velocity, Adam's first moment, or the summed gradient; real
     second_moment: np.ndarray  # Adam's, real
@@ -89,6 +90,10 @@ class Left(NamedTuple):
     panel_length: int
 
 
+# Literals in a tuple are types of their own: every combination would be compiled anew.
+ZERO, ONE = np.int64(0), np.int64(1)
+
+
 @kernel
 def share(count, rank, size):
     """The part of `count` items that falls to one thread, as (first, last + 1)."""
@@ -99,6 +104,12 @@ def share(count, rank, size):
 def round_to_tile(rows):
     """Rows of a batch as they are stored: whole tiles."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+
+
+@kernel
+def panel_start(memory, layer, panel):
+    """Where one panel of a layer's activations, and of its deltas, starts."""
+    return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
 
 
 @kernel
@@ -146,31 +157,33 @@ def activate_backward(activation, deltas, values):
             deltas[j] = relu_backward(deltas[j], values[j])
 
 
-# Literals in a tuple are types of their own: every combination would be compiled anew.
-ZERO, ONE = np.int64(0), np.int64(1)
+@kernel
+def rows_of_panels(memory, array, layer, row):
+    """A layer's activations or deltas from a row on, as the left operand along a sample."""
+    width = layer[WIDTH]
+    start = panel_start(memory, layer, ZERO) + row * width
+    return Left(array, start, width, ONE, memory.capacity * width, width)
 
 
 @kernel
-def rows_of_inputs(memory, workspace, index, row, rows):
-    """Inputs of layer `index` from a row on, as the left operand that runs along a sample."""
+def rows_of_inputs(memory, workspace, index, row):
+    """Inputs of layer `index` from a row on, as the left operand along a sample."""
     layer = memory.layers[index]
     if index == 0:
         stride, length = workspace.input_stride, layer[N_INPUTS]
         return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length)
-    width = layer[INPUT_WIDTH]
-    start = memory.layers[index - 1, UNITS] * rows + row * width
-    return Left(memory.activations, start, width, ONE, rows * width, width)
+    return rows_of_panels(memory, memory.activations, memory.layers[index - 1], row)
 
 
 @kernel
-def columns_of_inputs(memory, workspace, index, column, rows, depth):
-    """Inputs of layer `index` from a unit on, as the left operand that runs along the batch."""
+def columns_of_inputs(memory, workspace, index, column, depth):
+    """Inputs of layer `index` from a unit on, as the left operand along the batch."""
     layer = memory.layers[index]
     if index == 0:
         return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth)
     width = layer[INPUT_WIDTH]
     panel = column // width
-    start = memory.layers[index - 1, UNITS] * rows + panel * rows * width + column - panel * width
+    start = panel_start(memory, memory.layers[index - 1], panel) + column - panel * width
     return Left(memory.activations, start, ONE, width, ZERO, depth)
 
 
@@ -185,8 +198,8 @@ def forward_layer(memory, workspace, index, rows, rank, size):
         panel = item // n_blocks
         row = (item - panel * n_blocks) * TILE_ROWS
         weights = layer[WEIGHTS] + panel * (bias_row + 1) * width
-        out = layer[UNITS] * rows + panel * rows * width + row * width
-        left = rows_of_inputs(memory, workspace, index, row, rows)
+        out = panel_start(memory, layer, panel) + row * width
+        left = rows_of_inputs(memory, workspace, index, row)
         multiply(
             memory.activations, out, layer, panel, left, memory.weights, weights, depth,
             memory.weights, weights + bias_row * width,
@@ -225,19 +238,17 @@ def backward_layer(memory, workspace, index, rows, rank, size):
         if panel != transposed_panel:
             transpose_panel(memory, workspace.transposed, index, panel)
             transposed_panel = panel
-        out = below[UNITS] * rows + panel * rows * width + row * width
+        out = panel_start(memory, below, panel) + row * width
         stop = out + TILE_ROWS * width
-        start = layer[UNITS] * rows + row * layer[WIDTH]
+        start = panel_start(memory, layer, ZERO) + row * layer[WIDTH]
         left = Left(
-            memory.deltas, start, layer[WIDTH], ONE, rows * layer[WIDTH], layer[WIDTH]
+            memory.deltas, start, layer[WIDTH], ONE, memory.capacity * layer[WIDTH], layer[WIDTH]
         )
         multiply(
             memory.deltas, out, below, panel, left, workspace.transposed, ZERO, depth,
             workspace.zeros, ZERO,
         )  # fmt: skip
-        activate_backward(
-            below[ACTIVATION], memory.deltas[out:stop], memory.activations[out:stop]
-        )
+        activate_backward(below[ACTIVATION], memory.deltas[out:stop], memory.activations[out:stop])
 
 
 @kernel
@@ -279,10 +290,10 @@ def apply_update(memory, solver, start, gradient, step, decay):
 
 
 @kernel
-def sum_deltas(memory, layer, panel, rows, depth, total):
+def sum_deltas(memory, layer, panel, depth, total):
     """The bias gradient of one panel: δ summed over the batch, row after row."""
     width = layer[WIDTH]
-    start = layer[UNITS] * rows + panel * rows * width
+    start = panel_start(memory, layer, panel)
     total[:] = 0
     for row in range(depth):
         deltas = memory.deltas[start + row * width : start + (row + 1) * width]
@@ -291,10 +302,10 @@ def sum_deltas(memory, layer, panel, rows, depth, total):
 
 
 @kernel
-def update_layer(memory, workspace, index, rows, depth, solver, step, rank, size):
+def update_layer(memory, workspace, index, depth, solver, step, rank, size):
     """Gradient of one layer's weights, tile by tile, straight into the update.
 
-    `rows` are those stored, `depth` those that count.
+    `depth` is the number of rows in the batch.
     """
     layer = memory.layers[index]
     width, bias_row, blocks = layer[WIDTH], layer[BIAS_ROW], layer[BLOCKS]
@@ -305,13 +316,13 @@ def update_layer(memory, workspace, index, rows, depth, solver, step, rank, size
         start = layer[WEIGHTS] + panel * (bias_row + 1) * width
         if column >= layer[N_INPUTS]:
             gradient = workspace.tile[:width]
-            sum_deltas(memory, layer, panel, rows, depth, gradient)
+            sum_deltas(memory, layer, panel, depth, gradient)
             apply_update(memory, solver, start + bias_row * width, gradient, step, 0.0)
             continue
         # The last tile's surplus rows are padding, which must stay zero.
         used = min(TILE_ROWS, layer[N_INPUTS] - column) * width
-        left = columns_of_inputs(memory, workspace, index, column, rows, depth)
-        right = layer[UNITS] * rows + panel * rows * width
+        left = columns_of_inputs(memory, workspace, index, column, depth)
+        right = panel_start(memory, layer, panel)
         multiply(
             workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
             workspace.zeros, ZERO,

@@ -1,0 +1,286 @@
+"""The CPU engine against the oracle in plain NumPy, over shapes, dtypes, strides and weights."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive import NaiveEngine
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_matrix
+
+from fastbp.cpu.engine import Engine
+from fastbp.cpu.layout import Layout
+from fastbp.data import READABLE_DTYPES, Data
+from fastbp.functions import HIDDEN_ACTIVATIONS
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer
+
+OBJECTIVES = {
+    "softmax": ("softmax", "log_loss", False),
+    "logistic": ("logistic", "log_loss", False),
+    "squared": ("identity", "squared_error", True),
+    "textbook": ("logistic", "squared_error", False),
+    "poisson": ("exp", "poisson", False),
+}
+OPTIMIZERS = {
+    "sgd": dict(solver="sgd", learning_rate_init=0.05, momentum=0.0),
+    "momentum": dict(solver="sgd", learning_rate_init=0.002, nesterovs_momentum=False),
+    "nesterov": dict(solver="sgd", learning_rate_init=0.05),
+    "adam": dict(solver="adam", learning_rate_init=0.01),
+}
+
+
+WIDTHS = [1, 2, 3, 7, 8, 9, 16, 17, 31, 32, 33, 65]  # around tiles of every vector length
+
+
+def make_network(sizes, objective, activations=("tanh",)):
+    hidden = tuple(activations[i % len(activations)] for i in range(len(sizes) - 2))
+    output, loss, average = OBJECTIVES[objective]
+    return Network(tuple(sizes), hidden, output, loss, average)
+
+
+def make_data(network, n_samples, seed, weighted=False):
+    rng = np.random.default_rng(seed)
+    n_outputs = network.layer_sizes[-1]
+    if network.output_activation == "softmax":
+        targets = rng.integers(0, n_outputs, n_samples)
+    elif network.loss == "log_loss":
+        targets = rng.integers(0, 2, (n_samples, n_outputs)).astype(bool)
+    else:
+        targets = rng.random((n_samples, n_outputs))
+    weight = rng.integers(0, 3, n_samples) / 2.0 if weighted else None
+    return Data(rng.normal(size=(n_samples, network.layer_sizes[0])), targets, weight)
+
+
+def make_engines(network, dtype=np.float64, seed=0, n_threads=None):
+    random_state = np.random.RandomState(seed)
+    parameters = network.initialise(random_state, dtype, default_activation="tanh")
+    engines = Engine(network, dtype, n_threads), NaiveEngine(network, dtype)
+    for engine in engines:
+        engine.load_parameters(parameters)
+    return engines
+
+
+def train(engine, data, optimizer, batch_size, alpha, n_epochs=2):
+    """Train with a given order of rows; return losses, parameters and moments."""
+    optimizer = Optimizer(**OPTIMIZERS[optimizer])
+    optimizer.reset(engine.network.n_parameters, engine.dtype)
+    engine.load_optimizer(optimizer)
+    rng = np.random.default_rng(5)
+    losses = [
+        engine.train_epoch(data, rng.permutation(data.n_samples), batch_size, optimizer, alpha)
+        for _ in range(n_epochs)
+    ]
+    engine.store_optimizer(optimizer)
+    return losses, engine.store_parameters(), optimizer.moments, optimizer.step
+
+
+def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.float64):
+    tolerance = dict(rtol=1e-9, atol=1e-11) if dtype == np.float64 else dict(rtol=2e-3, atol=2e-5)
+    ours, oracle = (
+        train(engine, data, optimizer, batch_size, alpha) for engine in make_engines(network, dtype)
+    )
+    for actual, expected in zip(ours, oracle, strict=True):
+        assert_allclose(actual, expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_follows_the_oracle(objective, optimizer, dtype):
+    network = make_network((7, 33, 5, 4), objective, tuple(HIDDEN_ACTIVATIONS))
+    data = make_data(network, 53, 1, weighted=True)
+    assert_same_training(network, data, optimizer, 10, 0.1, dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from(WIDTHS), min_size=2, max_size=5),
+    objective=st.sampled_from(list(OBJECTIVES)),
+    activation=st.sampled_from(list(HIDDEN_ACTIVATIONS)),
+    n_samples=st.integers(1, 40),
+    batch_size=st.integers(1, 45),
+    alpha=st.sampled_from([0.0, 0.3]),
+)
+def test_any_shape_follows_the_oracle(sizes, objective, activation, n_samples, batch_size, alpha):
+    network = make_network(sizes, objective, (activation,))
+    data = make_data(network, n_samples, 2)
+    assert_same_training(network, data, "momentum", batch_size, alpha)
+
+
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("n_hidden", [0, 1, 3])
+def test_gradient_is_that_of_central_differences(objective, activation, n_hidden):
+    network = make_network((5, *[6] * n_hidden, 3), objective, (activation,))
+    data = make_data(network, 9, 3, weighted=True)
+    engine, oracle = make_engines(network, seed=4)
+    parameters = engine.store_parameters()
+    loss, gradient = engine.loss_and_gradient(data, 0.2)
+    assert_allclose(loss, oracle.loss_and_gradient(data, 0.2)[0], rtol=1e-12)
+    assert_allclose(gradient, oracle.loss_and_gradient(data, 0.2)[1], rtol=1e-9, atol=1e-13)
+
+    # The averaged squared error's gradient is that of the sum over the outputs, without penalty.
+    scale = 3 if network.average_outputs else 1
+    _, gradient = engine.loss_and_gradient(data, 0.0)
+    step, slopes = 1e-6, []
+    for i in range(network.n_parameters):
+        losses = []
+        for sign in (1, -1):
+            moved = parameters.copy()
+            moved[i] += sign * step
+            engine.load_parameters(moved)
+            losses.append(engine.loss_and_gradient(data, 0.0)[0])
+        slopes.append(scale * (losses[0] - losses[1]) / (2 * step))
+    assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("sizes", "batch_size"), [((20, 300, 90, 7), 100), ((784, 128, 10), 64), ((9, 700, 3), 33)]
+)
+def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, sizes, batch_size, dtype):
+    monkeypatch.setattr("fastbp.cpu.engine.WORK_PER_THREAD", 1)
+    network = make_network(sizes, "softmax")
+    data = make_data(network, 250, 6)
+    results = []
+    for n_threads in (1, 2, 3, 4, 7):
+        engine, _ = make_engines(network, dtype, n_threads=n_threads)
+        assert engine._team_size(batch_size) == n_threads
+        trained = train(engine, data, "adam", batch_size, 0.01)
+        results.append((*trained[:2], engine.predict(data), engine.loss_and_gradient(data, 0.1)[1]))
+    for other in results[1:]:
+        for first, second in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def views_of(matrix):
+    """The same numbers in several memory layouts."""
+    wide = np.zeros((matrix.shape[0] * 2, matrix.shape[1] * 3), matrix.dtype)
+    wide[::2, ::3] = matrix
+    frozen = matrix.copy()
+    frozen.flags.writeable = False
+    return {
+        "C": matrix,
+        "Fortran": np.asfortranarray(matrix),
+        "reversed": matrix[::-1, ::-1].copy()[::-1, ::-1],
+        "strided": wide[::2, ::3],
+        "read-only": frozen,
+    }
+
+
+@pytest.mark.parametrize("dtype", READABLE_DTYPES, ids=str)
+def test_every_dtype_and_layout_is_read_in_place(dtype):
+    network = make_network((21, 6, 3), "softmax")
+    engine, oracle = make_engines(network)
+    rng = np.random.default_rng(7)
+    matrix = (rng.random((30, 21)) * 3).astype(dtype)
+    if dtype.kind == "i":
+        matrix -= 1
+    rows = rng.permutation(30)[:17]
+    expected = oracle.predict(Data(matrix, input_scale=0.5), rows)
+    for name, view in views_of(matrix).items():
+        actual = engine.predict(Data(view, input_scale=0.5), rows)
+        assert_allclose(actual, expected, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_sparse_rows_are_those_of_the_dense_matrix(dtype, index_dtype):
+    network = make_network((300, 6, 3), "softmax")
+    engine, oracle = make_engines(network)
+    rng = np.random.default_rng(8)
+    dense = ((rng.random((30, 300)) < 0.3) * rng.integers(1, 9, (30, 300))).astype(dtype)
+    dense[3] = 0
+    dense[4] = 1  # more entries than the buffer holds
+    sparse = csr_matrix(dense)
+    sparse.indices, sparse.indptr = (a.astype(index_dtype) for a in (sparse.indices, sparse.indptr))
+    assert_allclose(engine.predict(Data(sparse)), oracle.predict(Data(dense)), rtol=1e-12)
+
+
+def test_duplicate_sparse_entries_add_up():
+    network = make_network((4, 3), "softmax")
+    engine, oracle = make_engines(network)
+    sparse = csr_matrix((np.array([1.0, 2.0, 3.0]), np.array([1, 1, 3]), np.array([0, 3])), (1, 4))
+    dense = np.array([[0.0, 3.0, 0.0, 3.0]])
+    assert_allclose(engine.predict(Data(sparse)), oracle.predict(Data(dense)), rtol=1e-12)
+
+
+def test_bytes_train_the_model_of_scaled_floats():
+    network = make_network((30, 8, 3), "softmax")
+    rng = np.random.default_rng(9)
+    pixels, y = rng.integers(0, 256, (50, 30), np.uint8), rng.integers(0, 3, 50)
+    scaled = [
+        train(make_engines(network)[0], data, "adam", 16, 0.0)[1]
+        for data in (Data(pixels, y, None, 1 / 255), Data(pixels / 255, y))
+    ]
+    assert_allclose(*scaled, rtol=1e-10)
+
+
+def test_a_batch_without_weight_is_skipped():
+    network = make_network((4, 5, 2), "softmax")
+    data = make_data(network, 12, 10)
+    weight = np.ones(12)
+    weight[4:8] = 0
+    data = Data(data.X, data.targets, weight)
+    order = np.arange(12)
+    steps = []
+    for rows, batch in ((order, 4), (order[weight > 0], 4)):
+        engine, _ = make_engines(network)
+        optimizer = Optimizer(**OPTIMIZERS["adam"])
+        optimizer.reset(network.n_parameters, np.float64)
+        engine.load_optimizer(optimizer)
+        loss = engine.train_epoch(data, rows, batch, optimizer, 0.1)
+        steps.append((optimizer.step, loss, *engine.store_parameters()))
+    assert steps[0] == steps[1]
+    assert steps[0][0] == 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_ends_the_epoch(bad):
+    network = make_network((3, 4, 1), "squared")
+    X = np.ones((40, 3))
+    X[6] = bad
+    engine, _ = make_engines(network)
+    optimizer = Optimizer(**OPTIMIZERS["sgd"])
+    optimizer.reset(network.n_parameters, np.float64)
+    engine.load_optimizer(optimizer)
+    data = Data(X, np.zeros((40, 1)))
+    assert not np.isfinite(engine.train_epoch(data, np.arange(40), 5, optimizer, 0.0))
+    assert optimizer.step == 2
+
+
+def test_probabilities_of_huge_logits_stay_probabilities():
+    for dtype in (np.float32, np.float64):
+        for objective in ("softmax", "logistic"):
+            network = make_network((1, 3), objective)
+            engine = Engine(network, dtype)
+            engine.load_parameters(np.array([1, -1, 0.5, 0, 0, 0], dtype))
+            outputs = engine.predict(Data(np.array([[1e4], [-1e4], [0.0]])))
+            assert np.isfinite(outputs).all()
+            assert outputs.min() >= 0
+            assert outputs.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(1, 1), (784, 100, 10), (5, 16, 17, 33, 2)])
+def test_parameters_survive_packing_and_padding_stays_zero(sizes, dtype):
+    network = make_network(sizes, "softmax")
+    layout = Layout(network, dtype)
+    flat = np.arange(1, network.n_parameters + 1).astype(dtype)
+    padded = np.zeros(layout.n_weights, dtype)
+    layout.pack(flat, padded)
+    np.testing.assert_array_equal(layout.unpack(padded), flat)
+    assert np.count_nonzero(padded) == network.n_parameters
+
+    data = make_data(network, 20, 11)
+    engine, _ = make_engines(network, dtype)
+    train(engine, data, "adam", 18, 0.1)  # the last batch is smaller, also in tiles
+    repacked = np.zeros_like(engine.weights)
+    engine.layout.pack(engine.store_parameters(), repacked)
+    np.testing.assert_array_equal(engine.weights, repacked)
+
+
+def test_no_rows_give_no_outputs():
+    engine, _ = make_engines(make_network((3, 4, 2), "softmax"))
+    assert engine.predict(Data(np.zeros((5, 3))), np.zeros(0, np.int64)).shape == (0, 2)

@@ -5,35 +5,33 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from types import FunctionType
 
 import llvmlite
 import numba
+from llvmlite.binding import Linkage
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-from fastbp.cpu import elementary
-
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
-OPTIONS = {
-    "nogil": True,
-    "_nrt": False,
-    "error_model": "numpy",
-    "fastmath": {"nsz", "arcp", "contract", "afn", "reassoc"},
-}
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
 class _PartLibrary(JITCodeLibrary):
-    """Code to be linked into a kernel, neither optimised nor turned into machine code."""
+    """Code to be linked into kernels, neither optimised nor turned into machine code itself.
+
+    Python never calls it: it has neither an address nor an environment.
+    """
 
     def finalize(self):
-        for library in dict.fromkeys(self._linking_libraries):
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == Linkage.external:
+                function.linkage = "linkonce_odr"
         self._finalized = True
 
-    # Python never calls the code: it has neither an address nor an environment.
+    def _get_module_for_linking(self):
+        return self._final_module
 
     @property
     def codegen(self):
@@ -46,44 +44,63 @@ class _PartLibrary(JITCodeLibrary):
         return 0
 
 
-class _PartCompiler(CompilerBase):
-    """Numba's usual pipeline, into a `_PartLibrary`.
+class _KernelLibrary(JITCodeLibrary):
+    """A kernel with all its parts, linked, optimised and turned into machine code once."""
 
-    Otherwise numba optimises and assembles every function on its own and again in each of its
-    callers, level by level, which made the cold start three times as long.
+    def add_linking_library(self, library):
+        super().add_linking_library(library)
+        if isinstance(library, _PartLibrary):
+            for part in library._linking_libraries:
+                if part not in self._linking_libraries:
+                    self.add_linking_library(part)
+
+
+class _PartCompiler(CompilerBase):
+    """Numba's usual pipeline, into a library of another kind.
+
+    Numba itself optimises and assembles every function on its own and again in each of its callers,
+    level by level, which made the cold start three times as long.
     """
 
+    library_class = _PartLibrary
+
     def define_pipelines(self):
-        codegen = self.state.targetctx.codegen()
-        self.state.library = _PartLibrary(codegen, self.state.func_id.func_qualname)
+        codegen, name = self.state.targetctx.codegen(), self.state.func_id.func_qualname
+        self.state.library = self.library_class(codegen, name)
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-_WITHOUT_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+class _KernelCompiler(_PartCompiler):
+    library_class = _KernelLibrary
+
+    def define_pipelines(self):
+        pipelines = super().define_pipelines()
+        self.state.library.enable_object_caching()
+        return pipelines
+
+
+PART_OPTIONS = {
+    "pipeline_class": _PartCompiler,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+    "error_model": "numpy",
+}
 # Called by other kernels only.
-kernel = njit(pipeline_class=_PartCompiler, **_WITHOUT_WRAPPERS, **OPTIONS)
-
-
-def compile_formula(function, **callees):
-    """Compile a scalar formula with exp and tanh that turn into vector instructions.
-
-    `callees` are the compiled versions of the formulas that it calls.
-    """
-    names = {name: getattr(elementary, name) for name in ("exp", "tanh")}
-    names = {**function.__globals__, **names, **callees}
-    return kernel(FunctionType(function.__code__, names, function.__name__))
+kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
 
 
 @functools.cache
 def source_digest():
-    """Fingerprint of all source that machine code is made of.
+    """Fingerprint of all source that machine code is made of, and of its compilers.
 
     Numba keys a cached function on its own file alone; an edit of a formula in another file would
     leave the old machine code in use.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    package = Path(__file__).parent.parent
-    for path in sorted([*package.glob("*.py"), *package.glob("cpu/*.py")]):
+    folder = Path(__file__).parent
+    formulas = [folder.parent / name for name in ("functions.py", "optimizers.py")]
+    for path in sorted([*formulas, *folder.glob("*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -161,7 +178,8 @@ class _KernelCache(FunctionCache):
 
 def cached_kernel(function):
     """Compile a function that Python calls, and keep its machine code on disk."""
-    dispatcher = njit(no_cfunc_wrapper=True, **OPTIONS)(function)
+    options = {**PART_OPTIONS, "pipeline_class": _KernelCompiler, "no_cpython_wrapper": False}
+    dispatcher = njit(nogil=True, fastmath=FASTMATH, **options)(function)
     if cache_folder() is not None:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher

@@ -5,12 +5,15 @@ would fold the two-part constants and the rounding trick away.
 """
 
 import math
+from types import FunctionType
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-_ARITHMETIC = {"fastmath": {"contract"}, "error_model": "numpy"}
+from fastbp.cpu.compilation import PART_OPTIONS, kernel
+
+_ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
 
 
 def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
@@ -98,3 +101,13 @@ def _overload_exp(x):
 def _overload_tanh(x):
     function = _TANH32 if x == types.float32 else _TANH64
     return lambda x: function(x)
+
+
+def compile_formula(function, **callees):
+    """Compile a scalar formula with exp and tanh that turn into vector instructions.
+
+    `callees` are the compiled versions of the formulas that it calls.
+    """
+    names = {"exp": exp, "tanh": tanh}
+    names = {**function.__globals__, **names, **callees}
+    return kernel(FunctionType(function.__code__, names, function.__name__))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import optimizers
-from fastbp.cpu.compilation import cached_kernel, compile_formula, kernel
+from fastbp.cpu.compilation import cached_kernel, kernel
+from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row
 from fastbp.cpu.layout import N_INPUTS, N_OUTPUTS
 from fastbp.cpu.outputs import activate_outputs, copy_logits, output_deltas, weight_of

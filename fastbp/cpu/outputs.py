@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions
-from fastbp.cpu.compilation import compile_formula, kernel
+from fastbp.cpu.compilation import kernel
+from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import N_OUTPUTS, WIDTH
 from fastbp.cpu.simd import load_number

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions, optimizers
-from fastbp.cpu.compilation import compile_formula, kernel
+from fastbp.cpu.compilation import kernel
+from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.layout import (
     ACTIVATION,
     BIAS_ROW,

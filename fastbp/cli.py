@@ -1,0 +1,361 @@
+"""The command line: train on MNIST, fill the kernel cache, describe this machine."""
+
+import argparse
+import ctypes
+import os
+import platform
+import sys
+import time
+import warnings
+from importlib import metadata
+from math import inf
+from pathlib import Path
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from fastbp import MLPClassifier, __version__, datasets
+from fastbp.functions import HIDDEN_ACTIVATIONS
+from fastbp.parameters import ALIASES
+
+# 98.27 % on MNIST on average over ten seeds, 98.15 % at worst. The digits are few: more epochs.
+EPOCHS = {"MNIST": 5, "digits": 30}
+BATCH_SIZE = {"MNIST": 64, "digits": 32}
+LEARNING_RATE = {"sgd": 0.1, "adam": 0.001}
+ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; shells give the last two
+
+
+def main(argv=None):
+    """Run the command `fastbp`.
+
+    Parameters
+    ----------
+    argv : list of str, default=None
+        Arguments without the command's own name; None for those of this process, whose start
+        then counts as the start of the work.
+
+    Returns
+    -------
+    status : int
+        0; 2 after an error, with one line on stderr; 130 after Ctrl-C.
+
+    Examples
+    --------
+    >>> main(["mnist", "--epochs", "0"])  # one line on stderr
+    2
+    """
+    started = time.perf_counter() - (seconds_since_process_start() if argv is None else 0.0)
+    try:
+        options = make_parser().parse_args(argv)
+        options.command(options, Stopwatch(started))
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse's, after --help or a usage error
+        return stop.code or 0
+    except KeyboardInterrupt:
+        print("fastbp: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has left; nothing is to be flushed to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (OSError, ValueError, MemoryError) as error:
+        print(f"fastbp: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return ERROR
+    return 0
+
+
+# ---- arguments ------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def positive_integer(text):
+    """Read a whole number of at least 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def layer_sizes(text):
+    """Read numbers of hidden units, such as 256 or 256,128."""
+    try:
+        return tuple(positive_integer(size.strip()) for size in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give sizes such as 256 or 256,128") from None
+
+
+def positive_number(text):
+    """Read a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def seed(text):
+    """Read a seed, 0 to 2³² − 1."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
+    return int(text)
+
+
+def make_parser():
+    """Make the parser of all commands. Each puts its function into `command`."""
+    parser = Parser(prog="fastbp", description="Multilayer perceptrons by compiled kernels.")
+    parser.add_argument("--version", action="version", version=f"fastbp {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name, command, text):
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        return added
+
+    mnist = add("mnist", train_on_mnist, "train on MNIST and show how accurate and how fast")
+    option = mnist.add_argument
+    option("--data", metavar="DIR", help="folder of the four IDX files (default: see load_mnist)")
+    option("--epochs", type=positive_integer, help=f"default: {EPOCHS['MNIST']}")
+    option("--hidden", type=layer_sizes, default=(256,), metavar="SIZES",
+           help="units of the hidden layers, such as 256,128 (default: 256)")  # fmt: skip
+    option("--activation", choices=[*HIDDEN_ACTIVATIONS, *ALIASES], default="relu",
+           help="of the hidden layers (default: relu)")  # fmt: skip
+    option("--solver", choices=list(LEARNING_RATE), default="sgd",
+           help="sgd with Nesterov's momentum (default), or adam")  # fmt: skip
+    option("--batch-size", type=positive_integer, help=f"default: {BATCH_SIZE['MNIST']}")
+    rates = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATE.items())
+    option("--learning-rate", type=positive_number, help=f"default: {rates}")
+    option("--threads", type=positive_integer, help="default: the cores that are available")
+    option("--precision", choices=["float32", "float64"], default="float32",
+           help="default: float32")  # fmt: skip
+    option("--seed", type=seed, default=0, help="default: 0")
+
+    add("warmup", warm_up, "compile all kernels and keep them, so that no first fit has to")
+    add("info", show_info, "show versions, CPU, threads, kernel cache and GPU")
+    return parser
+
+
+# ---- time -----------------------------------------------------------------------------------
+
+
+def seconds_since_process_start():
+    """Wall time since this process started; its CPU time where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.process_time()
+
+
+class Stopwatch:
+    """Splits wall time into laps without gaps.
+
+    Parameters
+    ----------
+    started : float
+        When the first lap began, by `time.perf_counter`.
+    """
+
+    def __init__(self, started):
+        self.laps = {}
+        self._last = started
+
+    def lap(self, name):
+        """End a lap and return its seconds."""
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+        return self.laps[name]
+
+
+class ProgressLine:
+    """Shows every epoch: on a terminal always in the same line, else in one of its own.
+
+    A callback for the estimators.
+    """
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+        self._started = time.perf_counter()
+        self._live = sys.stdout.isatty()
+
+    def __call__(self, report):
+        rate = report.n_samples / max(report.seconds, 1e-9)
+        line = (
+            f"epoch {report.n_iter:{len(str(self.epochs))}}/{self.epochs}  "
+            f"loss {report.loss:8.5f}  {rate:11,.0f} samples/s  "
+            f"{time.perf_counter() - self._started:7.2f} s"
+        )
+        print(f"\r{line}" if self._live else line, end="" if self._live else "\n", flush=True)
+
+    def end(self):
+        """Leave the line."""
+        if self._live:
+            print(flush=True)
+
+
+# ---- commands -------------------------------------------------------------------------------
+
+
+def train_on_mnist(options, stopwatch):
+    """Train, with progress; show the test accuracy and where the time went."""
+    from fastbp.cpu import engine
+
+    stopwatch.lap("import")
+    name, data = load_data(options.data)
+    epochs = options.epochs or EPOCHS[name]
+    print(
+        f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test images",
+        flush=True,
+    )
+    stopwatch.lap("load")
+    cached, _ = compile_kernels(engine, [options.precision])
+    print(f"Kernels {'loaded' if cached else 'compiled'} in {stopwatch.lap('compile'):.2f} s")
+
+    progress = ProgressLine(epochs)
+    model = make_model(options, name, data, epochs, progress)
+    units = (data.X_train.shape[1], *options.hidden, data.y_train.max() + 1)
+    print(
+        f"{'-'.join(map(str, units))} {options.activation}, {options.solver} at "
+        f"{model.learning_rate_init:g}, batch {model.batch_size}, {options.precision}, threads "
+        f"up to {options.threads or engine.available_threads()}, seed {options.seed}",
+        flush=True,
+    )
+    fit(model, data, progress)
+    stopwatch.lap("train")
+    accuracy = np.mean(model.predict(data.X_test) == data.y_test)
+    stopwatch.lap("predict")
+    print(f"Test accuracy {accuracy:.2%}")
+    show_times(stopwatch, cached)
+
+
+def load_data(path):
+    """Load MNIST or, where it is neither at hand nor to be had, the bundled digits."""
+    try:
+        return "MNIST", datasets.load_mnist(path, verbose=True)
+    except ConnectionError as error:
+        print(f"No MNIST: training on scikit-learn's bundled 8x8 digits instead. {error}")
+        return "digits", datasets.load_digits()
+
+
+def compile_kernels(engine, dtypes):
+    """Compile the kernels; return whether they came from the cache, and its folder."""
+    folder = Path(engine.describe()["cache_folder"] or os.devnull)
+    before = set(folder.rglob("*.nbc"))
+    kept_in = engine.warmup(dtypes)
+    return bool(before) and before == set(folder.rglob("*.nbc")), kept_in
+
+
+def make_model(options, name, data, epochs, callback):
+    """Make the classifier that the options ask for.
+
+    No epoch meets this tolerance, so sgd's "adaptive" schedule divides the step size by 5 once,
+    one epoch after half of them. On MNIST that lifts the test accuracy from 97.7 to 98.3 %.
+    """
+    patience = max(1, epochs // 2 - 1) if options.solver == "sgd" else inf
+    return MLPClassifier(
+        options.hidden,
+        options.activation,
+        solver=options.solver,
+        batch_size=options.batch_size or BATCH_SIZE[name],
+        learning_rate="adaptive",
+        learning_rate_init=options.learning_rate or LEARNING_RATE[options.solver],
+        max_iter=epochs,
+        tol=1e6,
+        n_iter_no_change=patience,
+        random_state=options.seed,
+        precision=options.precision,
+        n_threads=options.threads,
+        input_scale=data.input_scale,
+        callback=callback,
+    )
+
+
+def fit(model, data, progress):
+    """Fit without the warning that all epochs were used; Ctrl-C ends the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("error", "Training interrupted")
+        try:
+            model.fit(data.X_train, data.y_train)
+        except UserWarning as interrupted:
+            raise KeyboardInterrupt from interrupted
+        finally:
+            progress.end()
+
+
+def show_times(stopwatch, cached):
+    """Print the table of wall time."""
+    notes = {"compile": "  (from the cache)" if cached else ""}
+    for name in ("import", "compile", "load", "train", "predict"):
+        print(f"  {name:8}{stopwatch.laps[name]:8.2f} s{notes.get(name, '')}")
+    print(f"  {'total':8}{sum(stopwatch.laps.values()):8.2f} s")
+
+
+def warm_up(options, stopwatch):
+    """Compile all kernels and say where they are kept."""
+    from fastbp.cpu import engine
+
+    stopwatch.lap("import")
+    cached, folder = compile_kernels(engine, ["float32", "float64"])
+    seconds = stopwatch.lap("compile")
+    if folder is None:
+        raise OSError(
+            f"kernels were compiled in {seconds:.2f} s but can be kept nowhere; set "
+            "FASTBP_CACHE_DIR to a folder that can be written"
+        )
+    done = "already compiled, loaded" if cached else "compiled"
+    print(f"Kernels {done} in {seconds:.2f} s; they are kept in {folder}")
+
+
+def show_info(options, stopwatch):
+    """Print versions, and what fastbp finds on this machine."""
+    from fastbp.cpu import engine
+
+    found = engine.describe()
+    lanes = " or ".join(f"{count} {dtype}" for dtype, count in found["lanes"].items())
+    rows = {
+        "fastbp": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")},
+        **{name: metadata.version(name) for name in ("numba", "llvmlite")},
+        "CPU": found["cpu"],
+        "vectors": f"{found['vector_bits']} bits ({lanes})",
+        "threads": found["n_threads"],
+        "cache": found["cache_folder"] or "none can be written; set FASTBP_CACHE_DIR",
+        "GPU": f"not used, this version trains on the CPU only; {find_gpu()}",
+    }
+    for name, value in rows.items():
+        print(f"{name:14}{value}")
+
+
+def find_gpu():
+    """Say which NVIDIA GPUs the driver offers, or why none, and whether numba-cuda is there.
+
+    Asks the driver itself: importing CUDA libraries takes long, and they do not tell these apart.
+    """
+    try:
+        numba_cuda = f"numba-cuda {metadata.version('numba-cuda')}"
+    except metadata.PackageNotFoundError:
+        numba_cuda = "numba-cuda is not installed"
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} cannot be loaded), {numba_cuda}"
+    count = ctypes.c_int()
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if error or not count.value:
+        return f"an NVIDIA driver but no usable GPU (CUDA error {error}), {numba_cuda}"
+    names = []
+    for device in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return f"found {', '.join(names)}, {numba_cuda}"

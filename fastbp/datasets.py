@@ -1,0 +1,307 @@
+"""Data sets to try the networks on: MNIST and scikit-learn's small digits.
+
+Images are bytes: give the data set's `input_scale` to an estimator instead of dividing them.
+"""
+
+import gzip
+import http.client
+import os
+import socket
+import sys
+import tempfile
+import threading
+import urllib.request
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch
+
+# The file that each array is kept in, and its number of dimensions.
+_MNIST_FILES = {
+    "X_train": ("train-images-idx3-ubyte", 3),
+    "y_train": ("train-labels-idx1-ubyte", 1),
+    "X_test": ("t10k-images-idx3-ubyte", 3),
+    "y_test": ("t10k-labels-idx1-ubyte", 1),
+}
+_IMAGE_SHAPE = (28, 28)
+_N_CLASSES = 10
+_N_TRAIN, _N_TEST = 60_000, 10_000
+_IDX_BYTES = 0x0800  # magic number of unsigned bytes; the number of dimensions is added
+
+_SERVER = "www.openml.org"
+_PROBE_URL = f"https://{_SERVER}/api/v1/json/data/554"  # the description of mnist_784
+# Seconds without an answer before the download counts as failed. scikit-learn asks twice.
+_PROBE_SECONDS = 8
+_SOCKET_SECONDS = 4
+
+
+def load_mnist(path=None, *, verbose=False):
+    """Load the MNIST handwritten digits as bytes.
+
+    They come from the first of these: `path`; the folder that the environment variable
+    FASTBP_DATA names; a copy in the user's cache folder (`$XDG_CACHE_HOME` or ~/.cache, then
+    fastbp/mnist); openml.org, through `sklearn.datasets.fetch_openml` (15 MB, and some ten
+    seconds to parse), and then the copy is made.
+
+    Parameters
+    ----------
+    path : str or path-like, default=None
+        Folder of the four IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte,
+        t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each gzip-compressed (.gz) or not. Other
+        data of the same format, such as Fashion-MNIST, will do as well.
+    verbose : bool, default=False
+        Say on stderr when a download begins.
+
+    Returns
+    -------
+    data : sklearn.utils.Bunch
+        X_train : ndarray of shape (60000, 784), dtype uint8
+            A row an image of 28 x 28 pixels, 0 to 255.
+        y_train : ndarray of shape (60000,), dtype int64
+            The digits, 0 to 9.
+        X_test, y_test : ndarray of shape (10000, 784) and (10000,)
+        input_scale : float
+            1/255, which takes the pixels to [0, 1].
+        source : str
+            Where the data came from.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where a folder is named and it, or one of the four files, does not exist.
+    ValueError
+        Where a file is damaged or is not what its name says.
+    ConnectionError
+        Where there is no copy and the download fails: at the latest 10 seconds after the last
+        sign of life from the server.
+
+    Examples
+    --------
+    >>> data = load_mnist()  # doctest: +SKIP
+    >>> data.X_train.shape, data.X_train.dtype  # doctest: +SKIP
+    ((60000, 784), dtype('uint8'))
+    """
+    if path is not None:
+        return _read_folder(Path(path), "path")
+    if os.environ.get("FASTBP_DATA"):
+        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA")
+    cache = _cache_folder()
+    try:
+        return _read_folder(cache, "the user's cache")
+    except (OSError, ValueError) as error:
+        no_copy = error
+    data = _download_or_explain(no_copy, verbose)
+    try:
+        _write_folder(data, cache)
+    except OSError as error:
+        warnings.warn(f"MNIST could not be kept in {cache}: {error}", stacklevel=2)
+    return data
+
+
+def load_digits():
+    """Load the 8x8 digits that scikit-learn brings along, as bytes, split for training and test.
+
+    The split is always the same, with every digit's share equal in both parts.
+
+    Returns
+    -------
+    data : sklearn.utils.Bunch
+        X_train, X_test : ndarray of shape (1437, 64) and (360, 64), dtype uint8
+            A row an image, 0 to 16.
+        y_train, y_test : ndarray of shape (1437,) and (360,), dtype int64
+        input_scale : float
+            1/16, which takes the pixels to [0, 1].
+        source : str
+
+    Examples
+    --------
+    >>> data = load_digits()
+    >>> data.X_train.shape, data.X_train.dtype, data.input_scale
+    ((1437, 64), dtype('uint8'), 0.0625)
+    """
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    X, y = datasets.load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(
+        X.astype(np.uint8), y.astype(np.int64), test_size=360, stratify=y, random_state=0
+    )
+    return Bunch(
+        X_train=X_train,
+        y_train=y_train,
+        X_test=X_test,
+        y_test=y_test,
+        input_scale=1 / 16,
+        source="scikit-learn's bundled 8x8 digits",
+    )
+
+
+# ---- IDX files ------------------------------------------------------------------------------
+
+
+def _read_idx(path, n_dimensions):
+    """Read one IDX file of unsigned bytes, compressed or not, and check it."""
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: truncated or corrupt gzip file ({error})") from error
+    header_size = 4 * (1 + n_dimensions)
+    if len(content) < header_size:
+        raise ValueError(f"{path}: {len(content)} bytes, too short for an IDX header")
+    magic, *shape = np.frombuffer(content, ">u4", 1 + n_dimensions).tolist()
+    if magic != _IDX_BYTES + n_dimensions:
+        raise ValueError(
+            f"{path}: magic number {magic}, where {_IDX_BYTES + n_dimensions} should be (unsigned "
+            f"bytes in {n_dimensions} dimensions)"
+        )
+    expected, found = int(np.prod(shape, dtype=object)), len(content) - header_size
+    if found != expected:
+        what = "truncated" if found < expected else "trailing bytes"
+        raise ValueError(
+            f"{path}: {what}; its header says {' x '.join(map(str, shape))} = {expected} bytes, "
+            f"{found} follow"
+        )
+    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
+
+
+def _read_folder(folder, origin):
+    """Read MNIST's four files from a folder; `origin` says in errors who named it."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{origin}: there is no folder {folder}")
+    data = Bunch(input_scale=1 / 255, source=str(folder))
+    for part in ("train", "test"):
+        images_path, images = _read_file(folder, f"X_{part}")
+        labels_path, labels = _read_file(folder, f"y_{part}")
+        if images.shape[1:] != _IMAGE_SHAPE:
+            raise ValueError(f"{images_path}: images of shape {images.shape[1:]}, not (28, 28)")
+        if len(images) == 0:
+            raise ValueError(f"{images_path}: no images")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{labels_path}: {len(labels)} labels for the {len(images)} images in "
+                f"{images_path.name}"
+            )
+        if labels.max() >= _N_CLASSES:
+            raise ValueError(f"{labels_path}: label {labels.max()}, above {_N_CLASSES - 1}")
+        # Copied, so that the caller may write to it; labels are widened, so that their
+        # differences do not wrap around.
+        data[f"X_{part}"] = images.reshape(len(images), -1).copy()
+        data[f"y_{part}"] = labels.astype(np.int64)
+    return data
+
+
+def _read_file(folder, key):
+    """Read one of the four files; return its path too."""
+    name, n_dimensions = _MNIST_FILES[key]
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            return path, _read_idx(path, n_dimensions)
+    raise FileNotFoundError(f"{folder}: there is no file {name} or {name}.gz")
+
+
+def _write_folder(data, folder):
+    """Write MNIST's four files, each in one step, so that none is ever seen half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        for key, (name, n_dimensions) in _MNIST_FILES.items():
+            array = data[key].astype(np.uint8)
+            shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
+            header = np.array([_IDX_BYTES + n_dimensions, *shape], ">u4")
+            path = Path(unfinished, name)
+            path.write_bytes(header.tobytes() + array.tobytes())
+            os.replace(path, folder / name)
+
+
+def _cache_folder():
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root, "fastbp", "mnist")
+
+
+# ---- Download -------------------------------------------------------------------------------
+
+
+def _download_or_explain(no_copy, verbose):
+    """Download; turn every failure into one error that also says why there was no copy."""
+    try:
+        return _download(verbose)
+    except (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException) as error:
+        # fetch_openml lets through whatever its sockets, decompressor and parser raise.
+        raise ConnectionError(
+            f"MNIST could not be downloaded from {_SERVER} ({getattr(error, 'reason', error)}) and "
+            f"there is no usable copy ({no_copy}). Name a folder of its four IDX files: path=... "
+            "(on the command line --data), or the environment variable FASTBP_DATA."
+        ) from error
+
+
+def _download(verbose):
+    """Fetch MNIST from openml.org; fail soon where it cannot be reached."""
+    from sklearn.datasets import fetch_openml
+
+    cached = _is_in_scikit_learn_cache()
+    if not cached:
+        _probe()
+    if verbose and not cached:
+        print(f"Downloading MNIST from {_SERVER} (15 MB), once ...", file=sys.stderr, flush=True)
+    timeout = socket.getdefaulttimeout()
+    # The only way to hand fetch_openml a timeout: without one, a stalled server hangs it forever.
+    socket.setdefaulttimeout(_SOCKET_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its retries: the outcome is reported here
+            # This parser needs no pandas. It gives float64 pixels and digits as strings.
+            raw = fetch_openml(
+                "mnist_784",
+                version=1,
+                as_frame=False,
+                parser="liac-arff",
+                cache=cached,
+                n_retries=0,
+            )
+    finally:
+        socket.setdefaulttimeout(timeout)
+    X, y = raw.data.astype(np.uint8), raw.target.astype(np.int64)
+    expected = (_N_TRAIN + _N_TEST, _IMAGE_SHAPE[0] * _IMAGE_SHAPE[1])
+    if X.shape != expected:
+        raise ValueError(f"it holds an array of shape {X.shape}, not {expected}")
+    return Bunch(
+        X_train=X[:_N_TRAIN].copy(),
+        y_train=y[:_N_TRAIN].copy(),
+        X_test=X[_N_TRAIN:].copy(),
+        y_test=y[_N_TRAIN:].copy(),
+        input_scale=1 / 255,
+        source=_SERVER,
+    )
+
+
+def _is_in_scikit_learn_cache():
+    """Whether an earlier fetch_openml left the data in scikit-learn's own data folder."""
+    home = os.environ.get("SCIKIT_LEARN_DATA") or os.path.expanduser("~/scikit_learn_data")
+    return any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
+
+
+def _probe():
+    """Raise an OSError unless the server answers within `_PROBE_SECONDS`.
+
+    In a thread that is abandoned then: a name lookup knows no timeout and can take a minute.
+    """
+    outcome = []
+
+    def ask():
+        try:
+            urllib.request.urlopen(_PROBE_URL, timeout=_PROBE_SECONDS).close()
+            outcome.append(None)
+        except (OSError, http.client.HTTPException) as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"no answer within {_PROBE_SECONDS} s")
+    if outcome[0] is not None:
+        raise outcome[0]

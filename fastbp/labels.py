@@ -1,0 +1,125 @@
+"""Class labels: how they become targets, and how outputs become labels again."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix, issparse
+from sklearn.utils.multiclass import type_of_target
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels that a classifier tells apart.
+
+    Parameters
+    ----------
+    kind : {"binary", "multiclass", "multilabel"}
+        Decides the outputs: one logistic unit, one unit a class, or one logistic unit a label.
+    classes : ndarray of shape (n_classes,)
+        Sorted; the column numbers where labels are indicators.
+    sparse : bool, default=False
+        Whether indicators came, and are given back, as a sparse matrix.
+
+    Examples
+    --------
+    >>> labels = Labels.of(np.array(["cat", "dog", "cat"]))
+    >>> labels.kind, labels.n_outputs
+    ('binary', 1)
+    >>> labels.encode(np.array(["dog", "cat"]), np.float32)
+    array([[1.],
+           [0.]], dtype=float32)
+    >>> labels.decode(np.array([[0.8], [0.1]]))
+    array(['dog', 'cat'], dtype='<U3')
+    """
+
+    kind: str
+    classes: np.ndarray
+    sparse: bool = False
+
+    @classmethod
+    def of(cls, y, classes=None):
+        """Find the labels in y, or take over the given classes, of which y may have only some."""
+        if _is_indicators(y):
+            classes = np.arange(y.shape[1]) if classes is None else classes
+            return cls("multilabel", classes, issparse(y))
+        classes = np.unique(y) if classes is None else classes
+        return cls("multiclass" if len(classes) > 2 else "binary", classes)
+
+    @property
+    def n_outputs(self):
+        """Units of the output layer."""
+        return 1 if self.kind == "binary" else len(self.classes)
+
+    def encode(self, y, dtype):
+        """Turn labels into targets.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,), or indicators of shape (n_samples, n_classes)
+        dtype : numpy dtype
+            Of targets that are not class indices.
+
+        Returns
+        -------
+        targets : ndarray
+            Class indices of shape (n_samples,) and dtype int64 if multiclass, else zeros and ones
+            of shape (n_samples, n_outputs).
+
+        Raises
+        ------
+        ValueError
+            On labels of another kind, or not among the classes.
+        """
+        if _is_indicators(y) != (self.kind == "multilabel"):
+            raise ValueError(f"y must hold {self.kind} labels, as when training began.")
+        if self.kind == "multilabel":
+            if y.shape[1] != self.n_outputs:
+                raise ValueError(
+                    f"y must have {self.n_outputs} columns, one for each of the classes "
+                    f"{self.classes}; it has {y.shape[1]}."
+                )
+            return ((y.toarray() if issparse(y) else y) > 0).astype(dtype)
+        present, indices = np.unique(y, return_inverse=True)
+        unseen = np.setdiff1d(present, self.classes)
+        if len(unseen):
+            raise ValueError(f"y has labels {unseen} that are not among classes_ {self.classes}.")
+        indices = np.searchsorted(self.classes, present)[indices]
+        if self.kind == "multiclass":
+            return indices.astype(np.int64, copy=False)
+        return (indices == 1).astype(dtype)[:, None]
+
+    def decide(self, outputs):
+        """Choose the likeliest target: class indices, or zeros and ones as booleans."""
+        return outputs.argmax(axis=1) if self.kind == "multiclass" else outputs > 0.5
+
+    def decode(self, outputs):
+        """Turn outputs of shape (n_samples, n_outputs) into labels."""
+        decided = self.decide(outputs)
+        if self.kind == "multilabel":
+            return csr_matrix(decided, dtype=int) if self.sparse else decided.astype(int)
+        # There may be a single class: then it is the answer whatever the output.
+        return self.classes.take(decided.ravel().astype(int), mode="clip")
+
+    def accuracy(self, outputs, targets, sample_weight=None):
+        """Weighted share of the rows whose target, or all of whose targets, are met."""
+        correct = self.decide(outputs) == targets
+        if correct.ndim == 2:
+            correct = correct.all(axis=1)
+        return np.average(correct, weights=sample_weight)
+
+    def to_stratify(self, targets):
+        """The label of each row, to split rows in proportion; None for indicators."""
+        if self.kind == "multilabel":
+            return None
+        return self.classes.take(targets.ravel().astype(int), mode="clip")
+
+
+def _is_indicators(y):
+    """Whether y is a matrix of label indicators, and not a vector of class labels."""
+    found = type_of_target(y, input_name="y")
+    if found not in ("binary", "multiclass", "multilabel-indicator"):
+        raise ValueError(
+            f"Unknown label type: {found}. y must be a vector of class labels or a matrix of zeros "
+            "and ones with a column for each label; to predict numbers use MLPRegressor."
+        )
+    return found == "multilabel-indicator"

@@ -1,0 +1,415 @@
+"""Fitting a network through an engine: epochs, shuffles, stopping, best weights, callbacks.
+
+Nothing here knows on what device an engine works. Draws and decisions follow scikit-learn's, so
+that the same seed gives the same model.
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf, isfinite, nan
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+
+from fastbp.optimizers import Optimizer
+
+
+class NonFiniteLossError(ValueError, FloatingPointError):
+    """The loss or the parameters became NaN or infinite.
+
+    Parameters
+    ----------
+    what : str
+        A sentence that says what became what, and when.
+    """
+
+    def __init__(self, what):
+        super().__init__(
+            "Solver produced non-finite parameter weights. The input data may contain large values"
+            f" and need to be preprocessed. {what} Scale X (StandardScaler; input_scale for whole"
+            " numbers) and a regression's y, lower learning_rate_init, or use precision='float64'."
+        )
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a callback gets after every epoch (after every iteration of lbfgs).
+
+    Parameters
+    ----------
+    n_iter : int
+        Epochs of this call so far, this one included.
+    loss : float
+        Training loss of the epoch.
+    validation_score : float or None
+        Accuracy or R² on the held-out rows; None without early stopping.
+    n_samples : int
+        Rows trained on in the epoch.
+    seconds : float
+        Duration of the epoch, validation included.
+    """
+
+    n_iter: int
+    loss: float
+    validation_score: float | None
+    n_samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The loops' hyper-parameters, each under its name on the estimators."""
+
+    alpha: float
+    batch_size: int | str
+    max_iter: int
+    max_fun: int
+    shuffle: bool
+    tol: float
+    n_iter_no_change: float
+    verbose: bool
+    callback: Callable | None
+
+
+@dataclass
+class Progress:
+    """How far training has come. Warm starts and partial fits go on from the last one's.
+
+    Parameters
+    ----------
+    loss_curve : list of float
+        Every epoch's loss.
+    validation_scores : list of float or None
+        Every epoch's score; None where the loss decides when to stop.
+    best_loss, best_validation_score : float or None
+        The best value so far of what decides; None for the other.
+    no_improvement_count : int
+        Epochs since the last improvement by `tol`.
+    n_samples_seen : int
+        Rows trained on, counted again every epoch.
+    n_iter : int
+        Epochs of this call.
+    loss : float
+        The last epoch's loss.
+    """
+
+    loss_curve: list = field(default_factory=list)
+    validation_scores: list | None = None
+    best_loss: float | None = inf
+    best_validation_score: float | None = None
+    no_improvement_count: int = 0
+    n_samples_seen: int = 0
+    n_iter: int = 0
+    loss: float = nan
+
+    def end_epoch(self, loss, score, n_samples, tol):
+        """Note an epoch down; return whether it was the best so far."""
+        self.n_iter += 1
+        self.n_samples_seen += n_samples
+        self.loss = loss
+        self.loss_curve.append(loss)
+        if self.validation_scores is None:
+            improved, best = loss <= self.best_loss - tol, loss < self.best_loss
+            self.best_loss = min(self.best_loss, loss)
+        else:
+            self.validation_scores.append(score)
+            improved = score >= self.best_validation_score + tol
+            best = score > self.best_validation_score
+            if best:
+                self.best_validation_score = score
+        self.no_improvement_count = 0 if improved else self.no_improvement_count + 1
+        return best
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows to learn from and, for early stopping, those held out to judge by.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train,), dtype int64
+    validation : ndarray of shape (n_validation,), dtype int64, or None
+    score : callable or None
+        From the network's outputs for the held-out rows to a float; more is better.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray | None = None
+    score: Callable | None = None
+
+
+@dataclass
+class Training:
+    """One fit: what it works with, and what it has reached.
+
+    Parameters
+    ----------
+    engine : Engine
+        Loaded with the parameters to start from.
+    data : Data
+    settings : Settings
+    progress : Progress
+    split : Split or None
+        This and the next two are for `fit_stochastic`.
+    optimizer : Optimizer or None
+        None afterwards if its moments have diverged.
+    random_state : numpy.random.RandomState or None
+    best_parameters : ndarray or None
+        A copy of the parameters that scored best on the held-out rows, apart from the engine's.
+    """
+
+    engine: object
+    data: object
+    settings: Settings
+    progress: Progress
+    split: Split | None = None
+    optimizer: Optimizer | None = None
+    random_state: np.random.RandomState | None = None
+    best_parameters: np.ndarray | None = None
+
+    def score(self):
+        """Score the engine's parameters on the held-out rows; NaN where outputs are not finite."""
+        outputs = self.engine.predict(self.data, rows=self.split.validation)
+        if not np.isfinite(outputs).all():
+            return nan
+        with np.errstate(over="ignore"):  # R² of a regression about to diverge
+            return float(self.split.score(outputs))
+
+    def report(self, score, n_samples, seconds):
+        """Print the epoch and call the user's callback; return whether that asks for the end."""
+        progress = self.progress
+        if self.settings.verbose:
+            print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
+            if score is not None:
+                print(f"Validation score: {score:f}")
+        if self.settings.callback is None:
+            return False
+        report = EpochReport(progress.n_iter, progress.loss, score, n_samples, seconds)
+        return bool(self.settings.callback(report))
+
+    def adopt_start(self):
+        """Make the parameters that training starts from the ones to beat."""
+        score = self.score()
+        if isfinite(score):
+            self.progress.best_validation_score = score
+            self.best_parameters = self.engine.store_parameters()
+
+    def result(self):
+        """The best parameters, or where nothing says which are best, the last; always finite."""
+        parameters = self.best_parameters
+        if parameters is None:
+            parameters = self.engine.store_parameters()
+        if not np.isfinite(parameters).all():
+            raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
+        return parameters
+
+
+def hold_out(n_samples, validation_fraction, random_state, labels=None):
+    """Draw the rows for early stopping, as scikit-learn's `train_test_split` does.
+
+    Parameters
+    ----------
+    n_samples : int
+    validation_fraction : float
+    random_state : numpy.random.RandomState
+    labels : ndarray of shape (n_samples,) or None
+        Classes to hold out in proportion.
+
+    Returns
+    -------
+    train, validation : ndarray of int64
+
+    Raises
+    ------
+    ValueError
+        Where fewer than two rows would be held out, or too few of a class.
+    """
+    train, validation = train_test_split(
+        np.arange(n_samples, dtype=np.int64),
+        test_size=validation_fraction,
+        random_state=random_state,
+        stratify=labels,
+    )
+    if len(validation) < 2:
+        raise ValueError(
+            f"The validation set is too small: validation_fraction={validation_fraction} of "
+            f"{n_samples} rows. Increase validation_fraction or train on more rows."
+        )
+    return train, validation
+
+
+def fit_stochastic(training, *, goes_on=False, incremental=False):
+    """Train by mini-batches until the loss or the score stops improving, or up to `max_iter`.
+
+    Ctrl-C ends training with a warning, and what has been learned stays.
+
+    Parameters
+    ----------
+    training : Training
+        Its optimizer and progress are brought up to date.
+    goes_on : bool, default=False
+        The engine's parameters have been trained before.
+    incremental : bool, default=False
+        Train one epoch only.
+
+    Returns
+    -------
+    parameters : ndarray of shape (n_parameters,)
+        Those that scored best on the held-out rows, or the last ones where there are none.
+
+    Raises
+    ------
+    NonFiniteLossError
+        Where the loss or the parameters become NaN or infinite, at once, unless there are
+        parameters that have been scored: then those are restored, with a warning.
+    """
+    settings, progress = training.settings, training.progress
+    rows = training.split.train.copy()
+    batch_size = clip_batch_size(settings.batch_size, len(rows))
+    training.engine.load_optimizer(training.optimizer)
+    if goes_on and training.split.score is not None:
+        training.adopt_start()
+    try:
+        for _ in range(1 if incremental else settings.max_iter):
+            if not run_epoch(training, rows, batch_size):
+                break
+        else:
+            if not incremental:
+                warn(
+                    f"Stochastic optimizer: no convergence within max_iter={settings.max_iter} "
+                    "epochs. Raise max_iter or tol.",
+                    ConvergenceWarning,
+                )
+        training.engine.store_optimizer(training.optimizer)
+    except KeyboardInterrupt:
+        warn("Training interrupted by user.")
+        training.engine.store_optimizer(training.optimizer)
+    except NonFiniteLossError as error:
+        if training.best_parameters is None:
+            raise
+        warn(f"{error} The parameters that scored best are restored.", ConvergenceWarning)
+        progress.end_epoch(nan, nan, len(rows), settings.tol)
+        training.optimizer = None
+    return training.result()
+
+
+def run_epoch(training, rows, batch_size):
+    """Train one epoch and judge it; return whether to go on."""
+    engine, optimizer, progress = training.engine, training.optimizer, training.progress
+    settings = training.settings
+    started = time.perf_counter()
+    if settings.shuffle:
+        training.random_state.shuffle(rows)  # upon the last order, as scikit-learn does
+    loss = engine.train_epoch(training.data, rows, batch_size, optimizer, settings.alpha)
+    if not isfinite(loss):
+        raise NonFiniteLossError(
+            f"The loss became {loss} in epoch {progress.n_iter + 1} "
+            f"at learning rate {optimizer.learning_rate:g}."
+        )
+    score = None if training.split.score is None else training.score()
+    best = progress.end_epoch(loss, score, len(rows), settings.tol)
+    if best and score is not None:
+        training.best_parameters = engine.store_parameters()
+    optimizer.end_epoch(progress.n_samples_seen)
+    asked_to_stop = training.report(score, len(rows), time.perf_counter() - started)
+    return not asked_to_stop and not has_converged(training)
+
+
+def has_converged(training):
+    """Decide after an epoch whether to stop; "adaptive" lowers the learning rate first."""
+    settings, progress = training.settings, training.progress
+    if progress.no_improvement_count <= settings.n_iter_no_change:
+        return False
+    slower = training.optimizer.reduce_on_plateau()
+    if slower:
+        progress.no_improvement_count = 0
+    if settings.verbose:
+        what = "Training loss" if progress.validation_scores is None else "Validation score"
+        rate = training.optimizer.learning_rate
+        print(
+            f"{what} did not improve more than tol={settings.tol:f} for "
+            f"{settings.n_iter_no_change} consecutive epochs. "
+            + (f"Setting learning rate to {rate:f}" if slower else "Stopping.")
+        )
+    return not slower
+
+
+def clip_batch_size(batch_size, n_samples):
+    """Turn the `batch_size` parameter into rows a batch, not more than there are."""
+    if batch_size == "auto":
+        return min(200, n_samples)
+    if batch_size > n_samples:
+        warn(f"batch_size={batch_size} is larger than the {n_samples} rows; it is clipped.")
+    return min(int(batch_size), n_samples)
+
+
+def fit_lbfgs(training):
+    """Train on all rows at once by SciPy's L-BFGS-B; an iteration counts as an epoch.
+
+    Takes a `Training` and brings its progress up to date. Ctrl-C, or a loss that becomes NaN or
+    infinite, ends training with a warning and the parameters of the last iteration; at the start
+    such a loss raises NonFiniteLossError. Returns parameters, of shape (n_parameters,).
+    """
+    engine, data, settings = training.engine, training.data, training.settings
+    progress = training.progress
+    start = training.best_parameters = engine.store_parameters()
+    lap, asked_to_stop = time.perf_counter(), False
+
+    def loss_and_gradient(parameters):
+        engine.load_parameters(parameters.astype(start.dtype))
+        loss, gradient = engine.loss_and_gradient(data, settings.alpha)
+        if not isfinite(loss):
+            raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
+        return loss, gradient.astype(np.float64)
+
+    def end_iteration(intermediate_result):
+        nonlocal lap, asked_to_stop
+        previous, lap = lap, time.perf_counter()
+        training.best_parameters = intermediate_result.x.astype(start.dtype)
+        progress.end_epoch(float(intermediate_result.fun), None, 0, settings.tol)
+        asked_to_stop = training.report(None, data.n_samples, lap - previous)
+        if asked_to_stop:
+            raise StopIteration
+
+    try:
+        result = minimize(
+            loss_and_gradient,
+            start.astype(np.float64),
+            jac=True,
+            method="L-BFGS-B",
+            callback=end_iteration,
+            options={
+                "maxfun": settings.max_fun,
+                "maxiter": settings.max_iter,
+                "gtol": settings.tol,
+            },
+        )
+    except KeyboardInterrupt:
+        warn("Training interrupted by user.")
+    except NonFiniteLossError as error:
+        if progress.n_iter == 0:
+            raise
+        warn(f"{error} The last good parameters are restored.", ConvergenceWarning)
+    else:
+        training.best_parameters = result.x.astype(start.dtype)
+        progress.loss = float(result.fun)
+        if not result.success and not asked_to_stop:
+            warn(
+                f"lbfgs failed to converge: {result.message} after {progress.n_iter} iterations. "
+                f"Raise max_iter={settings.max_iter} or max_fun={settings.max_fun}, or scale X.",
+                ConvergenceWarning,
+            )
+    return training.result()
+
+
+def warn(message, category=UserWarning):
+    """Warn at the line that called the estimator's method."""
+    stacklevel, frame = 2, sys._getframe(1)
+    while frame.f_globals["__name__"].startswith(("fastbp.", "sklearn.base")):
+        stacklevel, frame = stacklevel + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=stacklevel)

@@ -1,0 +1,79 @@
+"""What the estimators accept as data. X stays as it came wherever the engines can read it."""
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from fastbp.data import READABLE_DTYPES
+
+# validate_data keeps the dtypes on this list and turns all others into the first.
+_X_DTYPES = (np.float64, *READABLE_DTYPES)
+
+
+def check_rows(estimator, X):
+    """Check rows to predict.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+
+    Returns
+    -------
+    X : ndarray or CSR
+        Not copied where its dtype is one of `fastbp.data.READABLE_DTYPES`.
+    """
+    return validate_data(estimator, X, accept_sparse="csr", dtype=_X_DTYPES, reset=False)
+
+
+def check_training_data(estimator, X, y, *, reset, numeric):
+    """Check rows and targets to learn from.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Gets `n_features_in_` and `feature_names_in_` if `reset`, else they must agree.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    reset : bool
+    numeric : bool
+        Whether y holds numbers rather than labels.
+
+    Returns
+    -------
+    X : ndarray or CSR
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs), or CSR labels
+        A single column is made flat, with a warning.
+    """
+    X, y = validate_data(
+        estimator,
+        X,
+        y,
+        accept_sparse="csr",
+        multi_output=True,
+        y_numeric=numeric,
+        dtype=_X_DTYPES,
+        reset=reset,
+    )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y.toarray() if issparse(y) else y, warn=True)
+    return X, y
+
+
+def check_sample_weight(sample_weight, X):
+    """Check sample weights: one a row, finite, none negative, not all zero.
+
+    Returns
+    -------
+    sample_weight : ndarray of shape (n_samples,), dtype float64, or None
+    """
+    if sample_weight is None:
+        return None
+    sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if sample_weight.min() < 0:
+        raise ValueError(
+            f"sample_weight must not be negative, got {sample_weight.min():g} in row "
+            f"{sample_weight.argmin()}. A weight of 0 leaves a row out."
+        )
+    return sample_weight

@@ -1,0 +1,67 @@
+"""What the tests share: small tasks of every kind, and the oracle as an engine."""
+
+import numpy as np
+import pytest
+from naive import NaiveEngine
+
+import fastbp
+from fastbp import base
+
+
+def make_tasks():
+    """Name -> (estimator's name, extra parameters, X, y): one task for each kind of y."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(90, 5))
+    score = X @ random.normal(size=(5, 3))
+    labels = score.argmax(axis=1)
+    return {
+        "binary": ("MLPClassifier", {}, X, np.array(["no", "yes"])[(score[:, 0] > 0).astype(int)]),
+        "multiclass": ("MLPClassifier", {}, X, labels * 2 + 1),
+        "multilabel": ("MLPClassifier", {}, X, (score > 0).astype(int)),
+        "single": ("MLPRegressor", {}, X, np.sin(score[:, 0])),
+        "multi-output": ("MLPRegressor", {}, X, np.tanh(score)),
+        "poisson": (
+            "MLPRegressor",
+            {"loss": "poisson"},
+            X,
+            random.poisson(np.exp(score[:, 0] / 3)),
+        ),
+    }
+
+
+TASKS = make_tasks()
+
+
+def make_task(name, **parameters):
+    """An unfitted fastbp estimator for one of `TASKS`, and its X and y."""
+    estimator, extra, X, y = TASKS[name]
+    return getattr(fastbp, estimator)(**extra, **parameters), X, y
+
+
+def small(task, **parameters):
+    """The same, small and quick."""
+    quick = {"hidden_layer_sizes": (6,), "max_iter": 5, "random_state": 0, "batch_size": 16}
+    return make_task(task, **quick | parameters)
+
+
+def weights(model):
+    """All that a model has learned, in one vector."""
+    return np.concatenate([a.ravel() for a in [*model.coefs_, *model.intercepts_]])
+
+
+@pytest.fixture
+def spied_engine(monkeypatch):
+    """Let the estimators use the oracle, and keep every engine made, newest last."""
+    made = []
+
+    class Spy(NaiveEngine):
+        def train_epoch(self, data, order, *args):
+            self.data, self.orders = data, [*getattr(self, "orders", []), order.copy()]
+            return super().train_epoch(data, order, *args)
+
+    def make(network, dtype, n_threads, device):
+        made.append(Spy(network, dtype, n_threads))
+        return made[-1]
+
+    monkeypatch.setattr(base, "_make_engine", make)
+    return made

@@ -1,0 +1,185 @@
+"""scikit-learn as the oracle: the same seed in float64 must give the same training, to rounding."""
+
+import numpy as np
+import pytest
+import sklearn.neural_network
+from conftest import TASKS, make_task
+from scipy.sparse import coo_array, csc_matrix, csr_array
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+TOLERANCE = 1e-7
+SOLVERS = {
+    "sgd": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.05},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False, "learning_rate_init": 0.02},
+    "nesterov": {"solver": "sgd", "learning_rate_init": 0.02},
+    "adam": {"solver": "adam", "learning_rate_init": 0.01},
+}
+
+
+def pair(task, **parameters):
+    """The same unfitted estimator from fastbp and from scikit-learn, with the task's X and y."""
+    given = {"hidden_layer_sizes": (7, 4), "max_iter": 20, "random_state": 3, "batch_size": 16}
+    given |= parameters
+    ours, X, y = make_task(task, **given)
+    name, extra, _, _ = TASKS[task]
+    return ours, getattr(sklearn.neural_network, name)(**extra, **given), X, y
+
+
+def difference(ours, theirs):
+    """The largest difference relative to the largest value."""
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def assert_same(ours, theirs, *, losses=True):
+    """Hold weights, losses, scores and counts against scikit-learn's."""
+    for a, b in zip(
+        ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True
+    ):
+        assert difference(a, b) <= TOLERANCE
+    for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours._no_improvement_count == theirs._no_improvement_count
+    for name in ("loss_curve_", "loss_", "best_loss_") if losses else ():
+        a, b = getattr(ours, name), getattr(theirs, name)
+        assert (a is None and b is None) or np.allclose(a, b, rtol=TOLERANCE, atol=0)
+    if theirs.validation_scores_ is not None:
+        assert ours.validation_scores_ == pytest.approx(theirs.validation_scores_, rel=TOLERANCE)
+        assert ours.best_validation_score_ == max(ours.validation_scores_)
+    else:
+        assert ours.validation_scores_ is None
+        assert ours.best_validation_score_ is None
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_twenty_epochs(task, solver, activation):
+    ours, theirs, X, y = pair(task, activation=activation, alpha=0.01, **SOLVERS[solver])
+    assert_same(ours.fit(X, y), theirs.fit(X, y))
+    method = "predict_proba" if hasattr(theirs, "predict_proba") else "predict"
+    np.testing.assert_allclose(
+        getattr(ours, method)(X), getattr(theirs, method)(X), rtol=1e-6, atol=1e-12
+    )
+    np.testing.assert_array_equal(ours.predict(X) == y, theirs.predict(X) == y)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"hidden_layer_sizes": (), "activation": "logistic"},
+        {"hidden_layer_sizes": 9, "shuffle": False},
+        {"hidden_layer_sizes": [3, 4, 5, 2]},
+        {"batch_size": "auto", "random_state": np.random.RandomState},
+        {"batch_size": 1, "max_iter": 3},
+        {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.5},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 2},
+        {"solver": "sgd", "tol": 0.1, "n_iter_no_change": 3, "max_iter": 200},
+        {"solver": "sgd", "momentum": 1.0, "nesterovs_momentum": False},
+        {"beta_1": 0.0, "beta_2": 0.5, "epsilon": 1e-2, "tol": 0.05, "max_iter": 200},
+        {"n_iter_no_change": np.inf, "tol": 1e3},
+        {"early_stopping": True, "max_iter": 60, "validation_fraction": 0.3},
+        {"early_stopping": True, "solver": "sgd", "learning_rate": "adaptive", "max_iter": 100},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("task", ["binary", "single"])
+def test_parameters(task, parameters):
+    ours, theirs, X, y = pair(task, **parameters)
+    if parameters.get("random_state"):
+        ours.random_state, theirs.random_state = np.random.RandomState(5), np.random.RandomState(5)
+    assert_same(ours.fit(X, y), theirs.fit(X, y))
+    if "learning_rate" in parameters:
+        assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_early_stopping(task):
+    """Except for several classes, where scikit-learn's split is not in proportion."""
+    ours, theirs, X, y = pair(task, early_stopping=True, max_iter=15, validation_fraction=0.25)
+    ours.fit(X, y), theirs.fit(X, y)
+    if task != "multiclass":
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("task", ["binary", "multilabel", "multi-output", "poisson"])
+def test_sample_weight(task, early_stopping):
+    ours, theirs, X, y = pair(task, early_stopping=early_stopping)
+    weight = np.random.default_rng(1).integers(1, 5, len(X)) / 2
+    ours.fit(X, y, weight), theirs.fit(X, y, weight)
+    # scikit-learn averages the batches' losses by their rows; one batch makes both the same.
+    assert_same(ours, theirs, losses=False)
+    n_train = len(X) - len(X) // 10 * early_stopping
+    ours, theirs, X, y = pair(task, early_stopping=early_stopping, batch_size=n_train)
+    assert_same(ours.fit(X, y, weight), theirs.fit(X, y, weight))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_partial_fit(task, solver):
+    ours, theirs, X, y = pair(task, **SOLVERS[solver], learning_rate="invscaling")
+    for model in (ours, theirs):
+        first = {"classes": np.unique(y)} if task in ("binary", "multiclass") else {}
+        if task == "multilabel":
+            first = {"classes": [0, 1, 2]}
+        for start in (0, 30, 60, 0, 30, 60):
+            rows = slice(start, start + 30)
+            model.partial_fit(X[rows], y[rows], **first)
+            first = {}
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_partial_fit_goes_on_from_fit(task):
+    ours, theirs, X, y = pair(task, max_iter=5)
+    for model in (ours, theirs):
+        model.fit(X, y).partial_fit(X, y).partial_fit(X, y)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("task", TASKS)
+def test_warm_start(task, solver):
+    ours, theirs, X, y = pair(task, solver=solver, max_iter=4, warm_start=True)
+    for model in (ours, theirs):
+        model.fit(X, y).fit(X, y).set_params(max_iter=7).fit(X, y)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("container", [csr_array, csc_matrix, coo_array])
+@pytest.mark.parametrize("task", ["multiclass", "multi-output"])
+def test_sparse(task, container):
+    ours, theirs, X, y = pair(task)
+    X = container(np.where(np.abs(X) > 0.7, X, 0))
+    assert_same(ours.fit(X, y), theirs.fit(X, y))
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_lbfgs(task, weighted):
+    # Later on rounding decides which way the iterates take.
+    ours, theirs, X, y = pair(task, solver="lbfgs", max_iter=50, activation="tanh", alpha=1.0)
+    weight = np.random.default_rng(1).integers(1, 5, len(X)) / 2 if weighted else None
+    ours.fit(X, y, weight), theirs.fit(X, y, weight)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-6)
+    assert ours.loss_curve_[-1] == pytest.approx(ours.loss_, rel=1e-12)
+    assert ours.best_loss_ == min(ours.loss_curve_)
+    assert len(ours.loss_curve_) == ours.n_iter_
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float16, np.longdouble, ">f8", ">i4", np.uint8, bool, object]
+)
+@pytest.mark.parametrize("task", ["binary", "multi-output"])
+def test_dtypes(task, dtype):
+    ours, theirs, X, y = pair(task, max_iter=5)
+    X = np.abs(np.round(X)).astype(dtype)
+    y = y.astype(np.float32) if dtype is np.float32 and task == "multi-output" else y
+    ours.fit(X, y), theirs.fit(X, y)
+    assert ours.coefs_[0].dtype == theirs.coefs_[0].dtype
+    for a, b in zip(ours.coefs_, theirs.coefs_, strict=True):
+        assert difference(a, b) <= (1e-4 if dtype is np.float32 else TOLERANCE)

@@ -1,6 +1,7 @@
 """How kernels are compiled and cached: numba's options, and a cache that cannot be stale."""
 
 import functools
+import gc
 import hashlib
 import os
 import tempfile
@@ -13,6 +14,7 @@ from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.typed_passes import AnnotateTypes
 
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -54,6 +56,10 @@ class _KernelLibrary(JITCodeLibrary):
                 if part not in self._linking_libraries:
                     self.add_linking_library(part)
 
+    def finalize(self):
+        gc.collect()  # what numba has left, before LLVM takes its memory
+        super().finalize()
+
 
 class _PartCompiler(CompilerBase):
     """Numba's usual pipeline, into a library of another kind.
@@ -67,7 +73,11 @@ class _PartCompiler(CompilerBase):
     def define_pipelines(self):
         codegen, name = self.state.targetctx.codegen(), self.state.func_id.func_qualname
         self.state.library = self.library_class(codegen, name)
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        # Annotations are for reading; they keep all of numba's intermediate code in memory.
+        pipeline.passes = [step for step in pipeline.passes if step[0] is not AnnotateTypes]
+        pipeline.finalize()
+        return [pipeline]
 
 
 class _KernelCompiler(_PartCompiler):
@@ -180,6 +190,27 @@ def cached_kernel(function):
     """Compile a function that Python calls, and keep its machine code on disk."""
     options = {**PART_OPTIONS, "pipeline_class": _KernelCompiler, "no_cpython_wrapper": False}
     dispatcher = njit(nogil=True, fastmath=FASTMATH, **options)(function)
+    dispatcher.compile = _sparing_the_collector(dispatcher.compile)
     if cache_folder() is not None:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher
+
+
+def _sparing_the_collector(compile_kernel):
+    """Wrap a compilation so that the cycle collector looks only at its own objects.
+
+    Looking again and again at everything that is imported took a sixth of the time.
+    """
+
+    @functools.wraps(compile_kernel)
+    def compile_and_thaw(signature):
+        untouched = gc.get_freeze_count() == 0
+        if untouched:
+            gc.freeze()
+        try:
+            return compile_kernel(signature)
+        finally:
+            if untouched:
+                gc.unfreeze()
+
+    return compile_and_thaw

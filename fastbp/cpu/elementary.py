@@ -9,11 +9,22 @@ from types import FunctionType
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 from fastbp.cpu.compilation import PART_OPTIONS, kernel
 
 _ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
+
+
+@intrinsic
+def reinterpret(typing_context, value, dtype):
+    """The number of another type that has the same bits."""
+    signature = dtype.dtype(value, dtype)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return signature, codegen
 
 
 def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
@@ -29,7 +40,7 @@ def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
     rounder = real(1.5 * 2**mantissa_bits)
     shift = integer(mantissa_bits)
     bias = real(1).view(integer)
-    one, zero = real(1), real(0)
+    zero, one, two, limit, infinity = map(real, (0, 1, 2, 40, math.inf))
     coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, 0, -1))
 
     @njit(**_ARITHMETIC)
@@ -45,33 +56,30 @@ def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
         rounded = x * log2_e + rounder
         n = rounded - rounder
         r = (x - n * ln2_high) - n * ln2_low
-        scale = integer((real(rounded).view(integer) << shift) + bias).view(real)
+        scale = reinterpret(integer((reinterpret(rounded, integer) << shift) + bias), real)
         return scale, polynomial(r)
 
-    @njit(**_ARITHMETIC)
     def exp(x):
         scale, p = split(x)
         result = scale + scale * p
         result = zero if x < lowest else result
-        return real(np.inf) if x > highest else result
+        return infinity if x > highest else result
 
-    @njit(**_ARITHMETIC)
     def tanh(x):
         # expm1(2x) / (expm1(2x) + 2); tanh is 1 to rounding long before 20.
-        limit = real(20)
         doubled = x + x
-        doubled = limit + limit if x > limit else (-limit - limit if x < -limit else doubled)
+        doubled = limit if doubled > limit else (-limit if doubled < -limit else doubled)
         scale, p = split(doubled)
         expm1 = scale * p + (scale - one)
-        return expm1 / (expm1 + real(2))
+        return expm1 / (expm1 + two)
 
     return exp, tanh
 
 
-_EXP32, _TANH32 = _make_exponential(
+_SINGLE = _make_exponential(
     np.float32, np.int32, 23, 7, (-87.33, 88.37), (0.693359375, -2.12194440054690583e-4)
 )
-_EXP64, _TANH64 = _make_exponential(
+_DOUBLE = _make_exponential(
     np.float64,
     np.int64,
     52,
@@ -93,14 +101,12 @@ def tanh(x):
 
 @overload(exp, jit_options=_ARITHMETIC)
 def _overload_exp(x):
-    function = _EXP32 if x == types.float32 else _EXP64
-    return lambda x: function(x)
+    return (_SINGLE if x == types.float32 else _DOUBLE)[0]
 
 
 @overload(tanh, jit_options=_ARITHMETIC)
 def _overload_tanh(x):
-    function = _TANH32 if x == types.float32 else _TANH64
-    return lambda x: function(x)
+    return (_SINGLE if x == types.float32 else _DOUBLE)[1]
 
 
 def compile_formula(function, **callees):

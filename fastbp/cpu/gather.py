@@ -118,12 +118,14 @@ def _read_index(address, position, wide):
 @kernel
 def _read_sparse_row(row, buffer, source, index, scale):
     """Fill `row` with a CSR row, times `scale`; duplicate entries add up."""
-    row[:] = 0
+    for j in range(row.size):
+        row[j] = 0
     start = _read_index(source.row_starts, index, source.wide_indices)
     stop = _read_index(source.row_starts, index + 1, source.wide_indices)
     itemsize = source.column_stride
     for first in range(start, stop, buffer.size):
-        part = buffer[: min(buffer.size, stop - first)]
+        left = stop - first
+        part = buffer[: left if left < buffer.size else buffer.size]
         _read_row(part, source.address + first * itemsize, itemsize, source.code, scale)
         for k in range(part.size):
             row[_read_index(source.indices, first + k, source.wide_indices)] += part[k]

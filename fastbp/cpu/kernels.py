@@ -21,6 +21,7 @@ from fastbp.cpu.tiles import (
     forward_layer,
     round_to_tile,
     share,
+    smaller,
     update_layer,
 )
 
@@ -148,7 +149,7 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
     row = workspace.row[:n_outputs]
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
-        batch = order[start : min(start + plan.batch_size, last)]
+        batch = order[start : smaller(start + plan.batch_size, last)]
         rows = round_to_tile(batch.size)
         gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
         for index in range(n_layers):

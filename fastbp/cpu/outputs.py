@@ -10,7 +10,7 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import N_OUTPUTS, WIDTH
 from fastbp.cpu.simd import load_number
-from fastbp.cpu.tiles import ZERO, logistic, panel_start, share
+from fastbp.cpu.tiles import ZERO, logistic, logistic_backward, panel_start, share, smaller
 
 IDENTITY, LOGISTIC, SOFTMAX, EXPONENTIAL = (
     functions.OUTPUT_ACTIVATIONS.index(name) for name in ("identity", "logistic", "softmax", "exp")
@@ -32,8 +32,7 @@ half_squared_error = compile_formula(functions.half_squared_error)
 half_poisson_deviance = compile_formula(functions.half_poisson_deviance)
 canonical_delta = compile_formula(functions.canonical_delta)
 squared_error_delta = compile_formula(
-    functions.logistic_squared_error_delta,
-    logistic_backward=compile_formula(functions.logistic_backward),
+    functions.logistic_squared_error_delta, logistic_backward=logistic_backward
 )
 
 
@@ -125,7 +124,8 @@ def row_delta(objective, target, row):
 def read_target(objective, target, buffer, index):
     """Fill `target` for the sample in row `index` of the data."""
     if objective.target_is_class:
-        target[:] = 0
+        for j in range(target.size):
+            target[j] = 0
         target[load_number(objective.targets.address, index, np.int64)] = 1
     else:
         gather_row(target, buffer, objective.targets, index, type(target[0])(1))
@@ -159,7 +159,7 @@ def output_deltas(memory, workspace, objective, order, batch_weight, rank, size)
         scale = type(row[0])(weight / batch_weight)
         start = panel_start(memory, layer, ZERO) + sample * width
         for unit in range(0, n_outputs, width):
-            deltas = memory.deltas[start : start + min(width, n_outputs - unit)]
+            deltas = memory.deltas[start : start + smaller(width, n_outputs - unit)]
             for j in range(deltas.size):
                 deltas[j] = row[unit + j] * scale
             start += memory.capacity * width

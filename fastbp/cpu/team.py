@@ -4,9 +4,11 @@ import os
 import threading
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from fastbp.cpu.compilation import kernel
 
 # How often to look before giving the core away. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
@@ -63,7 +65,7 @@ def _pause(typing_context):
     return types.void(), codegen
 
 
-@njit(nogil=True)
+@kernel
 def barrier(control, passed, size):
     """Wait until all threads of the team have come here.
 
@@ -94,13 +96,13 @@ def barrier(control, passed, size):
     return passed
 
 
-def run_team(size, kernel):
-    """Call ``kernel(rank)`` in `size` threads at once, rank 0 in the caller's own.
+def run_team(size, member):
+    """Call ``member(rank)`` in `size` threads at once, rank 0 in the caller's own.
 
     Parameters
     ----------
     size : int
-    kernel : callable
+    member : callable
         Takes the rank; releases the GIL while it works.
 
     Raises
@@ -109,21 +111,21 @@ def run_team(size, kernel):
         When the system has no thread left; no rank has run then.
     """
     if size == 1:
-        kernel(0)
+        member(0)
         return
     # No rank may start before all can: the others would wait in a barrier for ever.
     gate, cancelled, failures = threading.Event(), threading.Event(), []
 
-    def member(rank):
+    def enter(rank):
         gate.wait()
         if cancelled.is_set():
             return
         try:
-            kernel(rank)
+            member(rank)
         except BaseException as error:  # handed to the caller below
             failures.append(error)
 
-    threads = [threading.Thread(target=member, args=(rank,)) for rank in range(1, size)]
+    threads = [threading.Thread(target=enter, args=(rank,)) for rank in range(1, size)]
     started = []
     try:
         for thread in threads:
@@ -137,7 +139,7 @@ def run_team(size, kernel):
         if cancelled.is_set():
             for thread in started:
                 thread.join()
-    kernel(0)
+    member(0)
     for thread in threads:
         thread.join()
     if failures:

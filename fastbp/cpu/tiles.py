@@ -102,6 +102,11 @@ def share(count, rank, size):
 
 
 @kernel
+def smaller(a, b):
+    return a if a < b else b
+
+
+@kernel
 def round_to_tile(rows):
     """Rows of a batch as they are stored: whole tiles."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
@@ -295,11 +300,30 @@ def sum_deltas(memory, layer, panel, depth, total):
     """The bias gradient of one panel: δ summed over the batch, row after row."""
     width = layer[WIDTH]
     start = panel_start(memory, layer, panel)
-    total[:] = 0
+    for j in range(total.size):
+        total[j] = 0
     for row in range(depth):
         deltas = memory.deltas[start + row * width : start + (row + 1) * width]
         for j in range(total.size):
             total[j] += deltas[j]
+
+
+@kernel
+def tile_gradient(memory, workspace, index, panel, column, depth):
+    """The weight gradient of one tile: inputs from a column on, times one panel's δ."""
+    layer = memory.layers[index]
+    width, lanes = layer[WIDTH], layer[LANES]
+    left = columns_of_inputs(memory, workspace, index, column, depth)
+    right = panel_start(memory, layer, panel)
+    multiply(
+        workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
+        workspace.zeros, ZERO,
+    )  # fmt: skip
+    if layer[N_OUTPUTS] - panel * width <= lanes < width:
+        for row in range(TILE_ROWS):
+            padding = workspace.tile[row * width + lanes : (row + 1) * width]
+            for j in range(padding.size):
+                padding[j] = 0
 
 
 @kernel
@@ -309,30 +333,21 @@ def update_layer(memory, workspace, index, depth, solver, step, rank, size):
     `depth` is the number of rows in the batch.
     """
     layer = memory.layers[index]
-    width, bias_row, blocks = layer[WIDTH], layer[BIAS_ROW], layer[BLOCKS]
+    width, blocks = layer[WIDTH], layer[BLOCKS]
     first, last = share(layer[N_PANELS] * blocks, rank, size)
     for item in range(first, last):
         panel = item // blocks
-        column = (item - panel * blocks) * TILE_ROWS
-        start = layer[WEIGHTS] + panel * (bias_row + 1) * width
-        if column >= layer[N_INPUTS]:
-            gradient = workspace.tile[:width]
-            sum_deltas(memory, layer, panel, depth, gradient)
-            apply_update(memory, solver, start + bias_row * width, gradient, step, 0.0)
-            continue
-        # The last tile's surplus rows are padding, which must stay zero.
-        used = min(TILE_ROWS, layer[N_INPUTS] - column) * width
-        left = columns_of_inputs(memory, workspace, index, column, depth)
-        right = panel_start(memory, layer, panel)
-        multiply(
-            workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
-            workspace.zeros, ZERO,
-        )  # fmt: skip
-        if layer[N_OUTPUTS] - panel * width <= layer[LANES] < width:
-            for row in range(TILE_ROWS):
-                workspace.tile[row * width + layer[LANES] : (row + 1) * width] = 0
-        start += column * width
-        if step.decay > 0:
-            norm = square_norm(memory.weights[start : start + used])
+        row = (item - panel * blocks) * TILE_ROWS
+        if row < layer[N_INPUTS]:
+            # The last tile's surplus rows are padding, which must stay zero.
+            n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
+            tile_gradient(memory, workspace, index, panel, row, depth)
+        else:
+            row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
+            sum_deltas(memory, layer, panel, depth, workspace.tile[:width])
+        start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
+        gradient = workspace.tile[: n_rows * width]
+        if decay > 0:
+            norm = square_norm(memory.weights[start : start + gradient.size])
             memory.square_norms[layer[FIRST_BLOCK] + item] = norm
-        apply_update(memory, solver, start, workspace.tile[:used], step, step.decay)
+        apply_update(memory, solver, start, gradient, step, decay)

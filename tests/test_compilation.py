@@ -1,0 +1,245 @@
+"""How kernels are compiled, cached and run: other CPUs, stale and missing caches, teams."""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import typeof
+
+from fastbp.cpu import compilation, elementary, simd
+from fastbp.cpu.compilation import cached_kernel, kernel
+from fastbp.cpu.team import CONTROL_SIZE, barrier, run_team
+
+ROOT = Path(__file__).parent.parent
+
+# Trains the same little network in every process; prints the vectors' width and the loss.
+PROGRAM = """
+import warnings
+import numpy as np
+from fastbp import MLPClassifier
+from fastbp.cpu.engine import describe
+warnings.simplefilter("ignore")
+X = np.random.RandomState(0).normal(size=(90, 21))
+y = np.arange(90) % 3
+for precision in ("float32", "float64"):
+    model = MLPClassifier((19, 33), "tanh", precision=precision, max_iter=4, random_state=0)
+    print(model.fit(X, y).loss_)
+print(describe()["vector_bits"])
+"""
+
+
+def run_program(program=PROGRAM, **environment):
+    """Run a program in a fresh process; return the words that it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def elementwise(function):
+    """Compile a loop over one of the elementary functions."""
+
+    def loop(values, out):
+        for i in range(values.size):
+            out[i] = function(values[i])
+
+    return cached_kernel(loop)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "ulps"), [("exp", 1.5), ("tanh", 2.5)])
+def test_elementary_functions_are_right_to_the_last_bits(name, ulps, dtype):
+    random = np.random.default_rng(0)
+    spread = [random.uniform(-limit, limit, 20_000) for limit in (1e-3, 1, 20, 87)]
+    x = np.concatenate(spread).astype(dtype)
+    out = np.empty_like(x)
+    elementwise(getattr(elementary, name))(x, out)
+    exact = getattr(np, name)(x.astype(np.longdouble))
+    error = np.abs((out - exact) / exact)[x != 0] / np.finfo(dtype).eps
+    assert error.max() < ulps
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_elementary_functions_beyond_their_range(dtype):
+    x = np.array([np.nan, np.inf, -np.inf, 1e4, -1e4, 0.0], dtype)
+    out = np.empty_like(x)
+    for name, expected in (
+        ("exp", [math.nan, math.inf, 0, math.inf, 0, 1]),
+        ("tanh", [math.nan, 1, -1, 1, -1, 0]),
+    ):
+        elementwise(getattr(elementary, name))(x, out)
+        np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_transpose_square(dtype):
+    @cached_kernel
+    def transpose(out, source):
+        simd.transpose_square(out, 3, 40, source, 5, 50)
+
+    n = simd.lanes(dtype)
+    source = np.random.default_rng(0).random(5 + 50 * n).astype(dtype)
+    out = np.zeros(3 + 40 * n, dtype)
+    transpose(out, source)
+    np.testing.assert_array_equal(out[3:].reshape(n, 40)[:, :n], source[5:].reshape(n, 50)[:, :n].T)
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "bits"),
+    [
+        ("haswell", "+avx2,+fma", 256),
+        ("ivybridge", "+avx", 256),  # no FMA
+        ("nehalem", "+sse4.2", 128),  # no AVX
+    ],
+)
+def test_other_cpus_train_the_same_model(name, features, bits):
+    *losses, width = run_program(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
+    *expected, _ = run_program()
+    assert int(width) == bits
+    np.testing.assert_allclose(float(losses[0]), float(expected[0]), rtol=1e-5)
+    np.testing.assert_allclose(float(losses[1]), float(expected[1]), rtol=1e-12)
+
+
+def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path):
+    """numba's own key is the calling function's file: edits elsewhere left old code in use."""
+    package = tmp_path / "fastbp"
+    (package / "cpu").mkdir(parents=True)
+    for path in ("functions.py", "optimizers.py", "cpu/tiles.py", "cpu/compilation.py"):
+        (package / path).write_text("before")
+    monkeypatch.setattr(compilation, "__file__", str(package / "cpu" / "compilation.py"))
+    digests = {compilation.source_digest.__wrapped__()}
+    for path in ("functions.py", "optimizers.py", "cpu/tiles.py"):
+        (package / path).write_text(f"after {path}")
+        digests.add(compilation.source_digest.__wrapped__())
+    assert len(digests) == 4
+
+
+def test_every_compiled_function_is_in_the_fingerprint():
+    """A formula in a file that the fingerprint leaves out could go stale."""
+    covered = {*Path(compilation.__file__).parent.glob("*.py")}
+    covered |= {ROOT / "fastbp" / name for name in ("functions.py", "optimizers.py")}
+    program = """
+import sys
+from fastbp.cpu import kernels
+from numba.core.dispatcher import Dispatcher
+for module in list(sys.modules.values()):
+    for value in list(vars(module).values()) if module.__name__.startswith("fastbp") else ():
+        if isinstance(value, Dispatcher):
+            print(value.py_func.__code__.co_filename)
+"""
+    files = {Path(line) for line in run_program(program)}
+    assert files
+    assert files <= covered
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    run_program(FASTBP_CACHE_DIR=str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert before
+    run_program(FASTBP_CACHE_DIR=str(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_without_a_writable_folder_kernels_are_compiled_anew(tmp_path):
+    """A home that cannot be written to, nor anything else, costs time and nothing more."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    program = f"""
+import tempfile
+tempfile.tempdir = {str(blocked)!r}
+from fastbp.cpu.compilation import cache_folder
+print(cache_folder())
+import warnings
+warnings.simplefilter("ignore")
+from fastbp import MLPRegressor
+print(MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, random_state=0).fit([[0.0], [1.0]], [0.0, 1.0]).n_iter_)
+"""
+    folders = dict.fromkeys(("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"), str(blocked))
+    assert run_program(program, **folders) == ["None", "2"]
+
+
+def test_a_full_disk_does_not_stop_a_compilation(monkeypatch):
+    def save(self, sig, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compilation.FunctionCache, "save_overload", save)
+
+    @cached_kernel
+    def increment(x):
+        return x + 1
+
+    assert increment(1) == 2
+
+
+def test_import_does_not_import_numba():
+    assert run_program("import fastbp, sys; print('numba' in sys.modules)") == ["False"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_no_thread_passes_a_barrier_before_all_have_come(size):
+    @cached_kernel
+    def work(control, seen, rank, size):
+        passed = np.int64(0)
+        for i in range(seen.shape[0]):
+            seen[i, rank] = i + 1
+            passed = barrier(control, passed, size)
+            for other in range(size):
+                if seen[i, other] != i + 1:
+                    seen[0, 0] = -1
+        return passed
+
+    control, seen = np.zeros(CONTROL_SIZE, np.int64), np.zeros((2000, size), np.int64)
+    run_team(size, lambda rank: work(control, seen, rank, size))
+    assert seen[0, 0] == 1
+
+
+def test_a_team_that_cannot_start_runs_nothing(monkeypatch):
+    start, started, ran = threading.Thread.start, [], []
+
+    def fail_at_third(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_at_third)
+    with pytest.raises(RuntimeError, match="can't start"):
+        run_team(5, ran.append)
+    assert ran == []
+    assert not any(thread.is_alive() for thread in started)
+
+
+def test_a_failure_in_a_team_reaches_the_caller():
+    def member(rank):
+        if rank == 1:
+            raise MemoryError("rank 1")
+
+    with pytest.raises(MemoryError, match="rank 1"):
+        run_team(3, member)
+
+
+def test_parts_are_linked_through_other_parts():
+    """Parts hold no copy of what they call: a kernel must link all of them itself."""
+
+    @kernel
+    def innermost(x):
+        return x * 3
+
+    @kernel
+    def middle(x):
+        return innermost(x) + 1
+
+    @cached_kernel
+    def outer(x):
+        return middle(x) + innermost(x)
+
+    assert outer(2) == 13
+    assert outer.nopython_signatures[0].args == (typeof(2),)

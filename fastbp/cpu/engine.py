@@ -39,6 +39,19 @@ def available_threads():
     return max(1, min(cpu_count(), _openmp_effective_n_threads()))
 
 
+def _solver_of(optimizer):
+    """The kernels' code for an optimizer's update rule."""
+    if optimizer.solver == "adam":
+        return ADAM
+    return NESTEROV if optimizer.nesterovs_momentum else SGD
+
+
+def _mean_loss(result):
+    """The loss by weight, from what an epoch has added up."""
+    weight = result[kernels.WEIGHT]
+    return float(result[kernels.LOSS] / weight) if weight else float("nan")
+
+
 class Engine:
     """One network's parameters and working memory on the CPU.
 
@@ -168,20 +181,20 @@ class Engine:
             Mean over the samples, by weight, each batch's as it was before its update. Not finite
             when a batch's loss was not; that batch was the last. NaN when no row has weight.
         """
-        rule = NESTEROV if optimizer.nesterovs_momentum else SGD
-        solver = ADAM if optimizer.solver == "adam" else rule
-        if not optimizer.momentum:
-            solver = SGD if solver == NESTEROV else solver
         step = Step(
             float(optimizer.learning_rate), float(optimizer.momentum), float(optimizer.beta_1),
             float(optimizer.beta_2), float(optimizer.epsilon), 0.0,
         )  # fmt: skip
-        plan = kernels.Plan(int(batch_size), solver, optimizer.step, float(alpha), 0.0,
-                            float(data.input_scale))  # fmt: skip
+        plan = kernels.Plan(
+            int(batch_size), _solver_of(optimizer), optimizer.step, float(alpha), 0.0,
+            float(data.input_scale),
+        )  # fmt: skip
         result = np.zeros(kernels.RESULT_SIZE)
-        for part in self._run(data, order, plan, step, result):
-            optimizer.step = plan.steps_before + part
-        return self._mean(result)
+        try:
+            self._run(data, order, plan, step, result)
+        finally:  # Ctrl-C may have ended it
+            optimizer.step += int(result[kernels.UPDATES])
+        return _mean_loss(result)
 
     def loss_and_gradient(self, data, alpha):
         """Loss of all rows and its gradient.
@@ -208,22 +221,17 @@ class Engine:
         plan = kernels.Plan(GRADIENT_ROWS, GRADIENT, 0, 0.0, total, float(data.input_scale))
         result = np.zeros(kernels.RESULT_SIZE)
         order = np.arange(data.n_samples)
-        for _ in self._run(data, order, plan, Step(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), result):
-            pass
+        self._run(data, order, plan, Step(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), result)
         gradient = self.layout.unpack(self.moments[0])
         penalty = 0.0
         parameters = self.network.views(self.store_parameters())[0]
         for weights, slope in zip(parameters, self.network.views(gradient)[0], strict=True):
             penalty += float(np.sum(np.square(weights, dtype=np.float64)))
             slope += weights * self.dtype.type(alpha / total)
-        return self._mean(result) + 0.5 * alpha * penalty / total, gradient
-
-    def _mean(self, result):
-        weight = result[kernels.WEIGHT]
-        return float(result[kernels.LOSS] / weight) if weight else float("nan")
+        return _mean_loss(result) + 0.5 * alpha * penalty / total, gradient
 
     def _run(self, data, order, plan, step, result):
-        """Train over `order` in calls short enough for Ctrl-C; yield the updates made so far."""
+        """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
         rows = min(plan.batch_size, len(order))
         size = self._team_size(rows)
         source, objective = source_of(data.X), self._objective(data)
@@ -231,12 +239,10 @@ class Engine:
         workspaces = [self._workspace(rows) for _ in range(size)]
         work = 3 * rows * self.network.n_parameters
         stride = max(1, WORK_PER_CALL // work) * plan.batch_size
-        steps_before = plan.steps_before
         for start in range(0, len(order), stride):
             part = order[start : start + stride]
+            call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
             memory.control[:] = 0
-            updates = int(result[kernels.UPDATES])
-            call = plan._replace(steps_before=steps_before + updates)
 
             def member(rank, part=part, call=call):
                 kernels.train(
@@ -245,7 +251,6 @@ class Engine:
                 )  # fmt: skip
 
             run_team(size, member)
-            yield int(result[kernels.UPDATES])
             if not np.isfinite(result[kernels.LOSS]):
                 return
 

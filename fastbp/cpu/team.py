@@ -97,11 +97,15 @@ def barrier(control, passed, size):
 
 
 def run_team(size, member):
-    """Call ``member(rank)`` in `size` threads at once, rank 0 in the caller's own.
+    """Call ``member(rank)`` for every rank of a team at once, each in a thread of its own.
+
+    The calling thread only waits: so Ctrl-C, which Python raises in the main thread, cannot end one
+    rank while the others wait for it in a barrier. It is raised when all have returned.
 
     Parameters
     ----------
     size : int
+        A team of one works in the calling thread.
     member : callable
         Takes the rank; releases the GIL while it works.
 
@@ -113,7 +117,7 @@ def run_team(size, member):
     if size == 1:
         member(0)
         return
-    # No rank may start before all can: the others would wait in a barrier for ever.
+    # No rank may start before all can.
     gate, cancelled, failures = threading.Event(), threading.Event(), []
 
     def enter(rank):
@@ -125,22 +129,27 @@ def run_team(size, member):
         except BaseException as error:  # handed to the caller below
             failures.append(error)
 
-    threads = [threading.Thread(target=enter, args=(rank,)) for rank in range(1, size)]
-    started = []
+    threads = []
     try:
-        for thread in threads:
+        for rank in range(size):
+            thread = threading.Thread(target=enter, args=(rank,), daemon=True)
             thread.start()
-            started.append(thread)
-    except RuntimeError:
+            threads.append(thread)
+    except BaseException:
         cancelled.set()
         raise
     finally:
         gate.set()
-        if cancelled.is_set():
-            for thread in started:
-                thread.join()
-    member(0)
-    for thread in threads:
-        thread.join()
+        try:
+            wait_for(threads)
+        except BaseException:
+            wait_for(threads)
+            raise
     if failures:
         raise failures[0]
+
+
+def wait_for(threads):
+    """Wait until all threads have ended."""
+    for thread in threads:
+        thread.join()

@@ -80,8 +80,10 @@ def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.f
     ours, oracle = (
         train(engine, data, optimizer, batch_size, alpha) for engine in make_engines(network, dtype)
     )
-    for actual, expected in zip(ours, oracle, strict=True):
-        assert_allclose(actual, expected, **tolerance)
+    assert_allclose(ours[0], oracle[0], **tolerance)
+    if np.isfinite(oracle[0]).all():  # else the oracle has stopped before its update, we behind it
+        for actual, expected in zip(ours[1:], oracle[1:], strict=True):
+            assert_allclose(actual, expected, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

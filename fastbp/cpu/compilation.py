@@ -1,9 +1,11 @@
 """How kernels are compiled and cached: numba's options, and a cache that cannot be stale."""
 
+import contextlib
 import functools
 import gc
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -113,17 +115,17 @@ def source_digest():
 
 @functools.cache
 def cache_folder():
-    """Where machine code is kept: the first writable folder of these, with the fingerprint added.
+    """Where machine code is kept: in the first of these folders that serves, by its fingerprint.
 
     FASTBP_CACHE_DIR, NUMBA_CACHE_DIR, the user's cache folder, a private folder among the temporary
-    files.
+    files. A folder that has been filled before, in a container image say, need not be writable.
 
     Returns
     -------
     folder : str or None
-        None where nothing can be written; kernels are compiled in every process then.
+        None where nothing can be kept; kernels are compiled in every process then.
     """
-    user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     user = getattr(os, "getuid", lambda: "user")()
     for root in (
         os.environ.get("FASTBP_CACHE_DIR"),
@@ -133,17 +135,29 @@ def cache_folder():
     ):
         if not root:
             continue
+        root = os.path.abspath(os.path.expanduser(root))
         folder = os.path.join(root, f"kernels-{source_digest()}")
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            # Machine code is executed: never take it from a folder that is someone else's.
-            if hasattr(os, "getuid") and os.stat(folder).st_uid != os.getuid():
+            os.makedirs(root, exist_ok=True)
+            if not os.path.isdir(folder):
+                os.mkdir(folder, mode=0o700)
+            if not (_is_ours(root) and _is_ours(folder)):
                 continue
-            tempfile.TemporaryFile(dir=folder).close()
+            if not os.listdir(folder):
+                tempfile.TemporaryFile(dir=folder).close()
         except OSError:
             continue
         return folder
     return None
+
+
+def _is_ours(folder):
+    """Whether nobody but this user and the administrator can put files there: they are executed."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = os.lstat(folder)
+    guarded = not status.st_mode & stat.S_IWOTH or status.st_mode & stat.S_ISVTX
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.getuid()) and bool(guarded)
 
 
 class _Locator(_CacheLocator):
@@ -172,10 +186,22 @@ class _KernelCacheImpl(CompileResultCacheImpl):
 
 
 class _KernelCache(FunctionCache):
+    """Numba's cache, whose troubles cost time and nothing more."""
+
     _impl_class = _KernelCacheImpl
 
+    def load_overload(self, sig, target_context):
+        """Load, unless the files are damaged or were mixed up by processes that wrote at once."""
+        try:
+            result = super().load_overload(sig, target_context)
+        except Exception:  # a damaged pickle may raise anything
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+        return result if result and tuple(result.signature.args) == tuple(sig) else None
+
     def save_overload(self, sig, data):
-        """Save, unless the disk is full or the folder has gone: that must not stop a fit."""
+        """Save, unless the disk is full, or the folder has gone or cannot be written to."""
         try:
             super().save_overload(sig, data)
         except OSError:

@@ -90,7 +90,7 @@ _DOUBLE = _make_exponential(
 
 
 def exp(x):
-    """eˣ; 0 and inf beyond the range of normal numbers, NaN of NaN."""
+    """eˣ; NaN of NaN. 0 or inf from 0.4 before the smallest or largest normal number on."""
     return math.exp(x)
 
 

@@ -66,7 +66,7 @@ class Engine:
     Raises
     ------
     MemoryError
-        When the padded parameters do not fit.
+        When the padded parameters do not fit into memory.
     """
 
     def __init__(self, network, dtype, n_threads=None):
@@ -107,7 +107,7 @@ class Engine:
         work = 3 * rows * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
         return int(max(1, min(self.n_threads, work // WORK_PER_THREAD)))
 
-    def _memory(self, rows):
+    def _memory(self, rows, learns=True):
         """The arrays that a team shares, for batches of up to so many rows."""
         capacity = round_up(rows, TILE_ROWS)
         units = self.layout.n_units * capacity
@@ -118,9 +118,9 @@ class Engine:
             first_moment=self.moments[0],
             second_moment=self.moments[1],
             activations=aligned_zeros(units, self.dtype),
-            deltas=aligned_zeros(units, self.dtype),
-            square_norms=np.zeros(self.layout.n_blocks),
-            row_losses=np.zeros(rows),
+            deltas=aligned_zeros(units if learns else 0, self.dtype),
+            square_norms=np.zeros(self.layout.n_blocks if learns else 0),
+            row_losses=np.zeros(rows if learns else 0),
             control=np.zeros(CONTROL_SIZE, np.int64),
         )
 
@@ -137,7 +137,7 @@ class Engine:
             input_stride=stride,
             transposed=zeros(self.layout.transposed_size),
             tile=zeros(self.layout.tile_size),
-            zeros=zeros(self.layout.tile_size),
+            zeros=zeros(self.layout.tile_size // TILE_ROWS),
             row=zeros(n_outputs),
             target=zeros(n_outputs),
             buffer=zeros(_SPARSE_BUFFER),
@@ -242,7 +242,6 @@ class Engine:
         for start in range(0, len(order), stride):
             part = order[start : start + stride]
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
-            memory.control[:] = 0
 
             def member(rank, part=part, call=call):
                 kernels.train(
@@ -250,7 +249,7 @@ class Engine:
                     size,
                 )  # fmt: skip
 
-            run_team(size, member)
+            run_team(size, member, memory.control)
             if not np.isfinite(result[kernels.LOSS]):
                 return
 
@@ -282,12 +281,10 @@ class Engine:
         plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
 
         def member(rank):
-            kernels.predict(
-                self._memory(batch), self._workspace(batch), source, plan, code, order, out, rank,
-                size,
-            )  # fmt: skip
+            memory, workspace = self._memory(batch, learns=False), self._workspace(batch)
+            kernels.predict(memory, workspace, source, plan, code, order, out, rank, size)
 
-        run_team(size, member)
+        run_team(size, member, np.zeros(CONTROL_SIZE, np.int64))
         return out
 
 

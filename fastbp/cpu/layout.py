@@ -31,12 +31,12 @@ def round_up(number, multiple):
     return -(-number // multiple) * multiple
 
 
-def aligned_zeros(shape, dtype):
-    """Zeros whose first element, and every row's if rows are long enough, starts a cache line."""
-    size, itemsize = int(np.prod(shape)), np.dtype(dtype).itemsize
-    memory = np.zeros(size * itemsize + _ALIGNMENT, np.uint8)
+def aligned_zeros(size, dtype):
+    """So many zeros, the first at the start of a cache line."""
+    n_bytes = int(size) * np.dtype(dtype).itemsize
+    memory = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size * itemsize].view(dtype).reshape(shape)
+    return memory[start : start + n_bytes].view(dtype)
 
 
 class Layout:

@@ -1,7 +1,8 @@
 """A team of Python threads that run one nogil kernel together, and their barrier."""
 
 import os
-import threading
+from _thread import allocate_lock, start_new_thread
+from threading import Event
 
 from llvmlite import ir
 from numba import types
@@ -13,9 +14,12 @@ from fastbp.cpu.compilation import kernel
 # How often to look before giving the core away. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
 SPINS_BEFORE_YIELD = 2000
-# The barrier counts arrivals in its first element; kernels may use the others, a cache line away.
+# How often the caller of a team looks up; a thread that has not begun by then never will.
+_LOOK_SECONDS = 0.1
+# Elements of the array that a team shares: arrivals at barriers, whether a rank has failed, and, a
+# cache line away, whether the kernel is to stop.
+ARRIVALS, ABORTED, STOPPED = 0, 1, 16
 CONTROL_SIZE = 32
-STOPPED = 16
 
 
 @intrinsic
@@ -85,9 +89,12 @@ def barrier(control, passed, size):
     passed += 1
     if size == 1:
         return passed
-    _atomic_add(control, 0, 1)
+    _atomic_add(control, ARRIVALS, 1)
     spins = 0
-    while _atomic_load(control, 0) < passed * size:
+    while _atomic_load(control, ARRIVALS) < passed * size:
+        if _atomic_load(control, ABORTED):
+            control[STOPPED] = 1
+            break
         _pause()
         spins += 1
         if spins == SPINS_BEFORE_YIELD:
@@ -96,11 +103,12 @@ def barrier(control, passed, size):
     return passed
 
 
-def run_team(size, member):
+def run_team(size, member, control):
     """Call ``member(rank)`` for every rank of a team at once, each in a thread of its own.
 
-    The calling thread only waits: so Ctrl-C, which Python raises in the main thread, cannot end one
-    rank while the others wait for it in a barrier. It is raised when all have returned.
+    The calling thread does nothing but wait. Python raises Ctrl-C in the main thread, between any
+    two steps: a main thread that took part could leave the others in a barrier for ever. It is
+    raised again when all have returned.
 
     Parameters
     ----------
@@ -108,48 +116,73 @@ def run_team(size, member):
         A team of one works in the calling thread.
     member : callable
         Takes the rank; releases the GIL while it works.
+    control : ndarray of shape (CONTROL_SIZE,), dtype int64
+        The team's, for `barrier`. It is zeroed.
 
     Raises
     ------
     RuntimeError
         When the system has no thread left; no rank has run then.
+    BaseException
+        The first that a rank has raised; the others have been released from their barriers.
     """
+    control[:] = 0
     if size == 1:
         member(0)
         return
+    begun, ended, failures, interrupts = [], [], [], []
+    waiting = allocate_lock()
+    waiting.acquire()
+
+    def lead():
+        begun.append(True)
+        try:
+            _run_ranks(size, member, control, failures)
+        finally:
+            ended.append(True)
+            waiting.release()
+
+    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
+    try:
+        start_new_thread(lead, ())
+    except KeyboardInterrupt as error:
+        interrupts.append(error)
+    while not ended:
+        try:
+            waiting.acquire(timeout=_LOOK_SECONDS)
+            if interrupts and not begun:
+                break  # the interrupt came before the start
+        except BaseException as error:
+            interrupts.append(error)
+    for error in interrupts or failures:
+        raise error
+
+
+def _run_ranks(size, member, control, failures):
+    """Start the other ranks of a team, be rank 0, and wait for all."""
     # No rank may start before all can.
-    gate, cancelled, failures = threading.Event(), threading.Event(), []
+    gate, cancelled, running = Event(), Event(), [allocate_lock() for _ in range(size)]
 
     def enter(rank):
         gate.wait()
-        if cancelled.is_set():
-            return
         try:
-            member(rank)
-        except BaseException as error:  # handed to the caller below
+            if not cancelled.is_set():
+                member(rank)
+        except BaseException as error:  # raised in the caller
             failures.append(error)
+            control[ABORTED] = 1
+        finally:
+            running[rank].release()
 
-    threads = []
     try:
-        for rank in range(size):
-            thread = threading.Thread(target=enter, args=(rank,), daemon=True)
-            thread.start()
-            threads.append(thread)
-    except BaseException:
+        for rank in range(1, size):
+            start_new_thread(enter, (rank,))
+            running[rank].acquire()
+    except RuntimeError as error:
+        failures.append(error)
         cancelled.set()
-        raise
-    finally:
-        gate.set()
-        try:
-            wait_for(threads)
-        except BaseException:
-            wait_for(threads)
-            raise
-    if failures:
-        raise failures[0]
-
-
-def wait_for(threads):
-    """Wait until all threads have ended."""
-    for thread in threads:
-        thread.join()
+    running[0].acquire()
+    gate.set()
+    enter(0)
+    for lock in running:
+        lock.acquire()

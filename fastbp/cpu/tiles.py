@@ -63,7 +63,7 @@ class Workspace(NamedTuple):
     input_stride: int
     transposed: np.ndarray  # one transposed weight panel
     tile: np.ndarray  # one gradient tile
-    zeros: np.ndarray  # as many as a tile is wide
+    zeros: np.ndarray  # as many as a tile is wide, for products without bias
     row: np.ndarray  # outputs of one sample
     target: np.ndarray  # its targets
     buffer: np.ndarray  # for sparse rows

@@ -47,19 +47,26 @@ def measure_race(case, options):
         f"{case.name} {case.activation}, batch {case.batch_size}, {options.threads} threads: "
         "fastest peer's time / fastbp's"
     )
-    required = f"≥ {case.required:g}"
-    ours, *peers = entries
-    peers = [entry for entry in peers if entry.seconds and not entry.remark]
+    return [compare(what, case.required, *entries)]
+
+
+def compare(what, required, ours, *others):
+    """The figure of a race; not shown to be met unless every peer came to the same loss."""
+    peers = [entry for entry in others if not entry.remark]
+    absent = "; ".join(f"{e.contender} {e.remark}" for e in others if e.remark)
     if ours.remark or not peers:
-        remark = ours.remark or "no peer to compare with"
-        return [Figure(what, required, remark, False if ours.remark else None, {})]
+        measured = ours.remark or f"no peer to compare with: {absent}"
+        return Figure(what, f"≥ {required:g}", measured, False if ours.remark else None, {})
     fastest = min(peers, key=lambda entry: entry.median)
     ratio = fastest.median / ours.median
     measured = (
         f"{ratio:.2f} ({report.milliseconds(ours.median)} ms; "
         f"{fastest.contender} {report.milliseconds(fastest.median)} ms)"
     )
-    return [Figure(what, required, measured, ratio >= case.required, {"ratio": ratio})]
+    met = ratio >= required
+    if absent:
+        measured, met = f"{measured}; not compared: {absent}", None if met else False
+    return Figure(what, f"≥ {required:g}", measured, met, {"ratio": ratio})
 
 
 def measure_first_fit(options):
@@ -133,13 +140,13 @@ def measure_busy(options):
 
 
 def measure_memory(options):
-    """Peak memory of a fit, also while it compiles."""
-    megabytes = processes.memory_megabytes()
+    """Peak memory of a fit, also while it compiles, the worst of some runs."""
+    megabytes = processes.memory_megabytes(1 if options.quick else 3)
     what = "peak memory of a fit on MNIST as uint8, over the data and the process after import"
     return [
-        Figure(f"{what}, {cache} cache", "≤ 150 MB", f"{value:.0f} MB", value <= 150,
-               {"megabytes": value})
-        for cache, value in megabytes.items()
+        Figure(f"{what}, {cache} cache", "≤ 150 MB", f"{max(values):.0f} MB", max(values) <= 150,
+               {"megabytes": values})
+        for cache, values in megabytes.items()
     ]  # fmt: skip
 
 

@@ -141,23 +141,28 @@ def accuracy_in(output):
     return float(number) / (100 if percent else 1)
 
 
-def memory_megabytes():
+def memory_megabytes(n_processes):
     """Peak memory of a fit on MNIST's bytes, less the data and the process after its import.
 
     Returns
     -------
     megabytes : dict
-        "empty" and "warm", by the state of the kernel cache.
+        "empty" and "warm", by the state of the kernel cache, each a list of float.
     """
     folder = mnist_folder()
-    with tempfile.TemporaryDirectory() as cache:
+    megabytes = {"empty": [], "warm": []}
+    with tempfile.TemporaryDirectory() as files:
         X, y = (
             mnist(folder) if folder else (np.zeros((60_000, 784), np.uint8), np.arange(60_000) % 10)
         )
-        paths = Path(cache) / "X.npy", Path(cache) / "y.npy"
+        paths = Path(files) / "X.npy", Path(files) / "y.npy"
         for path, array in zip(paths, (X, y), strict=True):
             np.save(path, array)
-        return {name: json.loads(fresh(MEMORY, *paths, cache=cache)) for name in ("empty", "warm")}
+        for _ in range(n_processes):
+            with tempfile.TemporaryDirectory() as cache:
+                for measured in megabytes.values():
+                    measured.append(json.loads(fresh(MEMORY, *paths, cache=cache)))
+    return megabytes
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class Figure:
     what, required, measured : str
         For people to read.
     met : bool or None
-        None where it could not be measured.
+        None where it could not be measured, or not against everything that it is about.
     numbers : dict
         The same for programs to read.
     """
@@ -75,7 +75,7 @@ def versions():
 
 def figures_table(figures):
     """The table what | required | measured | met?."""
-    answers = {True: "yes", False: "**no**", None: "–"}
+    answers = {True: "yes", False: "**no**", None: "not shown"}
     return table(
         ("what", "required", "measured", "met?"),
         [(f.what, f.required, f.measured, answers[f.met]) for f in figures],

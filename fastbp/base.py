@@ -1,5 +1,6 @@
 """What the estimators share: how a fit runs, what it leaves behind, and how a model predicts."""
 
+import copy
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import fields
@@ -271,6 +272,12 @@ class BaseMLP(BaseEstimator, ABC):
             state.pop("_optimizer", None)
         return state
 
+    def __deepcopy__(self, memo):
+        """Copy the optimizer too, which pickles may leave out: the copy trains as the original."""
+        copied = memo[id(self)] = object.__new__(self.__class__)
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
     # ---- prediction ---------------------------------------------------------------------------
 
     def _outputs(self, X, activation=None):
@@ -280,7 +287,15 @@ class BaseMLP(BaseEstimator, ABC):
         network, dtype = self._network, self._parameter_dtype()
         engine = _make_engine(network, dtype, self.n_threads, self.device)
         engine.load_parameters(self._flatten_parameters(network, dtype))
-        return engine.predict(Data(X, input_scale=float(self.input_scale)), activation=activation)
+        data = Data(X, input_scale=float(self.input_scale))
+        outputs = engine.predict(data, activation=activation)
+        # What is finite in X may not be in the model's arithmetic.
+        if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
+            raise ValueError(
+                "X is too large for this float32 model: the outputs are not finite. Scale X as in "
+                "training, or fit with precision='float64'."
+            )
+        return outputs
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -58,8 +58,9 @@ def main(argv=None):
         # The reader has left; nothing is to be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (OSError, ValueError, MemoryError) as error:
-        print(f"fastbp: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (OSError, ValueError, MemoryError, OverflowError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"fastbp: error: {message}", file=sys.stderr)
         return ERROR
     return 0
 
@@ -75,9 +76,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_integer(text):
-    """Read a whole number of at least 1."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    """Read a whole number, 1 to 2³¹ − 1."""
+    # Any limit would do for epochs, rows and threads; more digits than 4300 Python does not read.
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 2147483647")
     return int(text)
 
 
@@ -100,6 +102,15 @@ def positive_number(text):
     return number
 
 
+def folder(text):
+    """Read the name of a folder that exists."""
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise argparse.ArgumentTypeError(f"{text!r} {problem}")
+    return path
+
+
 def seed(text):
     """Read a seed, 0 to 2³² − 1."""
     if not (text.isascii() and text.isdigit() and int(text) < 2**32):
@@ -120,7 +131,8 @@ def make_parser():
 
     mnist = add("mnist", train_on_mnist, "train on MNIST and show how accurate and how fast")
     option = mnist.add_argument
-    option("--data", metavar="DIR", help="folder of the four IDX files (default: see load_mnist)")
+    option("--data", type=folder, metavar="DIR",
+           help="folder of the four IDX files (default: see load_mnist)")  # fmt: skip
     option("--epochs", type=positive_integer, help=f"default: {EPOCHS['MNIST']}")
     option("--hidden", type=layer_sizes, default=(256,), metavar="SIZES",
            help="units of the hidden layers, such as 256,128 (default: 256)")  # fmt: skip

@@ -71,6 +71,8 @@ def load_mnist(path=None, *, verbose=False):
     ------
     FileNotFoundError
         Where a folder is named and it, or one of the four files, does not exist.
+    NotADirectoryError
+        Where what is named is a file.
     ValueError
         Where a file is damaged or is not what its name says.
     ConnectionError
@@ -171,8 +173,10 @@ def _read_idx(path, n_dimensions):
 def _read_folder(folder, origin):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
     folder = folder.expanduser()
-    if not folder.is_dir():
+    if not folder.exists():
         raise FileNotFoundError(f"{origin}: there is no folder {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{origin}: {folder} is not a folder")
     data = Bunch(input_scale=1 / 255, source=str(folder))
     for part in ("train", "test"):
         images_path, images = _read_file(folder, f"X_{part}")

@@ -97,6 +97,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def partial_fit(self, X, y, sample_weight=None, classes=None):
         """Train one epoch on the given rows, going on from the present weights.
 
+        The optimizer goes on from its last state, that of `fit` included; but a model that was
+        pickled after `fit` starts with a new one.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -278,6 +281,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
         """Train one epoch on the given rows, going on from the present weights.
+
+        The optimizer goes on from its last state, that of `fit` included; but a model that was
+        pickled after `fit` starts with a new one.
 
         Parameters
         ----------

@@ -42,7 +42,9 @@ class Labels:
         if _is_indicators(y):
             classes = np.arange(y.shape[1]) if classes is None else classes
             return cls("multilabel", classes, issparse(y))
-        classes = np.unique(y) if classes is None else classes
+        if classes is None:
+            # By way of a list, so that objects become strings, as in scikit-learn.
+            classes = np.array(list(np.unique(y)))
         return cls("multiclass" if len(classes) > 2 else "binary", classes)
 
     @property

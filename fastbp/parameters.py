@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import (
 from fastbp.functions import HIDDEN_ACTIVATIONS
 
 ALIASES = {"sigmoid": "logistic"}
+LARGEST_LAYER = 2**31 - 1
 
 CONSTRAINTS = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -66,13 +67,15 @@ def hidden_sizes(hidden_layer_sizes):
     Raises
     ------
     ValueError
-        Where an entry is not a positive whole number.
+        Where an entry is not a whole number from 1 to `LARGEST_LAYER`.
     """
     sizes = np.atleast_1d(np.asarray(hidden_layer_sizes, dtype=object))
-    if sizes.ndim != 1 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+    if sizes.ndim != 1 or not all(
+        isinstance(size, Integral) and 0 < size <= LARGEST_LAYER for size in sizes
+    ):
         raise ValueError(
-            "hidden_layer_sizes must be > 0, whole numbers, one for each hidden layer; "
-            f"got {hidden_layer_sizes!r}. () makes a network without hidden layers."
+            "hidden_layer_sizes must be > 0, whole numbers up to 2**31 - 1, one for each hidden "
+            f"layer; got {hidden_layer_sizes!r}. () makes a network without hidden layers."
         )
     return tuple(int(size) for size in sizes)
 
@@ -97,19 +100,18 @@ def hidden_activations(activation, n_hidden):
             "itself in multiclass classification. Choose the hidden layers' activation among "
             f"{sorted(HIDDEN_ACTIVATIONS)}."
         )
-    names = tuple(ALIASES.get(name, name) for name in names)
-    unknown = [name for name in names if name not in HIDDEN_ACTIVATIONS]
+    known = sorted([*HIDDEN_ACTIVATIONS, *ALIASES])  # a list, because names may be unhashable
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise InvalidParameterError(
-            f"activation={activation!r}: {unknown[0]!r} is not known. Choose among "
-            f"{sorted([*HIDDEN_ACTIVATIONS, *ALIASES])}."
+            f"activation={activation!r}: {unknown[0]!r} is not known. Choose among {known}."
         )
     if len(names) != n_hidden:
         raise InvalidParameterError(
             f"activation={activation!r} has {len(names)} names, but hidden_layer_sizes makes "
             f"{n_hidden} hidden layer(s). Give one name for each, or a single string for all."
         )
-    return names
+    return tuple(ALIASES.get(name, name) for name in names)
 
 
 PARAMETERS = """\

@@ -28,11 +28,12 @@ class NonFiniteLossError(ValueError, FloatingPointError):
         A sentence that says what became what, and when.
     """
 
-    def __init__(self, what):
-        super().__init__(
+    def __str__(self):
+        return (
             "Solver produced non-finite parameter weights. The input data may contain large values"
-            f" and need to be preprocessed. {what} Scale X (StandardScaler; input_scale for whole"
-            " numbers) and a regression's y, lower learning_rate_init, or use precision='float64'."
+            f" and need to be preprocessed. {self.args[0]} Scale X (StandardScaler; input_scale for"
+            " whole numbers) and a regression's y, lower learning_rate_init, or use"
+            " precision='float64'."
         )
 
 
@@ -229,12 +230,19 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
     ValueError
         Where fewer than two rows would be held out, or too few of a class.
     """
-    train, validation = train_test_split(
-        np.arange(n_samples, dtype=np.int64),
-        test_size=validation_fraction,
-        random_state=random_state,
-        stratify=labels,
-    )
+    try:
+        train, validation = train_test_split(
+            np.arange(n_samples, dtype=np.int64),
+            test_size=validation_fraction,
+            random_state=random_state,
+            stratify=labels,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"validation_fraction={validation_fraction} of {n_samples} rows cannot be held out for "
+            f"early stopping: {str(error).rstrip('.')}. Raise validation_fraction, merge "
+            "classes with a single row into others, or use early_stopping=False."
+        ) from error
     if len(validation) < 2:
         raise ValueError(
             f"The validation set is too small: validation_fraction={validation_fraction} of "
@@ -410,6 +418,7 @@ def fit_lbfgs(training):
 def warn(message, category=UserWarning):
     """Warn at the line that called the estimator's method."""
     stacklevel, frame = 2, sys._getframe(1)
-    while frame.f_globals["__name__"].startswith(("fastbp.", "sklearn.base")):
+    # In threads nobody calls the method, and code run by exec may have no name.
+    while frame and frame.f_globals.get("__name__", "").startswith(("fastbp.", "sklearn.base")):
         stacklevel, frame = stacklevel + 1, frame.f_back
     warnings.warn(message, category, stacklevel=stacklevel)

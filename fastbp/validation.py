@@ -24,6 +24,7 @@ def check_rows(estimator, X):
     X : ndarray or CSR
         Not copied where its dtype is one of `fastbp.data.READABLE_DTYPES`.
     """
+    X = _check_sparse(X)
     return validate_data(estimator, X, accept_sparse="csr", dtype=_X_DTYPES, reset=False)
 
 
@@ -48,7 +49,7 @@ def check_training_data(estimator, X, y, *, reset, numeric):
     """
     X, y = validate_data(
         estimator,
-        X,
+        _check_sparse(X),
         y,
         accept_sparse="csr",
         multi_output=True,
@@ -58,7 +59,33 @@ def check_training_data(estimator, X, y, *, reset, numeric):
     )
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y.toarray() if issparse(y) else y, warn=True)
+    if numeric and y.dtype.kind not in "biuf":
+        raise ValueError(
+            f"y must hold numbers, got dtype {y.dtype}; to predict labels use a classifier."
+        )
     return X, y
+
+
+def _check_sparse(X):
+    """Check a CSR or CSC matrix's indices, which nobody does before they serve as addresses.
+
+    Returns
+    -------
+    X : as given
+        Contiguous arrays, the indices of one dtype, in a matrix that shares those that were so.
+    """
+    if not issparse(X) or X.format not in ("csr", "csc"):
+        return X
+    try:
+        X = X.__class__(X)  # the check replaces arrays, but must not do so in the caller's matrix
+        X.check_format(full_check=True)
+        if X.nnz == 0 and X.indptr.any():
+            raise ValueError("indptr must be a non-decreasing sequence")
+    except ValueError as error:
+        raise ValueError(f"X is not a valid {X.format.upper()} matrix: {error}.") from error
+    for name in ("data", "indices", "indptr"):
+        setattr(X, name, np.ascontiguousarray(getattr(X, name)))
+    return X
 
 
 def check_sample_weight(sample_weight, X):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn.neural_network
 from conftest import TASKS, make_task
+from scipy.sparse import csc_array, csr_array, csr_matrix
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import fastbp
@@ -53,10 +54,12 @@ PARAMETERS = [
 OWN_PARAMETERS = [
     ("hidden_layer_sizes", (2.5,), "whole numbers"),
     ("hidden_layer_sizes", ((3, 2), (1, 1)), "whole numbers"),
+    ("hidden_layer_sizes", (10**30,), r"2\*\*31 - 1"),
     ("activation", "softmax", "output layer"),
     ("activation", ("softmax",), "output layer"),
     ("activation", ("relu", "tanh"), r"2 names.* 1 hidden layer\(s\)"),
     ("activation", ("relu6",), "not known"),
+    ("activation", (["relu"],), "not known"),
     ("precision", "float16", "float32"),
     ("n_threads", 0, r"range \[1"),
     ("n_threads", 2.0, "int"),
@@ -104,8 +107,9 @@ DATA = {
     "NaN weight": (X, Y, np.full(len(X), np.nan), "sample_weight contains NaN"),
     "zero weight": (X, Y, np.zeros(len(X)), "weights must contain at least one non-zero"),
 }
-# scikit-learn takes the one, and stumbles over the other by a bare TypeError.
+# scikit-learn takes the first, and stumbles over the others by a bare TypeError.
 OWN_DATA = {
+    "words": (X, np.resize(["1", "2.5"], len(X)), None, "y must hold numbers, got dtype <U3"),
     "negative weight": (X, Y, np.where(Y == 1, -0.5, 1), "sample_weight .* -0.5 in row"),
     "mixed labels": (X, np.array([1, "a"] * 45, dtype=object), None, "Unknown label type"),
 }
@@ -121,6 +125,8 @@ LABELS = {
 def test_data(estimator, method, case):
     if case in (*LABELS, "mixed labels") and estimator == "MLPRegressor":
         pytest.skip("such y is fine in regression")
+    if case == "words" and estimator == "MLPClassifier":
+        pytest.skip("such y is fine in classification")
     data, y, weight, says = {**DATA, **OWN_DATA, **LABELS}[case]
     extra = (
         {"classes": [1, 3, 5]} if (estimator, method) == ("MLPClassifier", "partial_fit") else {}
@@ -141,6 +147,31 @@ def test_data(estimator, method, case):
             with pytest.raises(NotFittedError):
                 model.predict(X)
     assert case in OWN_DATA or issubclass(kinds[0], kinds[1])
+
+
+# Column indices and row starts for four entries in three rows of three columns.
+SPARSE = {
+    "negative": ([0, -1, 2, 1], [0, 1, 2, 4], "indices must be >= 0"),
+    "too large": ([0, 1, 3, 2], [0, 1, 2, 4], "indices must be < 3"),
+    "shuffled": ([0, 1, 2, 1], [0, 3, 2, 4], "non-decreasing"),
+    "beyond the end": ([0, 1, 2, 1], [0, 1, 2, 90], "index"),
+    "empty at last": ([0, 1, 2, 1], [0, 3, 3, 0], "non-decreasing"),
+}
+
+
+@pytest.mark.parametrize("kind", [csr_array, csr_matrix, csc_array])
+@pytest.mark.parametrize("case", SPARSE)
+def test_invalid_sparse_matrices(case, kind):
+    """scikit-learn reads and writes whatever memory their indices lead to."""
+    indices, starts, says = SPARSE[case]
+    bad = kind(np.eye(3))
+    bad.data, bad.indices, bad.indptr = np.ones(4), np.array(indices), np.array(starts)
+    model = fastbp.MLPRegressor(**SMALL)
+    with pytest.raises(ValueError, match=f"X is not a valid CS. matrix: .*{says}"):
+        model.fit(bad, np.arange(3.0))
+    model.fit(np.eye(3), np.arange(3.0))
+    with pytest.raises(ValueError, match=f"X is not a valid CS. matrix: .*{says}"):
+        model.predict(bad)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -234,6 +265,21 @@ def test_early_stopping_without_rows(parameters, says):
         model.fit(data, y)
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.arange(90) // 2, "number of classes = 45"),
+        (np.minimum(np.arange(90), 1), "least populated class.* only 1 member"),
+    ],
+)
+def test_early_stopping_with_rare_classes(labels, says):
+    model = fastbp.MLPClassifier(**SMALL, early_stopping=True)
+    with pytest.raises(ValueError, match=says) as raised:
+        model.fit(X, labels)
+    for part in ("validation_fraction=0.1 of 90 rows", "Raise", "merge", "early_stopping=False"):
+        assert part in str(raised.value)
+
+
 @pytest.mark.parametrize("held_out", [False, True])
 def test_early_stopping_without_weight(held_out):
     from fastbp.training import hold_out
@@ -268,6 +314,8 @@ def test_nan_loss_stops_at_once(task, precision):
     assert len(epochs) < 400
     with pytest.raises(NotFittedError):
         model.predict(data)
+    loaded = pickle.loads(pickle.dumps(raised.value))  # as between joblib's processes
+    assert (type(loaded), str(loaded)) == (NonFiniteLossError, str(raised.value))
 
 
 def test_nan_loss_with_early_stopping_restores_the_best_weights():
@@ -289,6 +337,20 @@ def test_data_too_large_for_any_loss(solver):
     with pytest.raises(NonFiniteLossError, match="preprocessed"):
         model.fit(data, np.arange(10.0))
     assert not hasattr(model, "coefs_")
+
+
+@pytest.mark.parametrize("convert", [np.asarray, csr_array])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "single"])
+def test_predictions_beyond_float32(task, convert):
+    """Finite numbers must not become NaN on the quiet."""
+    model, data, y = make_task(task, **SMALL, precision="float32", activation="identity")
+    model.fit(data, y)
+    for name in ("predict", "predict_proba", "predict_log_proba"):
+        if hasattr(model, name):
+            with pytest.raises(ValueError, match=r"X is too large .*float32.*'float64'"):
+                getattr(model, name)(convert(data * 1e200))
+    model.set_params(precision="float64").fit(data, y)
+    assert np.isfinite(getattr(model, "predict_proba", model.predict)(data * 1e200)).all()
 
 
 @pytest.mark.parametrize("name", ["coefs_", "intercepts_"])

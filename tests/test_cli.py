@@ -140,22 +140,41 @@ def test_default_recipe_reaches_98_percent(capsys):
     [
         ([], "arguments are required: command"),
         (["brew"], "invalid choice: 'brew'"),
-        (["mnist", "--hidden", "64,x"], "--hidden: 'x' is not a whole number of at least 1"),
-        (["mnist", "--hidden", ""], "--hidden: '' is not a whole number of at least 1"),
-        (["mnist", "--hidden", "0"], "--hidden: '0' is not a whole number of at least 1"),
-        (["mnist", "--epochs", "-1"], "--epochs: '-1' is not a whole number of at least 1"),
+        (["mnist", "--hidden", "64,x"], "--hidden: 'x' is not a whole number from 1"),
+        (["mnist", "--hidden", ""], "--hidden: '' is not a whole number from 1"),
+        (["mnist", "--hidden", "0"], "--hidden: '0' is not a whole number from 1"),
+        (["mnist", "--epochs", "-1"], "--epochs: '-1' is not a whole number from 1"),
         (["mnist", "--batch-size", "1.5"], "--batch-size: '1.5' is not a whole number"),
         (["mnist", "--learning-rate", "nan"], "--learning-rate: 'nan' is not a number above 0"),
         (["mnist", "--learning-rate", "fast"], "--learning-rate: 'fast' is not a number above 0"),
         (["mnist", "--seed", "4294967296"], "--seed: '4294967296' is not a whole number from 0"),
         (["mnist", "--activation", "softmax"], "--activation: invalid choice: 'softmax'"),
         (["mnist", "--precision", "float16"], "--precision: invalid choice: 'float16'"),
-        (["mnist", "--data", "no/such/folder"], "there is no folder no/such/folder"),
+        (["mnist", "--hidden", "9" * 5000], "is not a whole number from 1 to 2147483647"),
+        (["mnist", "--hidden", "2147483648"], "'2147483648' is not a whole number from 1"),
+        (["mnist", "--data", "no/such/folder"], "--data: 'no/such/folder' does not exist"),
+        (["mnist", "--data", __file__], f"--data: {__file__!r} is not a folder"),
     ],
 )
 def test_bad_arguments_are_one_line_and_status_2(capsys, arguments, message):
     assert cli.main(arguments) == 2
     assert message in one_line_error(capsys)
+
+
+def test_folder_from_the_environment_that_is_a_file(capsys, monkeypatch):
+    monkeypatch.setenv("FASTBP_DATA", __file__)
+    assert cli.main(SMALL) == 2
+    assert f"FASTBP_DATA: {__file__} is not a folder" in one_line_error(capsys)
+
+
+@pytest.mark.parametrize("error", [MemoryError, OverflowError])
+def test_exhausted_memory_is_one_line_and_status_2(no_mnist, capsys, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "fit", fail)
+    assert cli.main(SMALL) == 2
+    assert one_line_error(capsys) == f"fastbp: error: {error.__name__}\n"
 
 
 def test_diverged_training_is_one_line_and_status_2(no_mnist, capsys):

@@ -1,6 +1,8 @@
 """The estimators' own behaviour: scikit-learn's contract, and where fastbp does better."""
 
+import _thread
 import inspect
+import queue
 import re
 import warnings
 
@@ -110,6 +112,23 @@ def test_labels_come_back(labels):
     assert model.predict_proba(X).sum(axis=1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("kind", ["U4", "S4", object, "int8", "category", "string", "boolean"])
+def test_labels_have_scikit_learns_dtype(kind):
+    X = TASKS["binary"][2]
+    labels = np.resize([1, 0] if kind in ("int8", "boolean") else ["ab", "c"], len(X))
+    if kind in ("category", "string", "boolean"):
+        y = pytest.importorskip("pandas").Series(labels).astype(kind)
+    else:
+        y = labels.astype(kind)
+    found = []
+    for package in (fastbp, sklearn.neural_network):
+        try:
+            found.append(package.MLPClassifier((3,), max_iter=2).fit(X, y).predict(X).dtype)
+        except Exception as error:
+            found.append(type(error))
+    assert found[0] == found[1]
+
+
 def test_sparse_indicators_come_back_sparse():
     model, X, y = small("multilabel", max_iter=60)
     dense = model.fit(X, y).predict(X)
@@ -127,6 +146,28 @@ def test_read_only_strided_and_memory_mapped(tmp_path):
     wide[::2, ::3] = X
     for same in (np.asfortranarray(X), joblib.load(tmp_path / "X", mmap_mode="r"), wide[::2, ::3]):
         np.testing.assert_array_equal(model.fit(same, y).predict_proba(same), expected)
+
+
+def sparse_forms(X):
+    """The same matrix in forms that SciPy lets pass, and as it should be."""
+    X = csr_matrix(X)
+    strided = csr_matrix((np.repeat(X.data, 2)[::2], np.repeat(X.indices, 2)[::2], X.indptr))
+    assert {array.strides[0] for array in (strided.data, strided.indices)} == {16, 8}
+    wide_starts, wide_indices = X.copy(), X.copy()
+    wide_starts.indptr = X.indptr.astype(np.int64)
+    wide_indices.indices = X.indices.astype(np.int64)
+    return X, strided, wide_starts, wide_indices
+
+
+def test_sparse_arrays_of_any_stride_and_index_dtype():
+    model, X, y = small("multiclass")
+    good, *others = sparse_forms(np.where(X > 0, X, 0))
+    expected = model.fit(good, y).predict_proba(good)
+    for same in others:
+        arrays = same.data, same.indices, same.indptr
+        np.testing.assert_array_equal(model.fit(same, y).predict_proba(same), expected)
+        now = same.data, same.indices, same.indptr
+        assert all(a is b for a, b in zip(arrays, now, strict=True))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -156,6 +197,21 @@ def test_convergence_warning(solver):
         warnings.simplefilter("error")
         model.set_params(tol=10.0, max_iter=50).fit(X, y)
         model.partial_fit(X, y) if solver != "lbfgs" else None
+
+
+def test_warnings_where_the_caller_has_no_name():
+    model, X, y = small("single")
+    with pytest.warns(ConvergenceWarning, match="max_iter"):
+        exec("fit(X, y)", {"fit": model.fit, "X": X, "y": y})
+    outcome = queue.Queue()
+    model.set_params(batch_size=1000, callback=lambda report: outcome.put(report) or True)
+
+    def fit_as_outermost_frame():
+        _thread.start_new_thread(model.fit, (X, y))
+        return outcome.get(timeout=60)
+
+    with pytest.warns(UserWarning, match="batch_size=1000"):
+        assert fit_as_outermost_frame().n_iter == 1
 
 
 # ---- fastbp's own parameters --------------------------------------------------------------------

@@ -142,6 +142,18 @@ def test_partial_fit_goes_on_from_a_pickle(solver, how):
     assert model.loss_curve_ == loaded.loss_curve_
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_partial_fit_goes_on_from_fit_in_a_deep_copy(solver):
+    """A pickle leaves the optimizer out, so that it has to start anew."""
+    model, X, y = small("multiclass", solver=solver)
+    copied = copy.deepcopy(model.fit(X, y))
+    loaded = pickle.loads(pickle.dumps(model))
+    assert not np.shares_memory(copied._optimizer.moments[0], model._optimizer.moments[0])
+    expected = weights(model.partial_fit(X, y))
+    np.testing.assert_array_equal(weights(copied.partial_fit(X, y)), expected)
+    assert loaded.partial_fit(X, y)._optimizer.step == 6 < copied._optimizer.step == 36
+
+
 def test_partial_fit_follows_changed_parameters():
     """scikit-learn's optimizer stays as the first call made it."""
     model, X, y = small("single", learning_rate_init=1e-12)

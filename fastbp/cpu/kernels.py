@@ -11,7 +11,7 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row
 from fastbp.cpu.layout import N_INPUTS, N_OUTPUTS
 from fastbp.cpu.outputs import activate_outputs, copy_logits, output_deltas, weight_of
-from fastbp.cpu.team import STOPPED, barrier
+from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
     ONE,
@@ -95,6 +95,8 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
         passed = barrier(memory.control, passed, size)
     output_deltas(memory, workspace, objective, order, weight, rank, size)
     passed = barrier(memory.control, passed, size)
+    if memory.control[ABORTED]:
+        return passed, 0.0  # before anything is updated
     loss = sum_in_order(memory.row_losses[: order.size]) if rank == 0 else 0.0
     for index in range(n_layers - 1, 0, -1):
         backward_layer(memory, workspace, index, rows, rank, size)
@@ -124,6 +126,8 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
         passed, loss = run_batch(
             memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
         )
+        if memory.control[ABORTED]:
+            break
         if rank == 0 and not math.isfinite(loss):
             memory.control[STOPPED] = 1
         passed = barrier(memory.control, passed, size)

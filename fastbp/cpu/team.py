@@ -1,8 +1,9 @@
 """A team of Python threads that run one nogil kernel together, and their barrier."""
 
+import contextlib
 import os
+import time
 from _thread import allocate_lock, start_new_thread
-from threading import Event
 
 from llvmlite import ir
 from numba import types
@@ -14,8 +15,9 @@ from fastbp.cpu.compilation import kernel
 # How often to look before giving the core away. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
 SPINS_BEFORE_YIELD = 2000
-# How often the caller of a team looks up; a thread that has not begun by then never will.
-_LOOK_SECONDS = 0.1
+# After an interrupt: how often to look for ranks at work, and how long one may take to show.
+_LOOK_SECONDS = 0.001
+_START_SECONDS = 0.05
 # Elements of the array that a team shares: arrivals at barriers, whether a rank has failed, and, a
 # cache line away, whether the kernel is to stop.
 ARRIVALS, ABORTED, STOPPED = 0, 1, 16
@@ -93,7 +95,6 @@ def barrier(control, passed, size):
     spins = 0
     while _atomic_load(control, ARRIVALS) < passed * size:
         if _atomic_load(control, ABORTED):
-            control[STOPPED] = 1
             break
         _pause()
         spins += 1
@@ -106,9 +107,8 @@ def barrier(control, passed, size):
 def run_team(size, member, control):
     """Call ``member(rank)`` for every rank of a team at once, each in a thread of its own.
 
-    The calling thread does nothing but wait. Python raises Ctrl-C in the main thread, between any
-    two steps: a main thread that took part could leave the others in a barrier for ever. It is
-    raised again when all have returned.
+    The calling thread starts the others and waits. Python raises Ctrl-C in the main thread, between
+    any two steps: a main thread that took part could leave the others in a barrier for ever.
 
     Parameters
     ----------
@@ -122,7 +122,9 @@ def run_team(size, member, control):
     Raises
     ------
     RuntimeError
-        When the system has no thread left; no rank has run then.
+        When the system has no thread left.
+    KeyboardInterrupt
+        When all ranks have returned.
     BaseException
         The first that a rank has raised; the others have been released from their barriers.
     """
@@ -130,59 +132,41 @@ def run_team(size, member, control):
     if size == 1:
         member(0)
         return
-    begun, ended, failures, interrupts = [], [], [], []
-    waiting = allocate_lock()
-    waiting.acquire()
-
-    def lead():
-        begun.append(True)
-        try:
-            _run_ranks(size, member, control, failures)
-        finally:
-            ended.append(True)
-            waiting.release()
-
-    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
-    try:
-        start_new_thread(lead, ())
-    except KeyboardInterrupt as error:
-        interrupts.append(error)
-    while not ended:
-        try:
-            waiting.acquire(timeout=_LOOK_SECONDS)
-            if interrupts and not begun:
-                break  # the interrupt came before the start
-        except BaseException as error:
-            interrupts.append(error)
-    for error in interrupts or failures:
-        raise error
-
-
-def _run_ranks(size, member, control, failures):
-    """Start the other ranks of a team, be rank 0, and wait for all."""
-    # No rank may start before all can.
-    gate, cancelled, running = Event(), Event(), [allocate_lock() for _ in range(size)]
+    begun, ended, failures = [], [], []
+    running = [allocate_lock() for _ in range(size)]
 
     def enter(rank):
-        gate.wait()
+        begun.append(rank)
         try:
-            if not cancelled.is_set():
+            if not control[ABORTED]:
                 member(rank)
         except BaseException as error:  # raised in the caller
             failures.append(error)
             control[ABORTED] = 1
         finally:
+            ended.append(rank)
             running[rank].release()
 
+    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
     try:
-        for rank in range(1, size):
-            start_new_thread(enter, (rank,))
+        for rank in range(size):
             running[rank].acquire()
-    except RuntimeError as error:
-        failures.append(error)
-        cancelled.set()
-    running[0].acquire()
-    gate.set()
-    enter(0)
-    for lock in running:
-        lock.acquire()
+            start_new_thread(enter, (rank,))
+        for lock in running:
+            lock.acquire()
+    except BaseException:
+        _settle(size, control, begun, ended)
+        raise
+    for error in failures:
+        raise error
+
+
+def _settle(size, control, begun, ended):
+    """Wait for the ranks of a team whose caller was interrupted, whatever else interrupts."""
+    if len(begun) < size:
+        control[ABORTED] = 1
+    patience = _START_SECONDS
+    while patience > 0 or len(ended) < len(begun):
+        with contextlib.suppress(KeyboardInterrupt):
+            patience -= _LOOK_SECONDS
+            time.sleep(_LOOK_SECONDS)

@@ -15,9 +15,7 @@ from fastbp.cpu.compilation import kernel
 # How often to look before giving the core away. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
 SPINS_BEFORE_YIELD = 2000
-# After an interrupt: how often to look for ranks at work, and how long one may take to show.
-_LOOK_SECONDS = 0.001
-_START_SECONDS = 0.05
+_LOOK_SECONDS = 0.001  # how often an interrupted caller looks for ranks at work
 # Elements of the array that a team shares: arrivals at barriers, whether a rank has failed, and, a
 # cache line away, whether the kernel is to stop.
 ARRIVALS, ABORTED, STOPPED = 0, 1, 16
@@ -133,18 +131,22 @@ def run_team(size, member, control):
         member(0)
         return
     begun, ended, failures = [], [], []
-    running = [allocate_lock() for _ in range(size)]
+    entry, running = allocate_lock(), [allocate_lock() for _ in range(size)]
 
     def enter(rank):
-        begun.append(rank)
+        with entry:
+            begins = not control[ABORTED]
+            if begins:
+                begun.append(rank)
         try:
-            if not control[ABORTED]:
+            if begins:
                 member(rank)
         except BaseException as error:  # raised in the caller
             failures.append(error)
             control[ABORTED] = 1
         finally:
-            ended.append(rank)
+            if begins:
+                ended.append(rank)
             running[rank].release()
 
     # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
@@ -155,18 +157,17 @@ def run_team(size, member, control):
         for lock in running:
             lock.acquire()
     except BaseException:
-        _settle(size, control, begun, ended)
+        with entry:
+            if len(begun) < size:
+                control[ABORTED] = 1  # those at work get no further than a barrier
+        _wait_for(begun, ended)
         raise
     for error in failures:
         raise error
 
 
-def _settle(size, control, begun, ended):
-    """Wait for the ranks of a team whose caller was interrupted, whatever else interrupts."""
-    if len(begun) < size:
-        control[ABORTED] = 1
-    patience = _START_SECONDS
-    while patience > 0 or len(ended) < len(begun):
+def _wait_for(begun, ended):
+    """Wait until the ranks that have begun have ended, whatever else interrupts."""
+    while len(ended) < len(begun):
         with contextlib.suppress(KeyboardInterrupt):
-            patience -= _LOOK_SECONDS
             time.sleep(_LOOK_SECONDS)

@@ -130,12 +130,12 @@ def run_team(size, member, control):
     if size == 1:
         member(0)
         return
-    begun, ended, failures = [], [], []
+    begun, ended, abandoned, failures = [], [], [], []
     entry, running = allocate_lock(), [allocate_lock() for _ in range(size)]
 
     def enter(rank):
         with entry:
-            begins = not control[ABORTED]
+            begins = not abandoned
             if begins:
                 begun.append(rank)
         try:
@@ -159,6 +159,7 @@ def run_team(size, member, control):
     except BaseException:
         with entry:
             if len(begun) < size:
+                abandoned.append(True)
                 control[ABORTED] = 1  # those at work get no further than a barrier
         _wait_for(begun, ended)
         raise

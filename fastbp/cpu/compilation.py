@@ -16,7 +16,8 @@ from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.typed_passes import AnnotateTypes
+from numba.core.typed_passes import AnnotateTypes, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
 
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -58,6 +59,16 @@ class _KernelLibrary(JITCodeLibrary):
                 if part not in self._linking_libraries:
                     self.add_linking_library(part)
 
+    def _optimize_final_module(self):
+        # Numba's first round of passes prunes reference counts, and kernels have none.
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+
+
+# Annotations are for reading, and keep all of numba's intermediate code in memory; kernels have
+# neither closures nor array expressions.
+_NEEDLESS_PASSES = {AnnotateTypes, InlineClosureLikes, NopythonRewrites}
+
 
 class _PartCompiler(CompilerBase):
     """Numba's usual pipeline, into a library of another kind.
@@ -72,8 +83,7 @@ class _PartCompiler(CompilerBase):
         codegen, name = self.state.targetctx.codegen(), self.state.func_id.func_qualname
         self.state.library = self.library_class(codegen, name)
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        # Annotations are for reading; they keep all of numba's intermediate code in memory.
-        pipeline.passes = [step for step in pipeline.passes if step[0] is not AnnotateTypes]
+        pipeline.passes = [step for step in pipeline.passes if step[0] not in _NEEDLESS_PASSES]
         pipeline.finalize()
         return [pipeline]
 

@@ -60,6 +60,11 @@ class _KernelLibrary(JITCodeLibrary):
                     self.add_linking_library(part)
 
     def _optimize_final_module(self):
+        # Nothing outside calls a part: the optimiser may inline it, or drop arguments from its
+        # calls. The arrays of a `Memory` alone are 70 arguments.
+        for function in self._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
+                function.linkage = Linkage.internal
         # Numba's first round of passes prunes reference counts, and kernels have none.
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import load_number
+from fastbp.cpu.simd import load_number, prefetch
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
 _CODES = {
@@ -26,6 +26,7 @@ _CODES = {
     }.items()
 }
 _ABSENT = -1
+_CACHE_LINE = 64
 
 
 class Source(NamedTuple):
@@ -142,3 +143,12 @@ def gather_row(row, buffer, source, index, scale):
     else:
         address = source.address + index * source.row_stride
         _read_row(row, address, source.column_stride, source.code, scale)
+
+
+@kernel
+def prefetch_row(source, index):
+    """Have row `index` of the source fetched into the cache, if it is dense and lies together."""
+    if source.wide_indices < 0 and 0 < source.column_stride <= _CACHE_LINE:
+        start = source.address + index * source.row_stride
+        for offset in range(0, source.n_columns * source.column_stride, _CACHE_LINE):
+            prefetch(start + offset)

@@ -8,7 +8,7 @@ import numpy as np
 from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel
 from fastbp.cpu.elementary import compile_formula
-from fastbp.cpu.gather import gather_row
+from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import N_INPUTS, N_OUTPUTS
 from fastbp.cpu.outputs import activate_outputs, copy_logits, output_deltas, weight_of
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
@@ -50,6 +50,17 @@ def gather_batch(workspace, source, order, n_inputs, scale):
         start = sample * workspace.input_stride
         row = workspace.inputs[start : start + n_inputs]
         gather_row(row, workspace.buffer, source, order[sample], scale)
+
+
+@kernel
+def prefetch_batch(source, objective, order):
+    """Have the rows of the next batch on their way while this one is worked on.
+
+    They come from all over the memory, one row's cache misses after the other's.
+    """
+    for sample in range(order.size):
+        prefetch_row(source, order[sample])
+        prefetch_row(objective.targets, order[sample])
 
 
 @kernel
@@ -123,6 +134,8 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
         divisor = plan.total_weight if plan.total_weight > 0 else weight
         batch_step = next_step(plan, step, updates, divisor)
         gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
+        following = start + plan.batch_size
+        prefetch_batch(source, objective, order[following : following + plan.batch_size])
         passed, loss = run_batch(
             memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
         )

@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
 
 
 def _vector_bits():
@@ -243,3 +244,18 @@ def load_number(typing_context, address, index, dtype):
         return context.data_model_manager[signature.return_type].from_data(builder, value)
 
     return signature, codegen
+
+
+@intrinsic
+def prefetch(typing_context, address):
+    """Have the cache line at an integer address fetched into the second-level cache."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], _BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, second_level, data = _INT32(0), _INT32(2), _INT32(1)
+        builder.call(function, [pointer, read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen

@@ -107,6 +107,20 @@ def smaller(a, b):
 
 
 @kernel
+def share_tiles(layer, blocks, rank, size):
+    """The part of a layer's tiles that falls to one thread, `blocks` in each panel.
+
+    A last panel that is only one vector wide costs half as much as the others.
+    """
+    is_narrow = layer[N_OUTPUTS] - (layer[N_PANELS] - 1) * layer[WIDTH] <= layer[LANES]
+    n_wide = (layer[N_PANELS] - is_narrow) * blocks
+    start, stop = share(2 * n_wide + is_narrow * blocks, rank, size)
+    first = (start + 1) // 2 if start < 2 * n_wide else start - n_wide
+    last = (stop + 1) // 2 if stop < 2 * n_wide else stop - n_wide
+    return first, last
+
+
+@kernel
 def round_to_tile(rows):
     """Rows of a batch as they are stored: whole tiles."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
@@ -199,7 +213,7 @@ def forward_layer(memory, workspace, index, rows, rank, size):
     layer = memory.layers[index]
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
     n_blocks = rows // TILE_ROWS
-    first, last = share(layer[N_PANELS] * n_blocks, rank, size)
+    first, last = share_tiles(layer, n_blocks, rank, size)
     for item in range(first, last):
         panel = item // n_blocks
         row = (item - panel * n_blocks) * TILE_ROWS
@@ -236,7 +250,7 @@ def backward_layer(memory, workspace, index, rows, rank, size):
     layer, below = memory.layers[index], memory.layers[index - 1]
     width, depth = below[WIDTH], layer[N_OUTPUTS]
     n_blocks = rows // TILE_ROWS
-    first, last = share(below[N_PANELS] * n_blocks, rank, size)
+    first, last = share_tiles(below, n_blocks, rank, size)
     transposed_panel = -1
     for item in range(first, last):
         panel = item // n_blocks
@@ -334,7 +348,7 @@ def update_layer(memory, workspace, index, depth, solver, step, rank, size):
     """
     layer = memory.layers[index]
     width, blocks = layer[WIDTH], layer[BLOCKS]
-    first, last = share(layer[N_PANELS] * blocks, rank, size)
+    first, last = share_tiles(layer, blocks, rank, size)
     for item in range(first, last):
         panel = item // blocks
         row = (item - panel * blocks) * TILE_ROWS

@@ -48,6 +48,10 @@ def exponential(z):
     return exp(z)
 
 
+def exponential_backward(delta, h):
+    return delta * h
+
+
 # Name -> (forward, backward); the position is the code that the kernels switch on.
 HIDDEN_ACTIVATIONS = {
     "identity": (identity, identity_backward),
@@ -55,7 +59,8 @@ HIDDEN_ACTIVATIONS = {
     "tanh": (hyperbolic_tangent, hyperbolic_tangent_backward),
     "relu": (relu, relu_backward),
 }
-OUTPUT_ACTIVATIONS = ("identity", "logistic", "softmax", "exp")
+# The hidden ones come first, so that they have one code in either place.
+OUTPUT_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "softmax", "exp")
 LOSSES = ("log_loss", "squared_error", "poisson")
 
 
@@ -94,11 +99,8 @@ def half_poisson_deviance(target, output):
     return entropy - target + output
 
 
-def canonical_delta(target, output):
-    """δ in front of the output activation where loss and activation belong together."""
+def output_error(target, output):
+    """δ behind the output activation for ½ (t − o)²; and in front of it, where loss and activation
+    belong together: cross-entropy with logistic or softmax, Poisson deviance with exp.
+    """
     return output - target
-
-
-def logistic_squared_error_delta(target, output):
-    """δ of ½ (t − o)² in front of a logistic output unit."""
-    return logistic_backward(output - target, output)

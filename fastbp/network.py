@@ -18,10 +18,11 @@ class Network:
         Units a layer, from the features to the outputs; at least two entries.
     hidden_activations : tuple of str
         One name of `fastbp.functions.HIDDEN_ACTIVATIONS` a hidden layer.
-    output_activation : {"identity", "logistic", "softmax", "exp"}
+    output_activation : {"identity", "logistic", "tanh", "relu", "softmax", "exp"}
         What turns the last layer's logits into outputs.
     loss : {"log_loss", "squared_error", "poisson"}
-        What is minimised. "log_loss" is the cross-entropy of softmax or of logistic units.
+        What is minimised. "log_loss" is the cross-entropy of softmax or of logistic units,
+        "poisson" goes with "exp", "squared_error" with everything but softmax.
     average_outputs : bool, default=False
         Whether the reported squared error is averaged over the outputs instead of summed. The
         gradient is that of the sum either way: scikit-learn's MLPRegressor does this, and a

@@ -28,7 +28,7 @@ def activate(name, z):
 
 
 def derivative(name, h):
-    """f'(z) of a hidden activation, from its value h = f(z)."""
+    """f'(z) of an activation, from its value h = f(z)."""
     if name == "identity":
         return np.ones_like(h)
     if name == "logistic":
@@ -37,6 +37,8 @@ def derivative(name, h):
         return 1 - h**2
     if name == "relu":
         return (h > 0).astype(h.dtype)
+    if name == "exp":
+        return h
     raise ValueError(name)
 
 
@@ -75,8 +77,8 @@ def loss_and_gradient(network, parameters, X, targets, sample_weight, alpha):
     loss = ((weight * losses).sum() + penalty) / weight.sum()
 
     delta = outputs - targets
-    if network.loss == "squared_error" and network.output_activation == "logistic":
-        delta = delta * outputs * (1 - outputs)
+    if network.loss == "squared_error":
+        delta = delta * derivative(network.output_activation, outputs)
     delta = delta * weight[:, None]
     gradient = np.empty_like(parameters)
     coef_gradients, intercept_gradients = network.views(gradient)

@@ -20,6 +20,9 @@ OBJECTIVES = {
     "logistic": ("logistic", "log_loss", False),
     "squared": ("identity", "squared_error", True),
     "textbook": ("logistic", "squared_error", False),
+    "squared tanh": ("tanh", "squared_error", True),
+    "squared relu": ("relu", "squared_error", True),
+    "squared exp": ("exp", "squared_error", True),
     "poisson": ("exp", "poisson", False),
 }
 OPTIMIZERS = {

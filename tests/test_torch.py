@@ -19,6 +19,7 @@ HIDDEN = {
     "tanh": torch.nn.Tanh(),
     "relu": torch.nn.ReLU(),
 }
+OUTPUT = {**HIDDEN, "exp": torch.exp}  # of the squared error
 # Output activation, loss, number of outputs.
 OBJECTIVES = [
     ("softmax", "log_loss", 4),
@@ -27,6 +28,9 @@ OBJECTIVES = [
     ("logistic", "squared_error", 3),
     ("identity", "squared_error", 1),
     ("identity", "squared_error", 3),
+    ("tanh", "squared_error", 2),
+    ("relu", "squared_error", 2),
+    ("exp", "squared_error", 2),
     ("exp", "poisson", 1),
     ("exp", "poisson", 2),
 ]
@@ -44,7 +48,7 @@ def row_losses(logits, targets, output_activation, loss):
         losses = functional.poisson_nll_loss(logits, targets, log_input=True, reduction="none")
         losses = losses + torch.special.xlogy(targets, targets) - targets
     else:
-        outputs = torch.sigmoid(logits) if output_activation == "logistic" else logits
+        outputs = OUTPUT[output_activation](logits)
         losses = functional.mse_loss(outputs, targets, reduction="none") / 2
     return losses.sum(dim=1)
 

@@ -10,16 +10,23 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import N_OUTPUTS, WIDTH
 from fastbp.cpu.simd import load_number
-from fastbp.cpu.tiles import ZERO, logistic, logistic_backward, panel_start, share, smaller
-
-IDENTITY, LOGISTIC, SOFTMAX, EXPONENTIAL = (
-    functions.OUTPUT_ACTIVATIONS.index(name) for name in ("identity", "logistic", "softmax", "exp")
+from fastbp.cpu.tiles import (
+    LOGISTIC,
+    ZERO,
+    activate,
+    activate_backward,
+    panel_start,
+    share,
+    smaller,
 )
+
+SOFTMAX, EXPONENTIAL = (functions.OUTPUT_ACTIVATIONS.index(name) for name in ("softmax", "exp"))
 LOG_LOSS, SQUARED_ERROR, POISSON = (
     functions.LOSSES.index(name) for name in ("log_loss", "squared_error", "poisson")
 )
 
 exponential = compile_formula(functions.exponential)
+exponential_backward = compile_formula(functions.exponential_backward)
 # The losses call each other by name, so they are compiled in the order of their definition.
 clip_probability = compile_formula(functions.clip_probability)
 cross_entropy = compile_formula(functions.cross_entropy, clip_probability=clip_probability)
@@ -30,10 +37,7 @@ binary_cross_entropy = compile_formula(
 )
 half_squared_error = compile_formula(functions.half_squared_error)
 half_poisson_deviance = compile_formula(functions.half_poisson_deviance)
-canonical_delta = compile_formula(functions.canonical_delta)
-squared_error_delta = compile_formula(
-    functions.logistic_squared_error_delta, logistic_backward=logistic_backward
-)
+output_error = compile_formula(functions.output_error)
 
 
 class Objective(NamedTuple):
@@ -79,14 +83,13 @@ def softmax(row):
 @kernel
 def activate_outputs(activation, row):
     """Turn logits into outputs in place."""
-    if activation == LOGISTIC:
-        for j in range(row.size):
-            row[j] = logistic(row[j])
-    elif activation == SOFTMAX:
+    if activation == SOFTMAX:
         softmax(row)
     elif activation == EXPONENTIAL:
         for j in range(row.size):
             row[j] = exponential(row[j])
+    else:
+        activate(activation, row)
 
 
 @kernel
@@ -111,13 +114,16 @@ def row_loss(objective, target, row):
 
 @kernel
 def row_delta(objective, target, row):
-    """Replace one sample's outputs by their δ in front of the output activation."""
-    if objective.loss == SQUARED_ERROR and objective.output_activation == LOGISTIC:
+    """Replace one sample's targets by the δ of its outputs in front of the output activation."""
+    for j in range(row.size):
+        target[j] = output_error(target[j], row[j])
+    if objective.loss != SQUARED_ERROR:
+        return
+    if objective.output_activation == EXPONENTIAL:
         for j in range(row.size):
-            row[j] = squared_error_delta(target[j], row[j])
+            target[j] = exponential_backward(target[j], row[j])
     else:
-        for j in range(row.size):
-            row[j] = canonical_delta(target[j], row[j])
+        activate_backward(objective.output_activation, target, row)
 
 
 @kernel
@@ -161,5 +167,5 @@ def output_deltas(memory, workspace, objective, order, batch_weight, rank, size)
         for unit in range(0, n_outputs, width):
             deltas = memory.deltas[start : start + smaller(width, n_outputs - unit)]
             for j in range(deltas.size):
-                deltas[j] = row[unit + j] * scale
+                deltas[j] = target[unit + j] * scale
             start += memory.capacity * width

@@ -223,6 +223,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         outputs, for y >= 0.
 """
         + params.PARAMETERS
+        + """\
+    out_activation : {'auto', 'identity', 'logistic', 'sigmoid', 'tanh', 'relu', 'exp'}, \
+default='auto'
+        What the output layer applies; 'auto' is identity, or exp with loss='poisson', which takes
+        no other. 'logistic' keeps predictions in (0, 1), 'tanh' in (-1, 1), 'relu' and 'exp' above
+        0: a y beyond is never reached, and y is not scaled.
+"""
         + params.EXTRAS,
         attributes=params.ATTRIBUTES.format(score="R²"),
         examples="""\
@@ -238,6 +245,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
         "loss": [StrOptions({"squared_error", "poisson"})],
+        "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
     }
     _numeric_targets = True
     _average_outputs = True
@@ -269,6 +277,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         epsilon=1e-8,
         n_iter_no_change=10,
         max_fun=15000,
+        out_activation="auto",
         precision="auto",
         n_threads=None,
         input_scale=1.0,
@@ -310,7 +319,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return targets, targets.shape[1]
 
     def _output_activation(self):
-        return "exp" if self.loss == "poisson" else "identity"
+        return params.output_activation(self.out_activation, self.loss)
 
     def _labels_to_stratify(self, targets):
         return None

@@ -14,10 +14,12 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 
-from fastbp.functions import HIDDEN_ACTIVATIONS
+from fastbp.functions import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 
 ALIASES = {"sigmoid": "logistic"}
 LARGEST_LAYER = 2**31 - 1
+# What a regressor's outputs may be. Softmax outputs are not free of each other.
+OUTPUT_CHOICES = {"auto", *OUTPUT_ACTIVATIONS, *ALIASES} - {"softmax"}
 
 CONSTRAINTS = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -112,6 +114,29 @@ def hidden_activations(activation, n_hidden):
             f"{n_hidden} hidden layer(s). Give one name for each, or a single string for all."
         )
     return tuple(ALIASES.get(name, name) for name in names)
+
+
+def output_activation(out_activation, loss):
+    """Read a regressor's `out_activation`, whose "auto" depends on the loss.
+
+    Returns
+    -------
+    name : str
+        One of `fastbp.functions.OUTPUT_ACTIVATIONS`.
+
+    Raises
+    ------
+    InvalidParameterError
+        A ValueError: a choice that does not go with the loss.
+    """
+    if loss == "poisson":
+        if out_activation not in ("auto", "exp"):
+            raise InvalidParameterError(
+                f"out_activation={out_activation!r} does not go with loss='poisson', whose outputs "
+                "are exponential. Use out_activation='auto' or 'exp', or loss='squared_error'."
+            )
+        return "exp"
+    return "identity" if out_activation == "auto" else ALIASES.get(out_activation, out_activation)
 
 
 PARAMETERS = """\

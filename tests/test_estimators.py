@@ -53,7 +53,7 @@ def test_signatures_are_scikit_learns(name):
     theirs = list(inspect.signature(getattr(sklearn.neural_network, name)).parameters.values())
     assert ours[: len(theirs)] == theirs
     extras = ["precision", "n_threads", "input_scale", "device", "callback"]
-    extras = ["loss", *extras] if name == "MLPClassifier" else extras
+    extras = ["loss" if name == "MLPClassifier" else "out_activation", *extras]
     assert [p.name for p in ours[len(theirs) :]] == extras
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
     for parameter in ours:

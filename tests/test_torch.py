@@ -166,7 +166,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("objective", [OBJECTIVES[0], OBJECTIVES[5]], ids=["softmax", "squared"])
+@pytest.mark.parametrize("objective", [OBJECTIVES[i] for i in (0, 5, 6)], ids=lambda o: o[0])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_steps(name, objective, weighted):
     hyper_parameters, make_torch_optimizer = OPTIMIZERS[name]

@@ -109,7 +109,7 @@ class Engine:
 
     def _memory(self, rows, learns=True):
         """The arrays that a team shares, for batches of up to so many rows."""
-        capacity = round_up(rows, TILE_ROWS)
+        capacity = round_up(rows, max(TILE_ROWS, lanes(self.dtype)))
         units = self.layout.n_units * capacity
         return Memory(
             layers=self.layout.table,
@@ -120,14 +120,14 @@ class Engine:
             activations=aligned_zeros(units, self.dtype),
             deltas=aligned_zeros(units if learns else 0, self.dtype),
             square_norms=np.zeros(self.layout.n_blocks if learns else 0),
-            row_losses=np.zeros(rows if learns else 0),
+            row_losses=np.zeros(capacity if learns else 0),
             control=np.zeros(CONTROL_SIZE, np.int64),
         )
 
     def _workspace(self, rows):
         """The arrays of one thread, for batches of up to so many rows."""
         stride = self.layout.input_stride
-        n_outputs = self.network.layer_sizes[-1]
+        n_outputs, vector = self.network.layer_sizes[-1], lanes(self.dtype)
 
         def zeros(size):
             return aligned_zeros(size, self.dtype)
@@ -138,8 +138,10 @@ class Engine:
             transposed=zeros(self.layout.transposed_size),
             tile=zeros(self.layout.tile_size),
             zeros=zeros(self.layout.tile_size // TILE_ROWS),
+            outputs=zeros(round_up(n_outputs, vector) * vector),
+            targets=zeros(round_up(n_outputs, vector) * vector),
+            samples=zeros(vector),
             row=zeros(n_outputs),
-            target=zeros(n_outputs),
             buffer=zeros(_SPARSE_BUFFER),
         )
 

@@ -9,8 +9,8 @@ from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
-from fastbp.cpu.layout import N_INPUTS, N_OUTPUTS
-from fastbp.cpu.outputs import activate_outputs, copy_logits, output_deltas, weight_of
+from fastbp.cpu.layout import N_INPUTS
+from fastbp.cpu.outputs import collect_outputs, output_deltas, weight_of
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
@@ -161,19 +161,16 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
 
     `memory.activations` is this thread's own.
     """
-    n_layers = memory.layers.shape[0]
-    n_inputs, n_outputs = memory.layers[0, N_INPUTS], memory.layers[n_layers - 1, N_OUTPUTS]
-    row = workspace.row[:n_outputs]
+    n_layers, lanes = memory.layers.shape[0], workspace.samples.size
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = order[start : smaller(start + plan.batch_size, last)]
-        rows = round_to_tile(batch.size)
-        gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
+        gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
         for index in range(n_layers):
-            forward_layer(memory, workspace, index, rows, ZERO, ONE)
-        for sample in range(batch.size):
-            copy_logits(row, memory, memory.layers[n_layers - 1], sample)
-            activate_outputs(activation, row)
-            outputs = out[start + sample]
-            for j in range(n_outputs):
-                outputs[j] = row[j]
+            forward_layer(memory, workspace, index, round_to_tile(batch.size), ZERO, ONE)
+        for row in range(0, batch.size, lanes):
+            collect_outputs(memory, workspace, activation, row)
+            for sample in range(smaller(lanes, batch.size - row)):
+                values = out[start + row + sample]
+                for unit in range(values.size):
+                    values[unit] = workspace.outputs[unit * lanes + sample]

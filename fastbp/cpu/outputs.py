@@ -1,4 +1,4 @@
-"""The output layer, sample by sample: activation, loss and δ."""
+"""The output layer, a vector of samples at once: activation, loss and δ."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,10 @@ from fastbp import functions
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
-from fastbp.cpu.layout import N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import load_number
+from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
+from fastbp.cpu.simd import load_number, transpose_square
 from fastbp.cpu.tiles import (
     LOGISTIC,
-    ZERO,
     activate,
     activate_backward,
     panel_start,
@@ -53,88 +52,118 @@ class Objective(NamedTuple):
 
 
 @kernel
-def copy_logits(row, memory, layer, sample):
-    """Collect one sample's logits from the panels."""
-    width = layer[WIDTH]
-    start = panel_start(memory, layer, ZERO) + sample * width
-    for first in range(0, row.size, width):
-        part = row[first : first + width]
-        logits = memory.activations[start : start + part.size]
-        for j in range(part.size):
-            part[j] = logits[j]
-        start += memory.capacity * width
+def square_start(memory, layer, row, unit):
+    """Where the square of samples from `row` on and units from `unit` on starts."""
+    panel = unit // layer[WIDTH]
+    return panel_start(memory, layer, panel) + (row - panel) * layer[WIDTH] + unit
 
 
 @kernel
-def softmax(row):
-    """Softmax in place, shifted by the largest logit so that nothing overflows."""
-    largest = row[0]
-    for j in range(row.size):
-        largest = row[j] if row[j] > largest else largest
-    total = type(largest)(0)
-    for j in range(row.size):
-        row[j] = exponential(row[j] - largest)
-    for j in range(row.size):
-        total += row[j]
-    for j in range(row.size):
-        row[j] /= total
-
-
-@kernel
-def activate_outputs(activation, row):
-    """Turn logits into outputs in place."""
+def collect_outputs(memory, workspace, activation, row):
+    """Outputs of a vector of samples from `row` on, unit by unit, into `workspace.outputs`."""
+    layer = memory.layers[-1]
+    lanes, n_outputs = layer[LANES], layer[N_OUTPUTS]
+    outputs = workspace.outputs[: n_outputs * lanes]
+    for unit in range(0, n_outputs, lanes):
+        start = square_start(memory, layer, row, unit)
+        transpose_square(
+            workspace.outputs, unit * lanes, lanes, memory.activations, start, layer[WIDTH]
+        )
     if activation == SOFTMAX:
-        softmax(row)
+        softmax(outputs, workspace.samples)
     elif activation == EXPONENTIAL:
-        for j in range(row.size):
-            row[j] = exponential(row[j])
+        for j in range(outputs.size):
+            outputs[j] = exponential(outputs[j])
     else:
-        activate(activation, row)
+        activate(activation, outputs)
 
 
 @kernel
-def row_loss(objective, target, row):
-    """The loss of one sample's outputs, summed over them."""
-    eps = type(row[0])(objective.eps)
-    total = 0.0
+def spread_deltas(memory, workspace, row):
+    """Put the δ of a vector of samples into the panels, from `row` on; the padding gets zeros."""
+    layer = memory.layers[-1]
+    lanes, width = layer[LANES], layer[WIDTH]
+    for unit in range(0, layer[N_OUTPUTS], lanes):
+        start = square_start(memory, layer, row, unit)
+        transpose_square(memory.deltas, start, width, workspace.targets, unit * lanes, lanes)
+
+
+@kernel
+def softmax(outputs, working):
+    """Softmax in place, shifted by each sample's largest logit so that nothing overflows."""
+    lanes = working.size
+    for j in range(lanes):
+        working[j] = outputs[j]
+    for start in range(lanes, outputs.size, lanes):
+        logits = outputs[start : start + lanes]
+        for j in range(lanes):
+            working[j] = logits[j] if logits[j] > working[j] else working[j]
+    for start in range(0, outputs.size, lanes):
+        logits = outputs[start : start + lanes]
+        for j in range(lanes):
+            logits[j] -= working[j]
+    for j in range(outputs.size):
+        outputs[j] = exponential(outputs[j])
+    for j in range(lanes):
+        working[j] = 0
+    for start in range(0, outputs.size, lanes):
+        values = outputs[start : start + lanes]
+        for j in range(lanes):
+            working[j] += values[j]
+    for start in range(0, outputs.size, lanes):
+        values = outputs[start : start + lanes]
+        for j in range(lanes):
+            values[j] /= working[j]
+
+
+@kernel
+def add_losses(objective, losses, targets, outputs):
+    """Add one unit's share to the losses of its samples."""
+    eps = type(outputs[0])(objective.eps)
     if objective.loss == SQUARED_ERROR:
-        for j in range(row.size):
-            total += half_squared_error(target[j], row[j])
+        for j in range(losses.size):
+            losses[j] += half_squared_error(targets[j], outputs[j])
     elif objective.loss == POISSON:
-        for j in range(row.size):
-            total += half_poisson_deviance(target[j], row[j])
+        for j in range(losses.size):
+            losses[j] += half_poisson_deviance(targets[j], outputs[j])
     elif objective.output_activation == LOGISTIC:
-        for j in range(row.size):
-            total += binary_cross_entropy(target[j], row[j], eps)
+        for j in range(losses.size):
+            losses[j] += binary_cross_entropy(targets[j], outputs[j], eps)
     else:
-        for j in range(row.size):
-            total += cross_entropy(target[j], row[j], eps)
-    return total * objective.loss_scale
+        for j in range(losses.size):
+            losses[j] += cross_entropy(targets[j], outputs[j], eps)
 
 
 @kernel
-def row_delta(objective, target, row):
-    """Replace one sample's targets by the δ of its outputs in front of the output activation."""
-    for j in range(row.size):
-        target[j] = output_error(target[j], row[j])
+def replace_by_deltas(objective, targets, outputs):
+    """Replace targets by the δ of their outputs in front of the output activation."""
+    for j in range(outputs.size):
+        targets[j] = output_error(targets[j], outputs[j])
     if objective.loss != SQUARED_ERROR:
         return
     if objective.output_activation == EXPONENTIAL:
-        for j in range(row.size):
-            target[j] = exponential_backward(target[j], row[j])
+        for j in range(outputs.size):
+            targets[j] = exponential_backward(targets[j], outputs[j])
     else:
-        activate_backward(objective.output_activation, target, row)
+        activate_backward(objective.output_activation, targets, outputs)
 
 
 @kernel
-def read_target(objective, target, buffer, index):
-    """Fill `target` for the sample in row `index` of the data."""
+def read_targets(objective, workspace, targets, order):
+    """Fill `targets`, unit by unit, for the samples in the rows `order` of the data."""
+    lanes, one = workspace.samples.size, type(targets[0])(1)
     if objective.target_is_class:
-        for j in range(target.size):
-            target[j] = 0
-        target[load_number(objective.targets.address, index, np.int64)] = 1
+        for j in range(targets.size):
+            targets[j] = 0
+        for sample in range(order.size):
+            label = load_number(objective.targets.address, order[sample], np.int64)
+            targets[label * lanes + sample] = one
     else:
-        gather_row(target, buffer, objective.targets, index, type(target[0])(1))
+        row = workspace.row
+        for sample in range(order.size):
+            gather_row(row, workspace.buffer, objective.targets, order[sample], one)
+            for unit in range(row.size):
+                targets[unit * lanes + sample] = row[unit]
 
 
 @kernel
@@ -149,23 +178,30 @@ def weight_of(objective, index):
 def output_deltas(memory, workspace, objective, order, batch_weight, rank, size):
     """Loss and δ of the output layer for one batch; δ over the batch's weight.
 
-    `order` holds the batch's rows of the data.
+    `order` holds the batch's rows of the data. As many samples as a vector has lanes are worked on
+    at once, unit by unit.
     """
-    layer = memory.layers[-1]
-    width, n_outputs = layer[WIDTH], layer[N_OUTPUTS]
-    row, target = workspace.row[:n_outputs], workspace.target[:n_outputs]
-    first, last = share(order.size, rank, size)
-    for sample in range(first, last):
-        copy_logits(row, memory, layer, sample)
-        activate_outputs(objective.output_activation, row)
-        read_target(objective, target, workspace.buffer, order[sample])
-        weight = weight_of(objective, order[sample])
-        memory.row_losses[sample] = weight * row_loss(objective, target, row)
-        row_delta(objective, target, row)
-        scale = type(row[0])(weight / batch_weight)
-        start = panel_start(memory, layer, ZERO) + sample * width
-        for unit in range(0, n_outputs, width):
-            deltas = memory.deltas[start : start + smaller(width, n_outputs - unit)]
-            for j in range(deltas.size):
-                deltas[j] = target[unit + j] * scale
-            start += memory.capacity * width
+    lanes = workspace.samples.size
+    n_values = memory.layers[-1, N_OUTPUTS] * lanes
+    outputs, targets = workspace.outputs[:n_values], workspace.targets[:n_values]
+    first, last = share((order.size + lanes - 1) // lanes, rank, size)
+    for row in range(first * lanes, last * lanes, lanes):
+        samples = order[row : smaller(row + lanes, order.size)]
+        collect_outputs(memory, workspace, objective.output_activation, row)
+        read_targets(objective, workspace, targets, samples)
+        losses, scales = memory.row_losses[row : row + lanes], workspace.samples
+        for j in range(lanes):
+            losses[j] = 0
+        for start in range(0, outputs.size, lanes):
+            stop = start + lanes
+            add_losses(objective, losses, targets[start:stop], outputs[start:stop])
+        for j in range(samples.size):
+            weight = weight_of(objective, samples[j])
+            losses[j] *= weight * objective.loss_scale
+            scales[j] = weight / batch_weight
+        replace_by_deltas(objective, targets, outputs)
+        for start in range(0, outputs.size, lanes):
+            deltas = targets[start : start + lanes]
+            for j in range(lanes):
+                deltas[j] *= scales[j]
+        spread_deltas(memory, workspace, row)

@@ -64,8 +64,10 @@ class Workspace(NamedTuple):
     transposed: np.ndarray  # one transposed weight panel
     tile: np.ndarray  # one gradient tile
     zeros: np.ndarray  # as many as a tile is wide, for products without bias
-    row: np.ndarray  # outputs of one sample
-    target: np.ndarray  # its targets
+    outputs: np.ndarray  # of as many samples as a vector has lanes, unit by unit
+    targets: np.ndarray  # theirs, then their δ
+    samples: np.ndarray  # a number for each of them
+    row: np.ndarray  # the targets of one
     buffer: np.ndarray  # for sparse rows
 
 

@@ -79,7 +79,8 @@ def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
 def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     """Build the function x -> ln x.
 
-    With x = 2ⁿ m, m in [√½, √2), and s = (m - 1) / (m + 1): ln x = n ln 2 + 2 s (1 + s²/3 + s⁴/5 …),
+    With x = 2ⁿ m, m in [√½, √2), and s = (m - 1) / (m + 1):
+    ln x = n ln 2 + 2 s (1 + s²/3 + s⁴/5 …),
     whose truncation error is below rounding at the degree given.
     """
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
@@ -106,9 +107,8 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
         n = real((bits >> shift) - bias) - (enlarged_by if is_subnormal else zero)
         f = reinterpret(integer((bits & mantissa) + root), real) - one
         doubled = (f + f) / (f + two)
-        result = n * ln2_high + (
-            doubled + (doubled * series(doubled * doubled * quarter) + n * ln2_low)
-        )
+        log_m = doubled + doubled * series(doubled * doubled * quarter)
+        result = n * ln2_high + (log_m + n * ln2_low)
         result = result if x < infinity else x
         return result if x > zero else (-infinity if x == zero else nan)
 

@@ -27,6 +27,9 @@ WORK_PER_CALL = 20_000_000_000
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
 GRADIENT_ROWS = 256
+# Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
+OUTPUT_VECTORS = 4
+MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
 _SPARSE_BUFFER = 256
 
 
@@ -128,6 +131,7 @@ class Engine:
         """The arrays of one thread, for batches of up to so many rows."""
         stride = self.layout.input_stride
         n_outputs, vector = self.network.layer_sizes[-1], lanes(self.dtype)
+        samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
 
         def zeros(size):
             return aligned_zeros(size, self.dtype)
@@ -138,9 +142,12 @@ class Engine:
             transposed=zeros(self.layout.transposed_size),
             tile=zeros(self.layout.tile_size),
             zeros=zeros(self.layout.tile_size // TILE_ROWS),
-            outputs=zeros(round_up(n_outputs, vector) * vector),
-            targets=zeros(round_up(n_outputs, vector) * vector),
-            samples=zeros(vector),
+            one=np.ones(1, self.dtype),
+            lanes=vector,
+            samples=zeros(samples),
+            outputs=zeros(round_up(n_outputs, vector) * samples),
+            targets=zeros(round_up(n_outputs, vector) * samples),
+            losses=zeros(n_outputs * samples),
             row=zeros(n_outputs),
             buffer=zeros(_SPARSE_BUFFER),
         )

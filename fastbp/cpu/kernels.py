@@ -161,16 +161,18 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
 
     `memory.activations` is this thread's own.
     """
-    n_layers, lanes = memory.layers.shape[0], workspace.samples.size
+    n_layers, lanes = memory.layers.shape[0], workspace.lanes
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = order[start : smaller(start + plan.batch_size, last)]
         gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
         for index in range(n_layers):
             forward_layer(memory, workspace, index, round_to_tile(batch.size), ZERO, ONE)
-        for row in range(0, batch.size, lanes):
-            collect_outputs(memory, workspace, activation, row)
-            for sample in range(smaller(lanes, batch.size - row)):
+        for row in range(0, batch.size, workspace.samples.size):
+            samples = smaller(workspace.samples.size, batch.size - row)
+            count = (samples + lanes - 1) // lanes * lanes
+            collect_outputs(memory, workspace, activation, row, count)
+            for sample in range(samples):
                 values = out[start + row + sample]
                 for unit in range(values.size):
-                    values[unit] = workspace.outputs[unit * lanes + sample]
+                    values[unit] = workspace.outputs[unit * count + sample]

@@ -1,4 +1,8 @@
-"""The output layer, a vector of samples at once: activation, loss and δ."""
+"""The output layer: activation, loss and δ of a few vectors of samples at once.
+
+Their numbers are transposed, unit by unit instead of sample by sample: so every formula and every
+sum over the units runs over vectors.
+"""
 
 from typing import NamedTuple
 
@@ -9,9 +13,10 @@ from fastbp.cpu.compilation import kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import load_number, transpose_square
+from fastbp.cpu.simd import load_number, narrow_row, transpose_square
 from fastbp.cpu.tiles import (
     LOGISTIC,
+    ZERO,
     activate,
     activate_backward,
     panel_start,
@@ -59,18 +64,20 @@ def square_start(memory, layer, row, unit):
 
 
 @kernel
-def collect_outputs(memory, workspace, activation, row):
-    """Outputs of a vector of samples from `row` on, unit by unit, into `workspace.outputs`."""
+def collect_outputs(memory, workspace, activation, row, count):
+    """Outputs of `count` samples (whole vectors) from `row` on, to `workspace.outputs`."""
     layer = memory.layers[-1]
-    lanes, n_outputs = layer[LANES], layer[N_OUTPUTS]
-    outputs = workspace.outputs[: n_outputs * lanes]
-    for unit in range(0, n_outputs, lanes):
+    lanes, width = layer[LANES], layer[WIDTH]
+    for unit in range(0, layer[N_OUTPUTS], lanes):
         start = square_start(memory, layer, row, unit)
-        transpose_square(
-            workspace.outputs, unit * lanes, lanes, memory.activations, start, layer[WIDTH]
-        )
+        for sample in range(0, count, lanes):
+            transpose_square(
+                workspace.outputs, unit * count + sample, count,
+                memory.activations, start + sample * width, width,
+            )  # fmt: skip
+    outputs = workspace.outputs[: layer[N_OUTPUTS] * count]
     if activation == SOFTMAX:
-        softmax(outputs, workspace.samples)
+        softmax(outputs, workspace.samples[:count], workspace)
     elif activation == EXPONENTIAL:
         for j in range(outputs.size):
             outputs[j] = exponential(outputs[j])
@@ -79,59 +86,69 @@ def collect_outputs(memory, workspace, activation, row):
 
 
 @kernel
-def spread_deltas(memory, workspace, row):
-    """Put the δ of a vector of samples into the panels, from `row` on; the padding gets zeros."""
+def spread_deltas(memory, deltas, row, count):
+    """Put the δ of `count` samples into the panels, from `row` on."""
     layer = memory.layers[-1]
     lanes, width = layer[LANES], layer[WIDTH]
     for unit in range(0, layer[N_OUTPUTS], lanes):
         start = square_start(memory, layer, row, unit)
-        transpose_square(memory.deltas, start, width, workspace.targets, unit * lanes, lanes)
+        for sample in range(0, count, lanes):
+            transpose_square(
+                memory.deltas, start + sample * width, width,
+                deltas, unit * count + sample, count,
+            )  # fmt: skip
 
 
 @kernel
-def softmax(outputs, working):
-    """Softmax in place, shifted by each sample's largest logit so that nothing overflows."""
-    lanes = working.size
-    for j in range(lanes):
-        working[j] = outputs[j]
-    for start in range(lanes, outputs.size, lanes):
-        logits = outputs[start : start + lanes]
-        for j in range(lanes):
-            working[j] = logits[j] if logits[j] > working[j] else working[j]
-    for start in range(0, outputs.size, lanes):
-        logits = outputs[start : start + lanes]
-        for j in range(lanes):
-            logits[j] -= working[j]
-    for j in range(outputs.size):
-        outputs[j] = exponential(outputs[j])
-    for j in range(lanes):
-        working[j] = 0
-    for start in range(0, outputs.size, lanes):
-        values = outputs[start : start + lanes]
-        for j in range(lanes):
-            working[j] += values[j]
-    for start in range(0, outputs.size, lanes):
-        values = outputs[start : start + lanes]
-        for j in range(lanes):
-            values[j] /= working[j]
+def sum_of_units(total, values, workspace, lanes):
+    """Sum over the units, sample by sample: a product with ones."""
+    for sample in range(0, total.size, lanes):
+        narrow_row(
+            total, sample, lanes, workspace.one, ZERO, ZERO, ZERO, ZERO, values.size,
+            values, sample, total.size, values.size // total.size, workspace.zeros, ZERO,
+        )  # fmt: skip
 
 
 @kernel
-def add_losses(objective, losses, targets, outputs):
-    """Add one unit's share to the losses of its samples."""
+def softmax(outputs, samples, workspace):
+    """Softmax in place, shifted by each sample's largest logit so that nothing overflows.
+
+    `samples` is working space, a number for each sample.
+    """
+    count = samples.size
+    for j in range(count):
+        samples[j] = outputs[j]
+    for start in range(count, outputs.size, count):
+        logits = outputs[start : start + count]
+        for j in range(count):
+            samples[j] = logits[j] if logits[j] > samples[j] else samples[j]
+    for start in range(0, outputs.size, count):
+        logits = outputs[start : start + count]
+        for j in range(count):
+            logits[j] = exponential(logits[j] - samples[j])
+    sum_of_units(samples, outputs, workspace, workspace.lanes)
+    for start in range(0, outputs.size, count):
+        values = outputs[start : start + count]
+        for j in range(count):
+            values[j] /= samples[j]
+
+
+@kernel
+def compute_losses(objective, losses, targets, outputs):
+    """Every output's share of its sample's loss."""
     eps = type(outputs[0])(objective.eps)
     if objective.loss == SQUARED_ERROR:
-        for j in range(losses.size):
-            losses[j] += half_squared_error(targets[j], outputs[j])
+        for j in range(outputs.size):
+            losses[j] = half_squared_error(targets[j], outputs[j])
     elif objective.loss == POISSON:
-        for j in range(losses.size):
-            losses[j] += half_poisson_deviance(targets[j], outputs[j])
+        for j in range(outputs.size):
+            losses[j] = half_poisson_deviance(targets[j], outputs[j])
     elif objective.output_activation == LOGISTIC:
-        for j in range(losses.size):
-            losses[j] += binary_cross_entropy(targets[j], outputs[j], eps)
+        for j in range(outputs.size):
+            losses[j] = binary_cross_entropy(targets[j], outputs[j], eps)
     else:
-        for j in range(losses.size):
-            losses[j] += cross_entropy(targets[j], outputs[j], eps)
+        for j in range(outputs.size):
+            losses[j] = cross_entropy(targets[j], outputs[j], eps)
 
 
 @kernel
@@ -149,21 +166,21 @@ def replace_by_deltas(objective, targets, outputs):
 
 
 @kernel
-def read_targets(objective, workspace, targets, order):
+def read_targets(objective, workspace, targets, count, order):
     """Fill `targets`, unit by unit, for the samples in the rows `order` of the data."""
-    lanes, one = workspace.samples.size, type(targets[0])(1)
+    one = type(targets[0])(1)
     if objective.target_is_class:
         for j in range(targets.size):
             targets[j] = 0
         for sample in range(order.size):
             label = load_number(objective.targets.address, order[sample], np.int64)
-            targets[label * lanes + sample] = one
+            targets[label * count + sample] = one
     else:
         row = workspace.row
         for sample in range(order.size):
             gather_row(row, workspace.buffer, objective.targets, order[sample], one)
             for unit in range(row.size):
-                targets[unit * lanes + sample] = row[unit]
+                targets[unit * count + sample] = row[unit]
 
 
 @kernel
@@ -178,30 +195,36 @@ def weight_of(objective, index):
 def output_deltas(memory, workspace, objective, order, batch_weight, rank, size):
     """Loss and δ of the output layer for one batch; δ over the batch's weight.
 
-    `order` holds the batch's rows of the data. As many samples as a vector has lanes are worked on
-    at once, unit by unit.
+    `order` holds the batch's rows of the data.
     """
-    lanes = workspace.samples.size
-    n_values = memory.layers[-1, N_OUTPUTS] * lanes
-    outputs, targets = workspace.outputs[:n_values], workspace.targets[:n_values]
+    lanes = workspace.lanes
     first, last = share((order.size + lanes - 1) // lanes, rank, size)
-    for row in range(first * lanes, last * lanes, lanes):
-        samples = order[row : smaller(row + lanes, order.size)]
-        collect_outputs(memory, workspace, objective.output_activation, row)
-        read_targets(objective, workspace, targets, samples)
-        losses, scales = memory.row_losses[row : row + lanes], workspace.samples
-        for j in range(lanes):
-            losses[j] = 0
-        for start in range(0, outputs.size, lanes):
-            stop = start + lanes
-            add_losses(objective, losses, targets[start:stop], outputs[start:stop])
-        for j in range(samples.size):
-            weight = weight_of(objective, samples[j])
-            losses[j] *= weight * objective.loss_scale
-            scales[j] = weight / batch_weight
-        replace_by_deltas(objective, targets, outputs)
-        for start in range(0, outputs.size, lanes):
-            deltas = targets[start : start + lanes]
-            for j in range(lanes):
-                deltas[j] *= scales[j]
-        spread_deltas(memory, workspace, row)
+    for row in range(first * lanes, last * lanes, workspace.samples.size):
+        count = smaller(workspace.samples.size, last * lanes - row)
+        samples = order[row : smaller(row + count, order.size)]
+        collect_outputs(memory, workspace, objective.output_activation, row, count)
+        some_deltas(memory, workspace, objective, samples, batch_weight, row, count)
+        spread_deltas(memory, workspace.targets, row, count)
+
+
+@kernel
+def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
+    """Losses of the samples from `row` on, and their δ in place of their targets, unit by unit."""
+    n_values = memory.layers[-1, N_OUTPUTS] * count
+    outputs, targets = workspace.outputs[:n_values], workspace.targets[:n_values]
+    losses, samples = workspace.losses[:n_values], workspace.samples[:count]
+    read_targets(objective, workspace, targets, count, order)
+    compute_losses(objective, losses, targets, outputs)
+    sum_of_units(samples, losses, workspace, workspace.lanes)
+    for j in range(order.size):
+        weight = weight_of(objective, order[j])
+        memory.row_losses[row + j] = samples[j] * weight * objective.loss_scale
+        samples[j] = weight / batch_weight
+    replace_by_deltas(objective, targets, outputs)
+    for start in range(0, n_values, count):
+        deltas = targets[start : start + count]
+        for j in range(count):
+            deltas[j] *= samples[j]
+    padding = workspace.targets[n_values : workspace.targets.size]
+    for j in range(smaller(padding.size, count * workspace.lanes)):
+        padding[j] = 0

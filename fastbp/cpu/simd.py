@@ -159,8 +159,8 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     return rows_of(updated)
 
 
-def _make_tile(n_vectors):
-    """Build the tile that is `n_vectors` vectors wide."""
+def _make_tile(n_rows, n_vectors):
+    """Build the tile that is `n_rows` high and `n_vectors` vectors wide."""
 
     @intrinsic
     def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
@@ -181,7 +181,7 @@ def _make_tile(n_vectors):
             strides = (*arguments[5:9], arguments[11])
             offsets = [_INT64(v * vectors.count) for v in range(n_vectors)]
             start = [vectors.load(bias, offset) for offset in offsets]
-            sums = _tile_loops(vectors, left, right, strides, arguments[12], [start] * TILE_ROWS)
+            sums = _tile_loops(vectors, left, right, strides, arguments[12], [start] * n_rows)
             for row, values in enumerate(sums):
                 row_start = builder.mul(_INT64(row), arguments[2])
                 for value, offset in zip(values, offsets, strict=True):
@@ -193,11 +193,13 @@ def _make_tile(n_vectors):
     return tile
 
 
-# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for TILE_ROWS rows and one or two vectors of
-# columns. The left operand lies in panels of `panel_length` steps, so that k is at
+# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns. The left
+# operand lies in panels of `panel_length` steps, so that k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
-narrow_tile = _make_tile(1)
-wide_tile = _make_tile(TILE_VECTORS)
+narrow_tile = _make_tile(TILE_ROWS, 1)
+wide_tile = _make_tile(TILE_ROWS, TILE_VECTORS)
+narrow_row = _make_tile(1, 1)
+wide_row = _make_tile(1, TILE_VECTORS)
 
 
 @intrinsic

@@ -25,7 +25,14 @@ from fastbp.cpu.layout import (
     WEIGHTS,
     WIDTH,
 )
-from fastbp.cpu.simd import TILE_ROWS, narrow_tile, transpose_square, wide_tile
+from fastbp.cpu.simd import (
+    TILE_ROWS,
+    narrow_row,
+    narrow_tile,
+    transpose_square,
+    wide_row,
+    wide_tile,
+)
 
 _HIDDEN = functions.HIDDEN_ACTIVATIONS
 IDENTITY, LOGISTIC, TANH, RELU = (
@@ -64,9 +71,12 @@ class Workspace(NamedTuple):
     transposed: np.ndarray  # one transposed weight panel
     tile: np.ndarray  # one gradient tile
     zeros: np.ndarray  # as many as a tile is wide, for products without bias
-    outputs: np.ndarray  # of as many samples as a vector has lanes, unit by unit
-    targets: np.ndarray  # theirs, then their δ
-    samples: np.ndarray  # a number for each of them
+    one: np.ndarray  # the number 1, for sums
+    lanes: int  # numbers in a vector
+    samples: np.ndarray  # a number for each of the samples whose outputs are worked on at once
+    outputs: np.ndarray  # their outputs, unit by unit
+    targets: np.ndarray  # likewise, then their δ
+    losses: np.ndarray  # every output's share of the loss
     row: np.ndarray  # the targets of one
     buffer: np.ndarray  # for sparse rows
 
@@ -312,16 +322,19 @@ def apply_update(memory, solver, start, gradient, step, decay):
 
 
 @kernel
-def sum_deltas(memory, layer, panel, depth, total):
-    """The bias gradient of one panel: δ summed over the batch, row after row."""
-    width = layer[WIDTH]
-    start = panel_start(memory, layer, panel)
-    for j in range(total.size):
-        total[j] = 0
-    for row in range(depth):
-        deltas = memory.deltas[start + row * width : start + (row + 1) * width]
-        for j in range(total.size):
-            total[j] += deltas[j]
+def sum_deltas(memory, workspace, layer, panel, depth):
+    """The bias gradient of one panel: δ summed over the batch, as a product with ones."""
+    start, width = panel_start(memory, layer, panel), layer[WIDTH]
+    if width > layer[LANES]:
+        wide_row(
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth,
+            memory.deltas, start, width, depth, workspace.zeros, ZERO,
+        )  # fmt: skip
+    else:
+        narrow_row(
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth,
+            memory.deltas, start, width, depth, workspace.zeros, ZERO,
+        )  # fmt: skip
 
 
 @kernel
@@ -360,7 +373,7 @@ def update_layer(memory, workspace, index, depth, solver, step, rank, size):
             tile_gradient(memory, workspace, index, panel, row, depth)
         else:
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
-            sum_deltas(memory, layer, panel, depth, workspace.tile[:width])
+            sum_deltas(memory, workspace, layer, panel, depth)
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
         gradient = workspace.tile[: n_rows * width]
         if decay > 0:

@@ -21,7 +21,7 @@ from fastbp.network import Network
 from fastbp.optimizers import N_MOMENTS, Optimizer
 
 # Multiply-adds of a batch that a further thread must have for itself to be worth its barriers.
-WORK_PER_THREAD = 1_500_000
+WORK_PER_THREAD = 250_000
 # Multiply-adds of one call into a kernel, about half a second: then Ctrl-C is heard.
 WORK_PER_CALL = 20_000_000_000
 # Rows of a batch where nothing is learnt from it.

@@ -9,19 +9,21 @@ from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
-from fastbp.cpu.layout import N_INPUTS
+from fastbp.cpu.layout import BLOCKS, N_INPUTS
 from fastbp.cpu.outputs import collect_outputs, output_deltas, weight_of
+from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
-    ONE,
     ZERO,
     Step,
+    all_rows,
     backward_layer,
     forward_layer,
     round_to_tile,
     share,
     smaller,
+    some_rows,
     update_layer,
 )
 
@@ -86,6 +88,13 @@ def next_step(plan, step, updates, batch_weight):
 
 
 @kernel
+def share_samples(rows, lanes, rank, size):
+    """The rows of a batch that fall to one thread, in whole vectors, as (first, last + 1)."""
+    first, last = share((rows + lanes - 1) // lanes, rank, size)
+    return smaller(first * lanes, rows), smaller(last * lanes, rows)
+
+
+@kernel
 def sum_in_order(values):
     total = 0.0
     for i in range(values.size):
@@ -97,23 +106,31 @@ def sum_in_order(values):
 def run_batch(memory, workspace, objective, plan, step, order, weight, passed, rank, size):
     """One batch, from its gathered inputs to its update.
 
+    The threads share out the hidden layers' units, so that each reads only its own weights, and at
+    the output layer the samples, which need no barrier between its steps.
+
     Returns the barriers passed and the summed loss of its samples.
     """
-    rows = round_to_tile(order.size)
-    n_layers = memory.layers.shape[0]
-    for index in range(n_layers):
-        forward_layer(memory, workspace, index, rows, rank, size)
+    layers, rows = memory.layers, round_to_tile(order.size)
+    output, blocks = layers.shape[0] - 1, rows // TILE_ROWS
+    for index in range(output):
+        forward_layer(memory, workspace, index, all_rows(layers[index], blocks, rank, size))
         passed = barrier(memory.control, passed, size)
-    output_deltas(memory, workspace, objective, order, weight, rank, size)
+    first, last = share_samples(rows, workspace.lanes, rank, size)
+    forward_layer(memory, workspace, output, some_rows(layers[output], first, last))
+    output_deltas(memory, workspace, objective, order, weight, first, last)
+    if output > 0:
+        backward_layer(memory, workspace, output, some_rows(layers[output - 1], first, last))
     passed = barrier(memory.control, passed, size)
     if memory.control[ABORTED]:
         return passed, 0.0  # before anything is updated
     loss = sum_in_order(memory.row_losses[: order.size]) if rank == 0 else 0.0
-    for index in range(n_layers - 1, 0, -1):
-        backward_layer(memory, workspace, index, rows, rank, size)
+    for index in range(output - 1, 0, -1):
+        backward_layer(memory, workspace, index, all_rows(layers[index - 1], blocks, rank, size))
         passed = barrier(memory.control, passed, size)
-    for index in range(n_layers):
-        update_layer(memory, workspace, index, order.size, plan.solver, step, rank, size)
+    for index in range(output + 1):
+        tiles = all_rows(layers[index], layers[index, BLOCKS], rank, size)
+        update_layer(memory, workspace, index, order.size, plan.solver, step, tiles)
     return passed, loss
 
 
@@ -167,7 +184,8 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
         batch = order[start : smaller(start + plan.batch_size, last)]
         gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
         for index in range(n_layers):
-            forward_layer(memory, workspace, index, round_to_tile(batch.size), ZERO, ONE)
+            tiles = some_rows(memory.layers[index], ZERO, batch.size)
+            forward_layer(memory, workspace, index, tiles)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes

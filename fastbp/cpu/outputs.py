@@ -20,7 +20,6 @@ from fastbp.cpu.tiles import (
     activate,
     activate_backward,
     panel_start,
-    share,
     smaller,
 )
 
@@ -192,16 +191,15 @@ def weight_of(objective, index):
 
 
 @kernel
-def output_deltas(memory, workspace, objective, order, batch_weight, rank, size):
-    """Loss and δ of the output layer for one batch; δ over the batch's weight.
+def output_deltas(memory, workspace, objective, order, batch_weight, first, last):
+    """Loss and δ of the output layer for the rows from `first` to `last` of a batch.
 
-    `order` holds the batch's rows of the data.
+    `order` holds the batch's rows of the data. `first` is a multiple of a vector's lanes.
     """
     lanes = workspace.lanes
-    first, last = share((order.size + lanes - 1) // lanes, rank, size)
-    for row in range(first * lanes, last * lanes, workspace.samples.size):
-        count = smaller(workspace.samples.size, last * lanes - row)
-        samples = order[row : smaller(row + count, order.size)]
+    for row in range(first, last, workspace.samples.size):
+        samples = order[row : smaller(row + workspace.samples.size, smaller(last, order.size))]
+        count = (samples.size + lanes - 1) // lanes * lanes
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         some_deltas(memory, workspace, objective, samples, batch_weight, row, count)
         spread_deltas(memory, workspace.targets, row, count)

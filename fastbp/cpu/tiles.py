@@ -14,7 +14,6 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.layout import (
     ACTIVATION,
     BIAS_ROW,
-    BLOCKS,
     FIRST_BLOCK,
     INPUT_WIDTH,
     LANES,
@@ -113,14 +112,18 @@ def share(count, rank, size):
     return count * rank // size, count * (rank + 1) // size
 
 
-@kernel
-def smaller(a, b):
-    return a if a < b else b
+class Tiles(NamedTuple):
+    """The tiles of a layer's panels that one thread works on, counted panel by panel."""
+
+    first: int
+    last: int  # one behind the last
+    blocks: int  # tiles of a panel
+    row: int  # where the first of a panel starts
 
 
 @kernel
-def share_tiles(layer, blocks, rank, size):
-    """The part of a layer's tiles that falls to one thread, `blocks` in each panel.
+def all_rows(layer, blocks, rank, size):
+    """A thread's share of all tiles of a layer, `blocks` in each panel.
 
     A last panel that is only one vector wide costs half as much as the others.
     """
@@ -129,7 +132,26 @@ def share_tiles(layer, blocks, rank, size):
     start, stop = share(2 * n_wide + is_narrow * blocks, rank, size)
     first = (start + 1) // 2 if start < 2 * n_wide else start - n_wide
     last = (stop + 1) // 2 if stop < 2 * n_wide else stop - n_wide
-    return first, last
+    return Tiles(first, last, blocks, ZERO)
+
+
+@kernel
+def some_rows(layer, first, last):
+    """All panels of a layer, but only their rows from `first` to `last`."""
+    blocks = (last - first + TILE_ROWS - 1) // TILE_ROWS
+    return Tiles(ZERO, layer[N_PANELS] * blocks, blocks, first)
+
+
+@kernel
+def tile_at(tiles, item):
+    """Panel and first row of a tile."""
+    panel = item // tiles.blocks
+    return panel, tiles.row + (item - panel * tiles.blocks) * TILE_ROWS
+
+
+@kernel
+def smaller(a, b):
+    return a if a < b else b
 
 
 @kernel
@@ -220,15 +242,12 @@ def columns_of_inputs(memory, workspace, index, column, depth):
 
 
 @kernel
-def forward_layer(memory, workspace, index, rows, rank, size):
-    """Outputs of one layer for `rows` (whole tiles): bias and activation while a tile is hot."""
+def forward_layer(memory, workspace, index, tiles):
+    """Outputs of one layer: bias and activation while a tile is hot."""
     layer = memory.layers[index]
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
-    n_blocks = rows // TILE_ROWS
-    first, last = share_tiles(layer, n_blocks, rank, size)
-    for item in range(first, last):
-        panel = item // n_blocks
-        row = (item - panel * n_blocks) * TILE_ROWS
+    for item in range(tiles.first, tiles.last):
+        panel, row = tile_at(tiles, item)
         weights = layer[WEIGHTS] + panel * (bias_row + 1) * width
         out = panel_start(memory, layer, panel) + row * width
         left = rows_of_inputs(memory, workspace, index, row)
@@ -257,16 +276,13 @@ def transpose_panel(memory, transposed, index, panel):
 
 
 @kernel
-def backward_layer(memory, workspace, index, rows, rank, size):
-    """δ of the layer below `index`: δ Wᵀ ⊙ f′, for `rows` (whole tiles)."""
+def backward_layer(memory, workspace, index, tiles):
+    """δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
     layer, below = memory.layers[index], memory.layers[index - 1]
     width, depth = below[WIDTH], layer[N_OUTPUTS]
-    n_blocks = rows // TILE_ROWS
-    first, last = share_tiles(below, n_blocks, rank, size)
     transposed_panel = -1
-    for item in range(first, last):
-        panel = item // n_blocks
-        row = (item - panel * n_blocks) * TILE_ROWS
+    for item in range(tiles.first, tiles.last):
+        panel, row = tile_at(tiles, item)
         if panel != transposed_panel:
             transpose_panel(memory, workspace.transposed, index, panel)
             transposed_panel = panel
@@ -356,17 +372,15 @@ def tile_gradient(memory, workspace, index, panel, column, depth):
 
 
 @kernel
-def update_layer(memory, workspace, index, depth, solver, step, rank, size):
+def update_layer(memory, workspace, index, depth, solver, step, tiles):
     """Gradient of one layer's weights, tile by tile, straight into the update.
 
     `depth` is the number of rows in the batch.
     """
     layer = memory.layers[index]
-    width, blocks = layer[WIDTH], layer[BLOCKS]
-    first, last = share_tiles(layer, blocks, rank, size)
-    for item in range(first, last):
-        panel = item // blocks
-        row = (item - panel * blocks) * TILE_ROWS
+    width = layer[WIDTH]
+    for item in range(tiles.first, tiles.last):
+        panel, row = tile_at(tiles, item)
         if row < layer[N_INPUTS]:
             # The last tile's surplus rows are padding, which must stay zero.
             n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay

@@ -89,9 +89,10 @@ def next_step(plan, step, updates, batch_weight):
 
 @kernel
 def share_samples(rows, lanes, rank, size):
-    """The rows of a batch that fall to one thread, in whole vectors, as (first, last + 1)."""
-    first, last = share((rows + lanes - 1) // lanes, rank, size)
-    return smaller(first * lanes, rows), smaller(last * lanes, rows)
+    """The rows of a batch that fall to one thread, in whole tiles and vectors; (first, last + 1)."""
+    block = TILE_ROWS if TILE_ROWS > lanes else lanes
+    first, last = share((rows + block - 1) // block, rank, size)
+    return smaller(first * block, rows), smaller(last * block, rows)
 
 
 @kernel

@@ -198,8 +198,9 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
     """
     lanes = workspace.lanes
     for row in range(first, last, workspace.samples.size):
-        samples = order[row : smaller(row + workspace.samples.size, smaller(last, order.size))]
-        count = (samples.size + lanes - 1) // lanes * lanes
+        rows = smaller(workspace.samples.size, last - row)
+        count = (rows + lanes - 1) // lanes * lanes
+        samples = order[row : smaller(row + rows, order.size)]  # none where all rows are padding
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         some_deltas(memory, workspace, objective, samples, batch_weight, row, count)
         spread_deltas(memory, workspace.targets, row, count)

@@ -91,6 +91,6 @@ if "--no-plot" not in sys.argv:
     right.set_yscale("symlog", linthresh=2)
     right.set(xlim=(-0.5, 2.5), ylim=(-0.5, 300), yticks=[0, 1, 2, 10, 100])
     right.set_yticklabels(["0", "1", "2", "10", "100"])
-    right.legend(loc="upper left", fontsize=8)
+    right.legend(loc="upper left", fontsize=8, markerscale=0.5)
     figure.savefig("sigmoid_stack.png", dpi=80)
     print("wrote sigmoid_stack.png")

@@ -225,35 +225,39 @@ class WeightsDisplay:
         display : WeightsDisplay
             This one.
         """
-        height, width = self._image_shape()
         plt = _import_pyplot(f"{type(self).__name__}.plot")
-        from mpl_toolkits.axes_grid1 import make_axes_locatable
+        mosaic, titles = self._mosaic()
+        if ax is None:
+            tall = 0.5 + 5.4 * mosaic.shape[0] / mosaic.shape[1]  # so that little is empty
+            _, ax = plt.subplots(figsize=(6.4, min(tall, 8)), layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        limit = np.abs(self.weights).max()
+        style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        self.im_ = ax.imshow(mosaic, **{**style, **kwargs})
+        self.colorbar_ = self.figure_.colorbar(self.im_, ax=ax, label="weight")
+        self.text_ = [ax.text(x, y, text, ha="center", va="bottom") for x, y, text in titles]
+        ax.set_axis_off()
+        return self
 
-        self.ax_ = plt.subplots()[1] if ax is None else ax
-        self.figure_ = self.ax_.figure
+    def _mosaic(self):
+        """All images in one, NaN between them; and where their titles stand, as (x, y, text)."""
+        height, width = self._image_shape()
         n_units = self.weights.shape[1]
         n_columns = min(n_units, ceil((2 * n_units * height / width) ** 0.5))  # about 2 : 1
         n_columns = ceil(n_units / ceil(n_units / n_columns))  # full rows where they can be
+        n_rows = ceil(n_units / n_columns)
         top = max(1, height // 4 if self.labels else height // 12)
         gap = max(1, width // 12)
-        tiles = np.full((ceil(n_units / n_columns), n_columns, height + top, width + gap), np.nan)
-        images = self.weights.T.reshape(n_units, height, width)
-        tiles.reshape(-1, height + top, width + gap)[:n_units, top:, :width] = images
-        mosaic = tiles.swapaxes(1, 2).reshape(-1, n_columns * (width + gap))
-
-        limit = np.abs(self.weights).max()
-        style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-        self.im_ = self.ax_.imshow(mosaic[:, :-gap], **{**style, **kwargs})
-        scale = make_axes_locatable(self.ax_).append_axes("right", size="3%", pad=0.1)
-        self.colorbar_ = self.figure_.colorbar(self.im_, cax=scale, label="weight")
-        self.ax_.set_axis_off()
-        self.text_ = []
+        tiles = np.full((n_rows * n_columns, height + top, width + gap), np.nan)
+        tiles[:n_units, top:, :width] = self.weights.T.reshape(n_units, height, width)
+        mosaic = tiles.reshape(n_rows, n_columns, height + top, width + gap).swapaxes(1, 2)
+        mosaic = mosaic.reshape(n_rows * (height + top), n_columns * (width + gap))[:, :-gap]
+        titles = []
         for unit, label in enumerate(self.labels or ()):
             row, column = divmod(unit, n_columns)
-            x = column * (width + gap) + width / 2 - 0.5
-            y = row * (height + top) + top - 1
-            self.text_.append(self.ax_.text(x, y, label, ha="center", va="bottom"))
-        return self
+            x, y = column * (width + gap) + (width - 1) / 2, row * (height + top) + top - 1
+            titles.append((x, y, label))
+        return mosaic, titles
 
     def _image_shape(self):
         n_weights = len(self.weights)

@@ -1,6 +1,9 @@
 """PyTorch as the oracle: autograd for gradients, torch.optim for the optimizers' steps."""
 
+import runpy
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +168,13 @@ def test_deltas_of_a_trace(objective):
         (expected,) = torch.autograd.grad(losses.sum(), z, retain_graph=True)
         np.testing.assert_allclose(found, z.detach(), rtol=1e-10, atol=1e-13)
         np.testing.assert_allclose(delta, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_the_example_that_compares_itself(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sigmoid_stack", "--no-plot"])
+    example = Path(__file__).parent.parent / "examples" / "sigmoid_stack.py"
+    assert runpy.run_path(str(example), run_name="__main__")["difference"] < 1e-12
+    assert "PyTorch's loss 2499.014444" in capsys.readouterr().out
 
 
 # fastbp's optimizer, PyTorch's counterpart. PyTorch adds epsilon to the bias-corrected root of the

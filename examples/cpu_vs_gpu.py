@@ -49,12 +49,10 @@ if "--no-plot" not in sys.argv:
     for device, speeds in throughput.items():
         ax.loglog(widths, speeds, "o-", label=device)
         for width, speed in zip(widths, speeds, strict=True):
-            ax.annotate(
-                f"{speed:,.0f}", (width, speed), (0, 7), textcoords="offset points", ha="center"
-            )
+            ax.annotate(f"{speed:,.0f}", (width, speed), (6, 5), textcoords="offset points")
     ax.set_xticks(widths, labels=map(str, widths))
     ax.minorticks_off()
-    ax.margins(x=0.15, y=0.15)
+    ax.margins(x=0.25, y=0.15)
     ax.set(title="Training 784-width-10", xlabel="hidden units", ylabel="rows a second")
     ax.grid(alpha=0.3)
     ax.legend()

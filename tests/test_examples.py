@@ -157,8 +157,8 @@ def test_mnist_examples_on_mnist(run):
     found, printed = run("mnist_one_layer", plot=False, data=MNIST)
     assert f"60000 images from {MNIST}" in printed
     squared, crossed = found["errors"]["squared error"], found["errors"]["cross-entropy"]
-    assert crossed[-1] < 0.12 < 0.14 < squared[-1]
-    assert found["found"].min() < 0.05  # a digit that is never learnt
+    assert crossed[5] < 0.12 < 0.2 < squared[5]
+    assert found["found"].min() < 0.5  # a digit that is learnt late or never
     found, _ = run("mnist_hidden_layer", plot=False, data=MNIST)
     last = {name: of_epochs[-1] for name, of_epochs in found["errors"].items()}
     assert last["128 ReLU, cross-entropy"] < 2.5

@@ -1,12 +1,16 @@
 """PyTorch as the oracle: autograd for gradients, torch.optim for the optimizers' steps."""
 
+import runpy
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
+from fastbp.inspect import backprop_trace
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 
@@ -75,13 +79,23 @@ class Oracle:
         """The parameters, or what a function makes of each, as one NumPy vector."""
         return torch.cat([what(p).detach().flatten() for p in self.parameters]).numpy()
 
+    def forward(self, X):
+        """Every layer's z, the value in front of its activation; the last are the logits."""
+        layers = []
+        for weights, bias, name in zip(
+            self.weights, self.biases, ("identity", *self.network.hidden_activations), strict=True
+        ):
+            X = layers[-1] if layers else X
+            layers.append(HIDDEN[name](X) @ weights + bias)
+        return layers
+
+    def row_losses(self, logits, targets):
+        """Each row's loss."""
+        return row_losses(logits, targets, self.network.output_activation, self.network.loss)
+
     def loss(self, X, targets, sample_weight, alpha):
         """Weighted mean of the rows' losses and the penalty α / (2 Σw) ‖W‖²."""
-        for weights, bias, name in zip(
-            self.weights, self.biases, (*self.network.hidden_activations, "identity"), strict=True
-        ):
-            X = HIDDEN[name](X @ weights + bias)
-        losses = row_losses(X, targets, self.network.output_activation, self.network.loss)
+        losses = self.row_losses(self.forward(X)[-1], targets)
         penalty = alpha / 2 * sum((weights**2).sum() for weights in self.weights)
         return ((sample_weight * losses).sum() + penalty) / sample_weight.sum()
 
@@ -141,6 +155,26 @@ def test_gradient_of_every_activation_and_loss(activation, objective, weighted):
 )
 def test_gradient_at_other_depths(hidden_sizes, hidden_activations, objective):
     assert_gradients_agree(hidden_sizes, hidden_activations, objective, weighted=True, alpha=0.0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: "-".join(map(str, o)))
+def test_deltas_of_a_trace(objective):
+    network, parameters, X, targets = make_problem((7, 4), ("tanh", "relu"), objective)
+    trace = backprop_trace(network, X, targets, parameters=parameters)
+    oracle = Oracle(network, parameters)
+    layers = oracle.forward(torch.tensor(X))
+    losses = oracle.row_losses(layers[-1], torch.tensor(targets))
+    for z, found, delta in zip(layers, trace.pre_activations, trace.deltas, strict=True):
+        (expected,) = torch.autograd.grad(losses.sum(), z, retain_graph=True)
+        np.testing.assert_allclose(found, z.detach(), rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(delta, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_the_example_that_compares_itself(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sigmoid_stack", "--no-plot"])
+    example = Path(__file__).parent.parent / "examples" / "sigmoid_stack.py"
+    assert runpy.run_path(str(example), run_name="__main__")["difference"] < 1e-12
+    assert "PyTorch's loss 2499.014444" in capsys.readouterr().out
 
 
 # fastbp's optimizer, PyTorch's counterpart. PyTorch adds epsilon to the bias-corrected root of the

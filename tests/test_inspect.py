@@ -1,0 +1,130 @@
+"""`backprop_trace` against the engine and the plain oracle; test_torch has autograd's δ."""
+
+import numpy as np
+import pytest
+from conftest import TASKS, small
+from naive import NaiveEngine, forward
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_array
+from sklearn.exceptions import NotFittedError
+
+import fastbp
+from fastbp.cpu.engine import Engine
+from fastbp.data import Data
+from fastbp.inspect import backprop_trace
+from fastbp.network import Network
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+# Output activation, loss, hidden activations.
+NETWORKS = [
+    ("softmax", "log_loss", ("relu", "tanh")),
+    ("logistic", "log_loss", ("logistic",)),
+    ("logistic", "squared_error", ("logistic", "logistic")),
+    ("tanh", "squared_error", ("relu",)),
+    ("exp", "poisson", ("tanh", "identity")),
+    ("identity", "squared_error", ()),
+]
+
+
+def make_problem(output_activation, loss, hidden_activations):
+    """A network with three outputs, its parameters, and seven rows with targets."""
+    sizes = (4, *(6, 5)[: len(hidden_activations)], 3)
+    network = Network(sizes, hidden_activations, output_activation, loss)
+    rng = np.random.default_rng(0)
+    parameters = rng.normal(scale=0.5, size=network.n_parameters)
+    X = rng.normal(size=(7, 4))
+    softmax = output_activation == "softmax"
+    y = rng.integers(3, size=7) if softmax else rng.random((7, 3))
+    return network, parameters, X, y
+
+
+def assert_consistent(trace, weight):
+    """The gradients are those that activations and deltas make."""
+    shares = weight / weight.sum()
+    for h, delta, of_coefs, of_intercepts in zip(
+        trace.activations[:-1],
+        trace.deltas,
+        trace.coef_gradients,
+        trace.intercept_gradients,
+        strict=True,
+    ):
+        assert_allclose(of_coefs, (h * shares[:, None]).T @ delta, rtol=1e-9, atol=1e-14)
+        assert_allclose(of_intercepts, shares @ delta, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("problem", NETWORKS, ids=lambda p: "-".join(p[:2]))
+def test_a_network_against_the_engine_and_the_oracle(problem):
+    network, parameters, X, y = make_problem(*problem)
+    weight = np.arange(7.0)
+    trace = backprop_trace(network, X, y, parameters=parameters, sample_weight=weight)
+    data = Data(X, y, weight)
+    for engine in (Engine(network, np.float64), NaiveEngine(network, np.float64)):
+        engine.load_parameters(parameters)
+        loss, gradient = engine.loss_and_gradient(data, 0.0)
+        gradients = network.flatten(trace.coef_gradients, trace.intercept_gradients, np.float64)
+        assert trace.loss == pytest.approx(loss, rel=1e-12)
+        assert_allclose(gradients, gradient, rtol=1e-9, atol=1e-14)
+        assert_allclose(trace.activations[-1], engine.predict(data), rtol=1e-12)
+    *hidden, logits = forward(network, parameters, X)
+    for mine, expected in zip(trace.activations, hidden, strict=False):
+        assert_allclose(mine, expected, rtol=1e-12, atol=1e-15)
+    assert_allclose(trace.pre_activations[-1], logits, rtol=1e-11)
+    assert_consistent(trace, weight)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_fitted_estimator(task):
+    model, X, y = small(task, hidden_layer_sizes=(6, 4), alpha=0.0, input_scale=0.5)
+    before = dict(vars(model.fit(X, y)))
+    trace = backprop_trace(model, X[:9], y[:9])
+    assert vars(model) == before
+    assert_allclose(trace.activations[0], X[:9] / 2)
+    assert [h.shape[1] for h in trace.activations] == [5, 6, 4, model.n_outputs_]
+    outputs = getattr(model, "predict_proba", model.predict)(X[:9])
+    columns = trace.activations[-1].shape[1]
+    assert_allclose(trace.activations[-1], outputs.reshape(9, -1)[:, -columns:], rtol=1e-12)
+    assert_consistent(trace, np.ones(9))
+
+    sparse = backprop_trace(model, csr_array(X[:9]), y[:9])
+    assert_allclose(sparse.deltas[0], trace.deltas[0], rtol=1e-12)
+    single = small(task, precision="float32")[0].fit(X, y)
+    assert backprop_trace(single, X[:9], y[:9]).deltas[0].dtype == np.float32
+
+
+def test_the_penalty_is_in_loss_and_gradients():
+    model, X, y = small("single", alpha=3.0)
+    model.fit(X, y)
+    with_penalty = backprop_trace(model, X, y)
+    without = backprop_trace(model.set_params(alpha=0.0), X, y)
+    squares = sum((weights**2).sum() for weights in model.coefs_)
+    assert with_penalty.loss == pytest.approx(without.loss + 1.5 * squares / len(X))
+    assert_allclose(
+        with_penalty.coef_gradients[0],
+        without.coef_gradients[0] + 3.0 * model.coefs_[0] / len(X),
+    )
+
+
+def test_what_does_not_fit_is_refused():
+    network, parameters, X, y = make_problem(*NETWORKS[0])
+    for wrong, says in [
+        (dict(parameters=None), r"shape \(83,\).* got none"),
+        (dict(parameters=parameters[1:]), r"got \(82,\)"),
+        (dict(X=X[:, 1:]), r"4 columns .* \(7, 3\)"),
+        (dict(X=X[1:]), "inconsistent numbers of samples"),
+        (dict(y=y[:, None]), r"y of shape \(7,\).* \(7, 1\)"),
+        (dict(y=y + 1), "class indices from 0 to 2"),
+        (dict(y=y / 2), "class indices"),
+        (dict(sample_weight=-np.ones(7)), "must not be negative"),
+    ]:
+        arguments = dict(X=X, y=y, parameters=parameters) | wrong
+        with pytest.raises(ValueError, match=says):
+            backprop_trace(network, **arguments)
+    with pytest.raises(NotFittedError):
+        backprop_trace(fastbp.MLPRegressor(), X, y)
+    model, X, y = small("multi-output")
+    model.fit(X, y)
+    with pytest.raises(ValueError, match="y has 1 outputs, but the model 3"):
+        backprop_trace(model, X, y[:, 0])
+    with pytest.raises(ValueError, match="its own in coefs_"):
+        backprop_trace(model, X, y, parameters=parameters)

@@ -89,8 +89,8 @@ def next_step(plan, step, updates, batch_weight):
 
 @kernel
 def share_samples(rows, lanes, rank, size):
-    """The rows of a batch that fall to one thread, in whole tiles and vectors; (first, last + 1)."""
-    block = TILE_ROWS if TILE_ROWS > lanes else lanes
+    """The rows of a batch that fall to one thread, in whole tiles and vectors."""
+    block = TILE_ROWS if lanes < TILE_ROWS else lanes
     first, last = share((rows + block - 1) // block, rank, size)
     return smaller(first * block, rows), smaller(last * block, rows)
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
 from fastbp.data import Data
+from fastbp.lbfgs import fit_lbfgs
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.training import (
@@ -21,7 +22,6 @@ from fastbp.training import (
     Settings,
     Split,
     Training,
-    fit_lbfgs,
     fit_stochastic,
     hold_out,
 )
@@ -39,7 +39,10 @@ def _make_engine(network, dtype, n_threads, device):
 
 def takes_batches(estimator):
     if estimator.solver == "lbfgs":
-        raise AttributeError("partial_fit needs solver='sgd' or 'adam'; 'lbfgs' takes no batches.")
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic: set "
+            "solver='sgd' or 'adam'."
+        )
     return True
 
 

@@ -99,24 +99,24 @@ class BaseMLP(BaseEstimator, ABC):
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
             random_state = check_random_state(self.random_state)
-            engine = _make_engine(network, dtype, self.n_threads, self.device)
-            engine.load_parameters(self._first_parameters(network, dtype, goes_on, random_state))
-
-            training = Training(
-                engine,
-                data,
-                Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)}),
-                self._progress_so_far(goes_on, incremental),
-            )
-            if self.solver == "lbfgs":
-                parameters = fit_lbfgs(training)
-            else:
-                training.split = self._split_rows(data, goes_on, random_state)
-                training.optimizer = self._make_optimizer(network, dtype, incremental)
-                training.random_state = random_state
-                parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
+            start = self._first_parameters(network, dtype, goes_on, random_state)
+            with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+                engine.load_parameters(start)
+                training = Training(
+                    engine, data, self._settings(), self._progress_so_far(goes_on, incremental)
+                )
+                if self.solver == "lbfgs":
+                    parameters = fit_lbfgs(training)
+                else:
+                    training.split = self._split_rows(data, goes_on, random_state)
+                    training.optimizer = self._make_optimizer(network, dtype, incremental)
+                    training.random_state = random_state
+                    parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
             self._keep(network, parameters, training, incremental)
         return self
+
+    def _settings(self):
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
 
     @contextmanager
     def _unchanged_on_failure(self):
@@ -288,10 +288,9 @@ class BaseMLP(BaseEstimator, ABC):
         check_is_fitted(self)
         X = check_rows(self, X)
         network, dtype = self._network, self._parameter_dtype()
-        engine = _make_engine(network, dtype, self.n_threads, self.device)
-        engine.load_parameters(self._flatten_parameters(network, dtype))
-        data = Data(X, input_scale=float(self.input_scale))
-        outputs = engine.predict(data, activation=activation)
+        with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+            engine.load_parameters(self._flatten_parameters(network, dtype))
+            outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
         # What is finite in X may not be in the model's arithmetic.
         if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
             raise ValueError(

@@ -25,7 +25,12 @@ from fastbp.training import (
     fit_stochastic,
     hold_out,
 )
-from fastbp.validation import check_rows, check_sample_weight, check_training_data
+from fastbp.validation import (
+    check_rows,
+    check_sample_weight,
+    check_training_data,
+    passes_as_it_is,
+)
 
 
 def _make_engine(network, dtype, n_threads, device):
@@ -285,8 +290,9 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _outputs(self, X, activation=None):
         """The network's outputs for X, of shape (n_samples, n_outputs)."""
-        check_is_fitted(self)
-        X = check_rows(self, X)
+        if not hasattr(self, "_network"):
+            check_is_fitted(self, "_network")
+        X = X if passes_as_it_is(self, X) else check_rows(self, X)
         network, dtype = self._network, self._parameter_dtype()
         with _make_engine(network, dtype, self.n_threads, self.device) as engine:
             engine.load_parameters(self._flatten_parameters(network, dtype))

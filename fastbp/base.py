@@ -142,9 +142,20 @@ class BaseMLP(BaseEstimator, ABC):
         return np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
 
     def _parameter_dtype(self):
-        arrays = [*self.coefs_, *self.intercepts_]
-        single = all(np.asarray(array).dtype == np.float32 for array in arrays)
+        arrays = self._learned("coefs_") + self._learned("intercepts_")
+        single = all(array.dtype == np.float32 for array in arrays)
         return np.dtype(np.float32 if single else np.float64)
+
+    def _learned(self, name):
+        """Take `coefs_` or `intercepts_`, which users may have changed, as arrays of numbers."""
+        given = getattr(self, name)
+        try:
+            arrays = [np.asarray(array) for array in given]
+        except (TypeError, ValueError):  # no list, or rows of different lengths
+            arrays = None
+        if arrays is None or any(array.dtype.kind not in "biuf" for array in arrays):
+            raise ValueError(f"{name} must be a list of arrays of numbers, got {given!r}.")
+        return arrays
 
     def _describe_network(self, n_features, n_outputs):
         sizes = params.hidden_sizes(self.hidden_layer_sizes)
@@ -173,15 +184,16 @@ class BaseMLP(BaseEstimator, ABC):
         return self._flatten_parameters(network, dtype)
 
     def _flatten_parameters(self, network, dtype):
-        """Copy `coefs_` and `intercepts_`, which users may have changed, into one vector."""
+        """Copy `coefs_` and `intercepts_` into one vector."""
+        coefs, intercepts = self._learned("coefs_"), self._learned("intercepts_")
         for name, arrays, shapes in (
-            ("coefs_", self.coefs_, network.shapes),
-            ("intercepts_", self.intercepts_, [shape[1:] for shape in network.shapes]),
+            ("coefs_", coefs, network.shapes),
+            ("intercepts_", intercepts, [shape[1:] for shape in network.shapes]),
         ):
-            found = [np.shape(array) for array in arrays]
+            found = [array.shape for array in arrays]
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return network.flatten(self.coefs_, self.intercepts_, dtype)
+        return network.flatten(coefs, intercepts, dtype)
 
     def _progress_so_far(self, goes_on, incremental):
         progress = Progress()

@@ -14,12 +14,8 @@ import sklearn.neural_network
 from conftest import TASKS, small, weights
 from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.base import clone
-from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import fastbp
 from fastbp.base import _make_engine
@@ -55,19 +51,6 @@ def test_cpu_engine_and_oracle_agree(task, spied_engine):
     np.testing.assert_allclose(fast.predict(Data(X)), made.predict(Data(X)), rtol=1e-10, atol=1e-12)
 
 
-def test_in_a_pipeline_and_a_search():
-    X, y = load_iris(return_X_y=True)
-    model = make_pipeline(
-        StandardScaler(), fastbp.MLPClassifier((8,), solver="lbfgs", random_state=0)
-    )
-    assert cross_val_score(model, X, y, cv=3).mean() > 0.85
-    search = GridSearchCV(model, {"mlpclassifier__alpha": [1e-4, 1e3]}, cv=2).fit(X, y)
-    assert search.best_params_ == {"mlpclassifier__alpha": 1e-4}
-    fresh = clone(search.best_estimator_)
-    assert fresh[-1].get_params() == search.best_estimator_[-1].get_params()
-    assert not hasattr(fresh[-1], "coefs_")
-
-
 def test_feature_names_and_columns_of_labels():
     pd = pytest.importorskip("pandas")
     model, X, y = small("single")
@@ -80,6 +63,35 @@ def test_feature_names_and_columns_of_labels():
         assert model.predict(frame).shape == y.shape
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[list("edcba")])
+
+
+def test_plain_rows_are_checked_where_there_is_something_to_say():
+    """Predictions skip scikit-learn's checks for plain arrays; these are not, or not quite."""
+    pd = pytest.importorskip("pandas")
+    model, X, y = small("single")
+    expected = model.fit(X, y).predict(X)
+    wide, not_finite, infinite = X[:, :4], X.copy(), X.copy()
+    not_finite[3, 2], infinite[1, 0] = np.nan, -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rows, says in [
+            (wide, "4 features"),
+            (X[0], "1D array"),
+            (X[:0], "0 sample"),
+            (not_finite, "NaN"),
+            (infinite, "infinity"),
+            (X.astype(complex), "Complex"),
+        ]:
+            with pytest.raises(ValueError, match=says):
+                model.predict(rows)
+        large = np.full((2, 5), np.finfo(float).max / 2)  # their sum is not finite
+        assert model.predict(large).shape == (2,)
+        np.testing.assert_array_equal(model.predict(X.tolist()), expected)
+    with pytest.warns(UserWarning, match="X has feature names, but MLPRegressor was fitted"):
+        model.predict(pd.DataFrame(X, columns=list("abcde")))
+    model.fit(pd.DataFrame(X, columns=list("abcde")), y)
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but MLPRegressor"):
+        np.testing.assert_array_equal(model.predict(X), expected)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fastbp
+from benchmarks import grid_search
 from fastbp.cpu import engine
 from fastbp.cpu.engine import Engine
 from fastbp.network import Network
@@ -148,6 +149,14 @@ def test_searches_rank_the_same(backend):
     fresh = clone(ours.best_estimator_)
     assert fresh.get_params() == ours.best_estimator_.get_params()
     assert not hasattr(fresh, "coefs_")
+
+
+def test_benchmark_of_a_search(monkeypatch):
+    monkeypatch.setattr(grid_search, "GRID", {"hidden_layer_sizes": [(4,), (8,)]})
+    seconds, same, difference = grid_search.compare("float64", n_rounds=1, max_iter=2)
+    assert set(seconds) == {"fastbp", "scikit-learn"}
+    assert same
+    assert difference == 0
 
 
 def test_halving_and_random_searches():

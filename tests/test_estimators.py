@@ -84,6 +84,8 @@ def test_plain_rows_are_checked_where_there_is_something_to_say():
         ]:
             with pytest.raises(ValueError, match=says):
                 model.predict(rows)
+        with pytest.raises(TypeError, match="matrix is not supported"):
+            model.predict(X.view(np.matrix))
         large = np.full((2, 5), np.finfo(float).max / 2)  # their sum is not finite
         assert model.predict(large).shape == (2,)
         np.testing.assert_array_equal(model.predict(X.tolist()), expected)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
 from fastbp.data import Data
+from fastbp.lbfgs import fit_lbfgs
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.training import (
@@ -21,11 +22,15 @@ from fastbp.training import (
     Settings,
     Split,
     Training,
-    fit_lbfgs,
     fit_stochastic,
     hold_out,
 )
-from fastbp.validation import check_rows, check_sample_weight, check_training_data
+from fastbp.validation import (
+    check_rows,
+    check_sample_weight,
+    check_training_data,
+    passes_as_it_is,
+)
 
 
 def _make_engine(network, dtype, n_threads, device):
@@ -39,7 +44,10 @@ def _make_engine(network, dtype, n_threads, device):
 
 def takes_batches(estimator):
     if estimator.solver == "lbfgs":
-        raise AttributeError("partial_fit needs solver='sgd' or 'adam'; 'lbfgs' takes no batches.")
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic: set "
+            "solver='sgd' or 'adam'."
+        )
     return True
 
 
@@ -96,24 +104,24 @@ class BaseMLP(BaseEstimator, ABC):
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
             random_state = check_random_state(self.random_state)
-            engine = _make_engine(network, dtype, self.n_threads, self.device)
-            engine.load_parameters(self._first_parameters(network, dtype, goes_on, random_state))
-
-            training = Training(
-                engine,
-                data,
-                Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)}),
-                self._progress_so_far(goes_on, incremental),
-            )
-            if self.solver == "lbfgs":
-                parameters = fit_lbfgs(training)
-            else:
-                training.split = self._split_rows(data, goes_on, random_state)
-                training.optimizer = self._make_optimizer(network, dtype, incremental)
-                training.random_state = random_state
-                parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
+            start = self._first_parameters(network, dtype, goes_on, random_state)
+            with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+                engine.load_parameters(start)
+                training = Training(
+                    engine, data, self._settings(), self._progress_so_far(goes_on, incremental)
+                )
+                if self.solver == "lbfgs":
+                    parameters = fit_lbfgs(training)
+                else:
+                    training.split = self._split_rows(data, goes_on, random_state)
+                    training.optimizer = self._make_optimizer(network, dtype, incremental)
+                    training.random_state = random_state
+                    parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
             self._keep(network, parameters, training, incremental)
         return self
+
+    def _settings(self):
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
 
     @contextmanager
     def _unchanged_on_failure(self):
@@ -134,9 +142,20 @@ class BaseMLP(BaseEstimator, ABC):
         return np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
 
     def _parameter_dtype(self):
-        arrays = [*self.coefs_, *self.intercepts_]
-        single = all(np.asarray(array).dtype == np.float32 for array in arrays)
+        arrays = self._learned("coefs_") + self._learned("intercepts_")
+        single = all(array.dtype == np.float32 for array in arrays)
         return np.dtype(np.float32 if single else np.float64)
+
+    def _learned(self, name):
+        """Take `coefs_` or `intercepts_`, which users may have changed, as arrays of numbers."""
+        given = getattr(self, name)
+        try:
+            arrays = [np.asarray(array) for array in given]
+        except (TypeError, ValueError):  # no list, or rows of different lengths
+            arrays = None
+        if arrays is None or any(array.dtype.kind not in "biuf" for array in arrays):
+            raise ValueError(f"{name} must be a list of arrays of numbers, got {given!r}.")
+        return arrays
 
     def _describe_network(self, n_features, n_outputs):
         sizes = params.hidden_sizes(self.hidden_layer_sizes)
@@ -165,15 +184,16 @@ class BaseMLP(BaseEstimator, ABC):
         return self._flatten_parameters(network, dtype)
 
     def _flatten_parameters(self, network, dtype):
-        """Copy `coefs_` and `intercepts_`, which users may have changed, into one vector."""
+        """Copy `coefs_` and `intercepts_` into one vector."""
+        coefs, intercepts = self._learned("coefs_"), self._learned("intercepts_")
         for name, arrays, shapes in (
-            ("coefs_", self.coefs_, network.shapes),
-            ("intercepts_", self.intercepts_, [shape[1:] for shape in network.shapes]),
+            ("coefs_", coefs, network.shapes),
+            ("intercepts_", intercepts, [shape[1:] for shape in network.shapes]),
         ):
-            found = [np.shape(array) for array in arrays]
+            found = [array.shape for array in arrays]
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return network.flatten(self.coefs_, self.intercepts_, dtype)
+        return network.flatten(coefs, intercepts, dtype)
 
     def _progress_so_far(self, goes_on, incremental):
         progress = Progress()
@@ -282,13 +302,13 @@ class BaseMLP(BaseEstimator, ABC):
 
     def _outputs(self, X, activation=None):
         """The network's outputs for X, of shape (n_samples, n_outputs)."""
-        check_is_fitted(self)
-        X = check_rows(self, X)
+        if not hasattr(self, "_network"):
+            check_is_fitted(self, "_network")
+        X = X if passes_as_it_is(self, X) else check_rows(self, X)
         network, dtype = self._network, self._parameter_dtype()
-        engine = _make_engine(network, dtype, self.n_threads, self.device)
-        engine.load_parameters(self._flatten_parameters(network, dtype))
-        data = Data(X, input_scale=float(self.input_scale))
-        outputs = engine.predict(data, activation=activation)
+        with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+            engine.load_parameters(self._flatten_parameters(network, dtype))
+            outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
         # What is finite in X may not be in the model's arithmetic.
         if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
             raise ValueError(

@@ -327,6 +327,11 @@ default='auto'
     def _score_outputs(self, outputs, targets, sample_weight):
         return r2_score(targets, outputs, sample_weight=sample_weight)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = self.loss == "poisson"
+        return tags
+
     def predict(self, X):
         """Predict numbers.
 

@@ -110,9 +110,14 @@ class Labels:
         return np.average(correct, weights=sample_weight)
 
     def to_stratify(self, targets):
-        """The label of each row, to split rows in proportion; None for indicators."""
+        """The class of each row, to split rows in proportion; None for indicators.
+
+        Of two classes, whether it is the second: so scikit-learn's message tells them apart.
+        """
         if self.kind == "multilabel":
             return None
+        if self.kind == "binary":
+            return targets.ravel() == 1
         return self.classes.take(targets.ravel().astype(int), mode="clip")
 
 

@@ -91,6 +91,11 @@ class Optimizer:
         self.step = 0
         self.moments = [np.zeros(n_parameters, dtype) for _ in range(N_MOMENTS[self.solver])]
 
+    @property
+    def adapts(self):
+        """Whether η comes down whenever training would stop."""
+        return self.solver == "sgd" and self.schedule == "adaptive"
+
     def end_epoch(self, n_samples_seen):
         """Apply the schedule that moves once an epoch ("invscaling", by samples seen)."""
         if self.solver == "sgd" and self.schedule == "invscaling":
@@ -104,8 +109,7 @@ class Optimizer:
         reduced : bool
             False where training should stop instead.
         """
-        adaptive = self.solver == "sgd" and self.schedule == "adaptive"
-        if not adaptive or self.learning_rate <= SMALLEST_ADAPTIVE_RATE:
+        if not self.adapts or self.learning_rate <= SMALLEST_ADAPTIVE_RATE:
             return False
         self.learning_rate /= 5.0
         return True

@@ -249,12 +249,18 @@ NOTES = """\
       anew; other layers, activations or losses than before raise; early stopping judges the
       weights it starts from on the rows held out before, and never overwrites the best ones.
     - The rows held out in multiclass classification are in proportion to the classes.
-    - A batch whose sample weights are all zero is skipped; negative weights raise.
-    - float32 X makes float32 models with every solver and whatever the type of y.
+    - A batch whose sample weights are all zero is skipped; `loss_curve_` is weighted by them;
+      negative weights, or none in the training or validation rows, raise.
+    - float32 X makes float32 models with every solver and whatever the type of y. Outputs have
+      the dtype of the weights, and raise where X is beyond it.
     - `partial_fit` follows parameters changed between its calls, and with `warm_start` takes a
-      batch without some of the classes; 'lbfgs' has none, and keeps a `loss_curve_`.
+      batch without some of the classes.
+    - 'lbfgs' has no `partial_fit`; it keeps a `loss_curve_` and prints it if `verbose`.
     - `predict_log_proba` comes from the logits and is never -inf.
     - A pickle holds the weights once, and the state of the optimizer only after `partial_fit`.
+    - Training makes new arrays and never changes those of `coefs_` and `intercepts_` in place.
+      Those assigned must be numbers in the shapes of the layers.
+    - Invalid sparse matrices raise, and so does y < 0 with the Poisson loss.
 """
 
 

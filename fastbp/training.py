@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from math import inf, isfinite, nan
 
 import numpy as np
-from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
@@ -112,7 +111,7 @@ class Progress:
         """Note an epoch down; return whether it was the best so far."""
         self.n_iter += 1
         self.n_samples_seen += n_samples
-        self.loss = loss
+        self.loss = loss = np.float64(loss)  # NumPy's, as in scikit-learn: people round() it
         self.loss_curve.append(loss)
         if self.validation_scores is None:
             improved, best = loss <= self.best_loss - tol, loss < self.best_loss
@@ -219,7 +218,7 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
     validation_fraction : float
     random_state : numpy.random.RandomState
     labels : ndarray of shape (n_samples,) or None
-        Classes to hold out in proportion.
+        Classes to hold out in proportion; of two classes, whether it is the second.
 
     Returns
     -------
@@ -238,9 +237,15 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
             stratify=labels,
         )
     except ValueError as error:
+        message = str(error).rstrip(".")
+        for of_two, name in (
+            ("[False]", "['False'], the first"),
+            ("[True]", "['True'], the second"),
+        ):
+            message = message.replace(of_two, name)
         raise ValueError(
             f"validation_fraction={validation_fraction} of {n_samples} rows cannot be held out for "
-            f"early stopping: {str(error).rstrip('.')}. Raise validation_fraction, merge "
+            f"early stopping: {message}. Raise validation_fraction, merge "
             "classes with a single row into others, or use early_stopping=False."
         ) from error
     if len(validation) < 2:
@@ -289,8 +294,8 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         else:
             if not incremental:
                 warn(
-                    f"Stochastic optimizer: no convergence within max_iter={settings.max_iter} "
-                    "epochs. Raise max_iter or tol.",
+                    f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
+                    "the optimization hasn't converged yet.",
                     ConvergenceWarning,
                 )
         training.engine.store_optimizer(training.optimizer)
@@ -338,11 +343,13 @@ def has_converged(training):
         progress.no_improvement_count = 0
     if settings.verbose:
         what = "Training loss" if progress.validation_scores is None else "Validation score"
-        rate = training.optimizer.learning_rate
+        if slower:
+            verdict = f"Setting learning rate to {training.optimizer.learning_rate:f}"
+        else:
+            verdict = f"{'Learning rate too small. ' * training.optimizer.adapts}Stopping."
         print(
             f"{what} did not improve more than tol={settings.tol:f} for "
-            f"{settings.n_iter_no_change} consecutive epochs. "
-            + (f"Setting learning rate to {rate:f}" if slower else "Stopping.")
+            f"{settings.n_iter_no_change} consecutive epochs. {verdict}"
         )
     return not slower
 
@@ -352,67 +359,11 @@ def clip_batch_size(batch_size, n_samples):
     if batch_size == "auto":
         return min(200, n_samples)
     if batch_size > n_samples:
-        warn(f"batch_size={batch_size} is larger than the {n_samples} rows; it is clipped.")
-    return min(int(batch_size), n_samples)
-
-
-def fit_lbfgs(training):
-    """Train on all rows at once by SciPy's L-BFGS-B; an iteration counts as an epoch.
-
-    Takes a `Training` and brings its progress up to date. Ctrl-C, or a loss that becomes NaN or
-    infinite, ends training with a warning and the parameters of the last iteration; at the start
-    such a loss raises NonFiniteLossError. Returns parameters, of shape (n_parameters,).
-    """
-    engine, data, settings = training.engine, training.data, training.settings
-    progress = training.progress
-    start = training.best_parameters = engine.store_parameters()
-    lap, asked_to_stop = time.perf_counter(), False
-
-    def loss_and_gradient(parameters):
-        engine.load_parameters(parameters.astype(start.dtype))
-        loss, gradient = engine.loss_and_gradient(data, settings.alpha)
-        if not isfinite(loss):
-            raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
-        return loss, gradient.astype(np.float64)
-
-    def end_iteration(intermediate_result):
-        nonlocal lap, asked_to_stop
-        previous, lap = lap, time.perf_counter()
-        training.best_parameters = intermediate_result.x.astype(start.dtype)
-        progress.end_epoch(float(intermediate_result.fun), None, 0, settings.tol)
-        asked_to_stop = training.report(None, data.n_samples, lap - previous)
-        if asked_to_stop:
-            raise StopIteration
-
-    try:
-        result = minimize(
-            loss_and_gradient,
-            start.astype(np.float64),
-            jac=True,
-            method="L-BFGS-B",
-            callback=end_iteration,
-            options={
-                "maxfun": settings.max_fun,
-                "maxiter": settings.max_iter,
-                "gtol": settings.tol,
-            },
+        warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped: "
+            f"batch_size={batch_size}, {n_samples} rows."
         )
-    except KeyboardInterrupt:
-        warn("Training interrupted by user.")
-    except NonFiniteLossError as error:
-        if progress.n_iter == 0:
-            raise
-        warn(f"{error} The last good parameters are restored.", ConvergenceWarning)
-    else:
-        training.best_parameters = result.x.astype(start.dtype)
-        progress.loss = float(result.fun)
-        if not result.success and not asked_to_stop:
-            warn(
-                f"lbfgs failed to converge: {result.message} after {progress.n_iter} iterations. "
-                f"Raise max_iter={settings.max_iter} or max_fun={settings.max_fun}, or scale X.",
-                ConvergenceWarning,
-            )
-    return training.result()
+    return min(int(batch_size), n_samples)
 
 
 def warn(message, category=UserWarning):

@@ -115,6 +115,12 @@ class NaiveEngine:
         self.parameters = np.zeros(network.n_parameters, self.dtype)
         self.moments = []
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
     def load_parameters(self, parameters):
         self.parameters = np.array(parameters, self.dtype)
 

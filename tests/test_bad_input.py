@@ -245,7 +245,7 @@ def test_partial_fit_needs_classes(task):
 
 def test_large_batch_is_clipped_with_a_warning():
     model, data, y = make_task("single", **SMALL, batch_size=1000)
-    with pytest.warns(UserWarning, match="batch_size=1000 is larger than the 90 rows") as caught:
+    with pytest.warns(UserWarning, match="going to be clipped: batch_size=1000, 90 rows") as caught:
         model.fit(data, y)
     assert caught[0].filename == __file__
     exact, _, _ = make_task("single", **SMALL, batch_size=90)

@@ -43,6 +43,26 @@ def test_warm_start_judges_on_the_rows_at_hand():
     assert model.best_validation_score_ < -10
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hidden_layer_sizes": (7,)},
+        {"hidden_layer_sizes": (6, 6), "activation": "relu"},
+        {"activation": "tanh"},
+        {"loss": "squared_error"},
+    ],
+)
+def test_warm_start_with_another_network_raises(changed):
+    """scikit-learn goes on with the layers that it has, under another activation if need be."""
+    model, X, y = small("multiclass", warm_start=True)
+    before = weights(model.fit(X, y))
+    model.set_params(**changed)
+    with pytest.raises(ValueError, match=r"fitted with (layer_sizes|hidden_act|output_act|loss)"):
+        model.fit(X, y)
+    np.testing.assert_array_equal(weights(model), before)
+    assert len(model.set_params(warm_start=False).fit(X, y).loss_curve_) == 5
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_refit_after_convergence_trains_again(early_stopping):
     """scikit-learn stops after one epoch, its counter still being full."""
@@ -182,6 +202,19 @@ def test_diverged_moments_are_forgotten():
     model.set_params(early_stopping=False, learning_rate_init=1e-9).partial_fit(X, y)
     assert np.isfinite(weights(model)).all()
     assert model._optimizer.step == 1
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_training_leaves_arrays_that_were_handed_out(solver):
+    """scikit-learn updates them in place, and so the copies of a list that people keep."""
+    model, X, y = small("single", solver=solver, warm_start=True)
+    handed_out = list(model.fit(X, y).coefs_)
+    values = [w.copy() for w in handed_out]
+    for train in (model.partial_fit, model.fit):
+        train(X, y)
+        for w, value, now in zip(handed_out, values, model.coefs_, strict=True):
+            np.testing.assert_array_equal(w, value)
+            assert not np.array_equal(now, value)
 
 
 def test_perfect_loss_stays_the_best():

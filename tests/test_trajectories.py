@@ -80,6 +80,9 @@ def test_twenty_epochs(task, solver, activation):
         {"solver": "sgd", "momentum": 1.0, "nesterovs_momentum": False},
         {"beta_1": 0.0, "beta_2": 0.5, "epsilon": 1e-2, "tol": 0.05, "max_iter": 200},
         {"n_iter_no_change": np.inf, "tol": 1e3},
+        # The loss stays as it is: not worse by tol, so that training goes on.
+        {"learning_rate_init": 1e-300, "tol": 0.0, "n_iter_no_change": 1, "shuffle": False},
+        {"learning_rate_init": 1e-300, "tol": 0.0, "n_iter_no_change": 1, "early_stopping": True},
         {"early_stopping": True, "max_iter": 60, "validation_fraction": 0.3},
         {"early_stopping": True, "solver": "sgd", "learning_rate": "adaptive", "max_iter": 100},
     ],
@@ -107,13 +110,13 @@ def test_early_stopping(task):
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("task", ["binary", "multilabel", "multi-output", "poisson"])
 def test_sample_weight(task, early_stopping):
-    ours, theirs, X, y = pair(task, early_stopping=early_stopping)
+    ours, theirs, X, y = pair(task, early_stopping=early_stopping, alpha=0.5)
     weight = np.random.default_rng(1).integers(1, 5, len(X)) / 2
     ours.fit(X, y, weight), theirs.fit(X, y, weight)
     # scikit-learn averages the batches' losses by their rows; one batch makes both the same.
     assert_same(ours, theirs, losses=False)
     n_train = len(X) - len(X) // 10 * early_stopping
-    ours, theirs, X, y = pair(task, early_stopping=early_stopping, batch_size=n_train)
+    ours, theirs, X, y = pair(task, early_stopping=early_stopping, batch_size=n_train, alpha=0.5)
     assert_same(ours.fit(X, y, weight), theirs.fit(X, y, weight))
 
 
@@ -183,3 +186,48 @@ def test_dtypes(task, dtype):
     assert ours.coefs_[0].dtype == theirs.coefs_[0].dtype
     for a, b in zip(ours.coefs_, theirs.coefs_, strict=True):
         assert difference(a, b) <= (1e-4 if dtype is np.float32 else TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("activation", ["relu", "logistic"])
+@pytest.mark.parametrize("task", TASKS)
+def test_initial_weights(task, activation, dtype):
+    """To the bit: draws in float64, cast, that the first step leaves as they are."""
+    still = {"solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1}
+    ours, theirs, X, y = pair(task, activation=activation, **still)
+    ours.fit(X.astype(dtype), y), theirs.fit(X.astype(dtype), y)
+    for a, b in zip(
+        ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_loss_of_saturated_outputs(task, dtype):
+    """Probabilities of 0 and 1 count as the dtype's eps and what is left of 1."""
+    still = {"solver": "sgd", "learning_rate_init": 1e-30, "max_iter": 1, "warm_start": True}
+    ours, theirs, X, y = pair(task, alpha=0.0, **still)
+    for model in (ours, theirs):
+        model.fit(X.astype(dtype), y)
+        model.coefs_[-1] *= dtype(1e6)
+        model.fit(X.astype(dtype), y)
+    assert 1 < theirs.loss_ < 100
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-4 if dtype is np.float32 else 1e-9)
+
+
+def test_early_stopping_leaves_the_last_loss_and_no_best_weights_without():
+    """The weights restored are those of the best score, the loss is that of the last epoch."""
+    found = []
+    for early_stopping in (True, False):
+        ours, theirs, X, y = pair("single", early_stopping=early_stopping, max_iter=40)
+        for model in (ours, theirs):
+            model.set_params(learning_rate_init=0.3).fit(X, y)
+        assert_same(ours, theirs)
+        assert ours.loss_ == ours.loss_curve_[-1] > min(ours.loss_curve_)
+        found.append(ours)
+    scored, unscored = found
+    assert scored.best_loss_ is None
+    assert unscored.best_loss_ == min(unscored.loss_curve_)
+    assert np.argmax(scored.validation_scores_) < len(scored.validation_scores_) - 1

@@ -1,6 +1,8 @@
 """The CPU engine: one network's memory, and the verbs that the training loop knows."""
 
 import platform
+from functools import cached_property
+from weakref import WeakSet
 
 import numpy as np
 from joblib import cpu_count
@@ -31,6 +33,10 @@ GRADIENT_ROWS = 256
 OUTPUT_VECTORS = 4
 MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
 _SPARSE_BUFFER = 256
+
+# The engines that are entered now: those of fits side by side share the cores. Weak, because Ctrl-C
+# may come between entering and the block that would leave.
+_at_work = WeakSet()
 
 
 def available_threads():
@@ -64,7 +70,8 @@ class Engine:
     dtype : numpy dtype, float32 or float64
     n_threads : int or None, default=None
         The largest team; None takes the cores that are available. The team is made smaller where
-        a batch has too little work for it. Results do not depend on it.
+        a batch has too little work for it, or where other engines are at work in this process:
+        those entered as a context, by other Python threads. Results do not depend on it.
 
     Raises
     ------
@@ -75,11 +82,18 @@ class Engine:
     def __init__(self, network, dtype, n_threads=None):
         self.network = network
         self.dtype = np.dtype(dtype)
-        self.n_threads = available_threads() if n_threads is None else n_threads
+        self.n_threads = n_threads
         self.layout = Layout(network, dtype)
         self.weights = aligned_zeros(self.layout.n_weights, self.dtype)
         self._nothing = np.zeros(0, self.dtype)
         self.moments = [self._nothing, self._nothing]
+
+    def __enter__(self):
+        _at_work.add(self)
+        return self
+
+    def __exit__(self, *exception):
+        _at_work.discard(self)
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
@@ -108,7 +122,17 @@ class Engine:
     def _team_size(self, rows):
         """Threads for a batch of so many rows: as many as have work enough for a barrier."""
         work = 3 * rows * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
-        return int(max(1, min(self.n_threads, work // WORK_PER_THREAD)))
+        useful = int(work // WORK_PER_THREAD)
+        if useful <= 1:  # to ask for the cores takes longer than a small prediction
+            return 1
+        team = self._n_cores if self.n_threads is None else self.n_threads
+        if len(_at_work) > 1:
+            team = min(team, max(1, self._n_cores // len(_at_work)))
+        return min(useful, team)
+
+    @cached_property
+    def _n_cores(self):
+        return available_threads()
 
     def _memory(self, rows, learns=True):
         """The arrays that a team shares, for batches of up to so many rows."""

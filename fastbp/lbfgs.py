@@ -1,0 +1,80 @@
+"""Fitting a network by L-BFGS-B, through the same engine and to the same progress as batches."""
+
+import time
+from math import isfinite
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+
+from fastbp.training import NonFiniteLossError, warn
+
+
+def fit_lbfgs(training):
+    """Train on all rows at once by SciPy's L-BFGS-B; an iteration counts as an epoch.
+
+    Takes a `Training` and brings its progress up to date. Ctrl-C, or a loss that becomes NaN or
+    infinite, ends training with a warning and the parameters of the last iteration; at the start
+    such a loss raises NonFiniteLossError. Returns parameters, of shape (n_parameters,).
+    """
+    engine, data, settings = training.engine, training.data, training.settings
+    progress = training.progress
+    start = training.best_parameters = engine.store_parameters()
+    lap, asked_to_stop = time.perf_counter(), False
+
+    def loss_and_gradient(parameters):
+        engine.load_parameters(parameters.astype(start.dtype))
+        loss, gradient = engine.loss_and_gradient(data, settings.alpha)
+        if not isfinite(loss):
+            raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
+        return loss, gradient.astype(np.float64)
+
+    def end_iteration(intermediate_result):
+        nonlocal lap, asked_to_stop
+        previous, lap = lap, time.perf_counter()
+        training.best_parameters = intermediate_result.x.astype(start.dtype)
+        progress.end_epoch(float(intermediate_result.fun), None, 0, settings.tol)
+        asked_to_stop = training.report(None, data.n_samples, lap - previous)
+        if asked_to_stop:
+            raise StopIteration
+
+    try:
+        result = minimize(
+            loss_and_gradient,
+            start.astype(np.float64),
+            jac=True,
+            method="L-BFGS-B",
+            callback=end_iteration,
+            options={
+                "maxfun": settings.max_fun,
+                "maxiter": settings.max_iter,
+                "gtol": settings.tol,
+            },
+        )
+    except KeyboardInterrupt:
+        warn("Training interrupted by user.")
+    except NonFiniteLossError as error:
+        if progress.n_iter == 0:
+            raise
+        warn(f"{error} The last good parameters are restored.", ConvergenceWarning)
+    else:
+        training.best_parameters = result.x.astype(start.dtype)
+        progress.loss = np.float64(result.fun)
+        if not result.success and not asked_to_stop:
+            warn(_not_converged(result, settings.max_iter), ConvergenceWarning)
+    return training.result()
+
+
+def _not_converged(result, max_iter):
+    """What scikit-learn says of a SciPy result that is no minimum."""
+    n_iter = min(result.nit, max_iter)
+    advice = (
+        f"\nIncrease the number of iterations to improve the convergence (max_iter={max_iter})."
+    )
+    return (
+        f"lbfgs failed to converge after {n_iter} iteration(s) (status={result.status}):\n"
+        f"{result.message}\n"
+        + (advice if n_iter == max_iter else "")
+        + "\nYou might also want to scale the data as shown in:\n"
+        "    https://scikit-learn.org/stable/modules/preprocessing.html"
+    )

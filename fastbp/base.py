@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
+from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -43,7 +44,7 @@ def takes_batches(estimator):
     return True
 
 
-class BaseMLP(BaseEstimator, ABC):
+class BaseMLP(ConversionMixin, BaseEstimator, ABC):
     """All that the estimators share: everything but what y and the outputs mean."""
 
     _parameter_constraints = params.CONSTRAINTS

@@ -256,30 +256,21 @@ def _network_of(estimator):
 
 
 def _from_their_optimizer(optimizer, network, dtype):
-    """An `Optimizer` in the state of one of scikit-learn's."""
-    if isinstance(optimizer, SGDOptimizer):
-        converted = Optimizer(
-            "sgd",
-            optimizer.learning_rate_init,
-            optimizer.lr_schedule,
-            power_t=optimizer.power_t,
-            momentum=optimizer.momentum,
-            nesterovs_momentum=optimizer.nesterov,
-        )
+    """An `Optimizer` in the state of one of scikit-learn's.
+
+    Of its other hyper-parameters nothing is taken: training reads the estimator's.
+    """
+    is_sgd = isinstance(optimizer, SGDOptimizer)
+    converted = Optimizer("sgd" if is_sgd else "adam", optimizer.learning_rate_init)
+    if is_sgd:  # Adam's rate is that of a single step
         converted.learning_rate = float(optimizer.learning_rate)
-        moments = [optimizer.velocities]
     else:
-        converted = Optimizer(
-            "adam",
-            optimizer.learning_rate_init,
-            beta_1=optimizer.beta_1,
-            beta_2=optimizer.beta_2,
-            epsilon=optimizer.epsilon,
-        )
         converted.step = optimizer.t
-        moments = [optimizer.ms, optimizer.vs]
     half = len(network.shapes)
-    converted.moments = [network.flatten(arrays[:half], arrays[half:], dtype) for arrays in moments]
+    converted.moments = [
+        network.flatten(arrays[:half], arrays[half:], dtype)
+        for arrays in ([optimizer.velocities] if is_sgd else [optimizer.ms, optimizer.vs])
+    ]
     return converted
 
 

@@ -76,7 +76,7 @@ class ConversionMixin:
         -----
         UserWarning
             Where training cannot go on in the same way, and the state of the optimizer is left out:
-            with `input_scale`, or with a classifier's squared error.
+            with `input_scale`, a classifier's squared error, or a regressor's `out_activation`.
 
         Examples
         --------
@@ -196,7 +196,7 @@ def _single_activation(estimator, network):
 def _lost(estimator, network):
     """Name what scikit-learn cannot train with; raise where it cannot even predict the same."""
     lost = []
-    if network.loss == "squared_error" and network.output_activation == "logistic":
+    if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
         if estimator._labels.kind == "multiclass":
             raise ValueError(
                 "loss='squared_error' with several classes cannot be converted: its probabilities "
@@ -204,6 +204,8 @@ def _lost(estimator, network):
                 "loss='log_loss'."
             )
         lost.append("loss='squared_error' in classification")
+    elif network.loss == "squared_error" and network.output_activation != "identity":
+        lost.append(f"out_activation={network.output_activation!r} in regression")
     if estimator.input_scale != 1:
         lost.append(f"input_scale={estimator.input_scale:g}, which is now part of coefs_[0]")
     return lost

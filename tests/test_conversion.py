@@ -58,7 +58,7 @@ def assert_same_model(a, b, X, rtol=1e-9):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert [w.dtype for w in a.coefs_] == [w.dtype for w in b.coefs_]
     common = a.get_params().keys() & b.get_params().keys()
-    assert len(common) > 20
+    assert len(common) >= 23
     assert {name: a.get_params()[name] for name in common} == {
         name: b.get_params()[name] for name in common
     }
@@ -257,12 +257,22 @@ def test_input_scale_becomes_part_of_the_weights(task):
     theirs.partial_fit(numbers, y)
 
 
-@pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_squared_error_of_single_units(task):
-    ours, X, y = small(task, loss="squared_error")
-    with pytest.warns(UserWarning, match="no loss='squared_error' in classification"):
+@pytest.mark.parametrize(
+    ("task", "parameters", "says"),
+    [
+        ("binary", {"loss": "squared_error"}, "loss='squared_error' in classification"),
+        ("multilabel", {"loss": "squared_error"}, "loss='squared_error' in classification"),
+        ("single", {"out_activation": "tanh"}, "out_activation='tanh' in regression"),
+        ("multi-output", {"out_activation": "sigmoid"}, "out_activation='logistic' in regression"),
+        ("multi-output", {"out_activation": "relu"}, "out_activation='relu' in regression"),
+        ("single", {"out_activation": "exp"}, "out_activation='exp' in regression"),
+    ],
+)
+def test_what_scikit_learn_predicts_but_does_not_train(task, parameters, says):
+    ours, X, y = small(task, **parameters)
+    with pytest.warns(UserWarning, match=f"scikit-learn has no {says}"):
         theirs = ours.fit(X, y).to_sklearn()
-    np.testing.assert_allclose(theirs.predict_proba(X), ours.predict_proba(X), rtol=1e-9)
+    np.testing.assert_allclose(outputs(theirs, X), outputs(ours, X), rtol=1e-9)
     assert not hasattr(theirs, "_optimizer")
 
 

@@ -34,6 +34,7 @@ FLOAT64_JOBS = [(task, given) for task, given in JOBS if given["precision"] == "
 @pytest.fixture(params=[1, 3])
 def team_size(request, monkeypatch):
     """Let every fit and prediction, however small, use a team of that size."""
+    monkeypatch.setattr(engine, "available_threads", lambda: 64)
     monkeypatch.setattr(engine, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(engine, "PREDICT_ROWS", 16)
     return request.param

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from inspect import signature
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -272,6 +273,12 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         if not state.get("_incremental", False):
             state.pop("_optimizer", None)
         return state
+
+    def __setstate__(self, state):
+        """Give parameters that the pickle's version did not know their defaults."""
+        parameters = signature(self.__class__).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__(defaults | state)
 
     def __deepcopy__(self, memo):
         """Copy the optimizer too, which pickles may leave out: the copy trains as the original."""

@@ -189,6 +189,7 @@ def make_pickles():
 @pytest.mark.parametrize("task", CASES)
 @pytest.mark.parametrize("path", sorted(PICKLES.glob("*.pickle")), ids=lambda path: path.stem)
 def test_pickles_of_old_versions(path, task):
+    """Those of 0.1.0 are from before the parameter `out_activation`."""
     kept = pickle.loads(path.read_bytes())
     assert kept["unfitted"]["model"].alpha == 0.5
     model, X, y = (kept[task][name] for name in ("model", "X", "y"))

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from inspect import signature
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -13,6 +14,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
+from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
 from fastbp.lbfgs import fit_lbfgs
 from fastbp.network import Network
@@ -51,7 +53,7 @@ def takes_batches(estimator):
     return True
 
 
-class BaseMLP(BaseEstimator, ABC):
+class BaseMLP(ConversionMixin, BaseEstimator, ABC):
     """All that the estimators share: everything but what y and the outputs mean."""
 
     _parameter_constraints = params.CONSTRAINTS
@@ -291,6 +293,12 @@ class BaseMLP(BaseEstimator, ABC):
         if not state.get("_incremental", False):
             state.pop("_optimizer", None)
         return state
+
+    def __setstate__(self, state):
+        """Give parameters that the pickle's version did not know their defaults."""
+        parameters = signature(self.__class__).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__(defaults | state)
 
     def __deepcopy__(self, memo):
         """Copy the optimizer too, which pickles may leave out: the copy trains as the original."""

@@ -69,17 +69,19 @@ def check_training_data(estimator, X, y, *, reset, numeric):
 
 
 def _check_sparse(X):
-    """Check a CSR or CSC matrix's indices, which nobody does before they serve as addresses.
+    """Check a sparse matrix's indices, which nobody does before they serve as addresses.
 
     Returns
     -------
     X : as given
         Contiguous arrays, the indices of one dtype, in a matrix that shares those that were so.
     """
-    if not issparse(X) or X.format not in ("csr", "csc"):
+    if not issparse(X) or X.format not in ("csr", "csc", "coo", "bsr"):
         return X
     try:
-        X = X.__class__(X)  # the check replaces arrays, but must not do so in the caller's matrix
+        X = X.__class__(X)  # the checks replace arrays, but must not do so in the caller's matrix
+        if X.format == "coo":  # whose constructor has checked them
+            return X
         X.check_format(full_check=True)
         if X.nnz == 0 and X.indptr.any():
             raise ValueError("indptr must be a non-decreasing sequence")

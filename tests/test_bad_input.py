@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.neural_network
 from conftest import TASKS, make_task
-from scipy.sparse import csc_array, csr_array, csr_matrix
+from scipy.sparse import bsr_array, coo_array, csc_array, csr_array, csr_matrix
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import fastbp
@@ -172,6 +172,24 @@ def test_invalid_sparse_matrices(case, kind):
     model.fit(np.eye(3), np.arange(3.0))
     with pytest.raises(ValueError, match=f"X is not a valid CS. matrix: .*{says}"):
         model.predict(bad)
+
+
+@pytest.mark.parametrize(("column", "says"), [(3, "exceeds matrix dimension"), (-1, "negative")])
+def test_invalid_coordinates(column, says):
+    """SciPy's conversion to CSR writes to whatever memory row numbers lead to."""
+    bad = coo_array(np.eye(3))
+    for axis in (0, 1):
+        wrong = np.array([0, 1, column], bad.coords[axis].dtype)
+        bad.coords = (wrong, np.arange(3)) if axis == 0 else (np.arange(3), wrong)
+        with pytest.raises(ValueError, match=f"X is not a valid COO matrix: .*{says}"):
+            fastbp.MLPRegressor(**SMALL).fit(bad, np.arange(3.0))
+
+
+def test_invalid_blocks():
+    bad = bsr_array(np.eye(4), blocksize=(2, 2))
+    bad.indices = np.array([0, 2])
+    with pytest.raises(ValueError, match="X is not a valid BSR matrix: column index values"):
+        fastbp.MLPRegressor(**SMALL).fit(bad, np.arange(4.0))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -24,8 +24,11 @@ from fastbp.optimizers import N_MOMENTS, Optimizer
 
 # Multiply-adds of a batch that a further thread must have for itself to be worth its barriers.
 WORK_PER_THREAD = 250_000
-# Multiply-adds of one call into a kernel, about half a second: then Ctrl-C is heard.
-WORK_PER_CALL = 20_000_000_000
+# Work of one call into a kernel, in multiply-adds, a quarter of a second: then Ctrl-C is heard.
+WORK_PER_CALL = 10_000_000_000
+# What else a batch takes, in multiply-adds: small nets and small batches do little but this.
+WORK_PER_UPDATE = 50  # of a parameter
+WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
 GRADIENT_ROWS = 256
@@ -133,6 +136,14 @@ class Engine:
     @cached_property
     def _n_cores(self):
         return available_threads()
+
+    def _batches_per_call(self, rows, learns=True):
+        """Batches of so many rows that one call into a kernel runs."""
+        n_parameters = self.network.n_parameters
+        passes = 3 if learns else 1
+        row = passes * n_parameters + WORK_PER_FEATURE * self.network.layer_sizes[0] + WORK_PER_ROW
+        batch = round_up(rows, TILE_ROWS) * row + WORK_PER_BATCH
+        return 1 + WORK_PER_CALL // (batch + WORK_PER_UPDATE * n_parameters * learns)
 
     def _memory(self, rows, learns=True):
         """The arrays that a team shares, for batches of up to so many rows."""
@@ -270,8 +281,7 @@ class Engine:
         source, objective = source_of(data.X), self._objective(data)
         memory = self._memory(rows)
         workspaces = [self._workspace(rows) for _ in range(size)]
-        work = 3 * rows * self.network.n_parameters
-        stride = max(1, WORK_PER_CALL // work) * plan.batch_size
+        stride = self._batches_per_call(rows) * plan.batch_size
         for start in range(0, len(order), stride):
             part = order[start : start + stride]
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
@@ -313,11 +323,18 @@ class Engine:
         code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
         plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
 
-        def member(rank):
-            memory, workspace = self._memory(batch, learns=False), self._workspace(batch)
-            kernels.predict(memory, workspace, source, plan, code, order, out, rank, size)
+        memories = [self._memory(batch, learns=False) for _ in range(size)]
+        workspaces = [self._workspace(batch) for _ in range(size)]
+        stride = self._batches_per_call(batch, learns=False) * batch * size
+        for start in range(0, len(order), stride):
+            part, outputs = order[start : start + stride], out[start : start + stride]
 
-        run_team(size, member, np.zeros(CONTROL_SIZE, np.int64))
+            def member(rank, part=part, outputs=outputs):
+                kernels.predict(
+                    memories[rank], workspaces[rank], source, plan, code, part, outputs, rank, size
+                )
+
+            run_team(size, member, memories[0].control)
         return out
 
 

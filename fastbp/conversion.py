@@ -1,0 +1,285 @@
+"""Models from and to scikit-learn: the same numbers under the names that each side gives them."""
+
+from copy import deepcopy
+from inspect import signature
+from numbers import Integral
+
+import numpy as np
+import sklearn.neural_network
+from scipy.sparse import csr_matrix
+from sklearn.base import ClassifierMixin
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.validation import check_is_fitted
+
+from fastbp.labels import Labels
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.parameters import ALIASES
+from fastbp.training import warn
+
+# Fitted attributes that mean the same on both sides; scikit-learn's lbfgs leaves some of them out.
+_SAME_ATTRIBUTES = (
+    "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_",
+    "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_",
+    "feature_names_in_", "classes_", "_no_improvement_count",
+)  # fmt: skip
+_LABEL_KINDS = {
+    "binary": "binary",
+    "multiclass": "multiclass",
+    "multilabel-indicator": "multilabel",
+}
+
+
+def _counterpart(estimator_class):
+    """scikit-learn's class that does what one of fastbp's does."""
+    if issubclass(estimator_class, ClassifierMixin):
+        return sklearn.neural_network.MLPClassifier
+    return sklearn.neural_network.MLPRegressor
+
+
+def _convert_attributes(source, target_class, names):
+    """Make an estimator with copies of the named parameters and of the common attributes."""
+    target = target_class(**{name: deepcopy(getattr(source, name)) for name in names})
+    for name in _SAME_ATTRIBUTES:
+        if hasattr(source, name):
+            setattr(target, name, deepcopy(getattr(source, name)))
+    return target
+
+
+class ConversionMixin:
+    """Adds `to_sklearn` and `from_sklearn` to the estimators."""
+
+    def to_sklearn(self):
+        """Convert a fitted model into scikit-learn's own estimator.
+
+        It predicts the same, to rounding, in every program that knows scikit-learn's class, such as
+        exporters to ONNX or PMML. Training goes on there as it would here: weights, loss curve,
+        counters and, for `partial_fit`, the state of the optimizer are copied. `input_scale`
+        becomes part of the first weights. `precision`, `n_threads`, `device` and `callback` have
+        no counterpart; float32 weights stay so.
+
+        Returns
+        -------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            Shares nothing with this one.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit` or `partial_fit`.
+        ValueError
+            Where scikit-learn cannot predict the same: several hidden activations, or squared error
+            with more than two classes.
+
+        Warns
+        -----
+        UserWarning
+            Where training cannot go on in the same way, and the state of the optimizer is left out:
+            with `input_scale`, a classifier's squared error, or a regressor's `out_activation`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbp import MLPRegressor
+        >>> X = np.linspace(-2, 2, 100)[:, None]
+        >>> model = MLPRegressor(solver="lbfgs", random_state=0).fit(X, np.sin(X.ravel()))
+        >>> converted = model.to_sklearn()
+        >>> converted.__class__
+        <class 'sklearn.neural_network._multilayer_perceptron.MLPRegressor'>
+        >>> np.allclose(converted.predict(X), model.predict(X))
+        True
+        """
+        check_is_fitted(self)
+        network, dtype = self._network, self._parameter_dtype()
+        activation, lost = _single_activation(self, network), _lost(self, network)
+        theirs = _counterpart(type(self))
+        converted = _convert_attributes(self, theirs, signature(theirs).parameters)
+        converted.set_params(activation=activation)
+        coefs, intercepts = network.views(self._flatten_parameters(network, dtype))
+        coefs[0] *= dtype.type(self.input_scale)
+        converted.coefs_, converted.intercepts_ = coefs, intercepts
+        if self.validation_scores_ is not None:
+            converted._best_coefs = [array.copy() for array in coefs]
+            converted._best_intercepts = [array.copy() for array in intercepts]
+        if theirs is sklearn.neural_network.MLPClassifier:
+            converted._label_binarizer = _to_binarizer(self._labels)
+        optimizer = getattr(self, "_optimizer", None)
+        if lost:
+            warn(
+                f"scikit-learn has no {' and no '.join(lost)}: the predictions are the same, but "
+                "further training would start with a new optimizer and go another way."
+            )
+        elif optimizer is not None and optimizer.solver == self.solver:
+            optimizer = self._make_optimizer(network, dtype, incremental=True)
+            converted._optimizer = _to_their_optimizer(optimizer, network)
+        return converted
+
+    @classmethod
+    def from_sklearn(cls, estimator):
+        """Make a model from one that scikit-learn has fitted.
+
+        It predicts the same, to rounding, and training goes on here as it would there: weights,
+        loss curve, counters and, for `partial_fit`, the state of the optimizer are copied.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            Fitted; a classifier for a classifier, a regressor for a regressor.
+
+        Returns
+        -------
+        model : object
+            Of this class, with the estimator's parameters and the defaults for all others. Shares
+            nothing with the estimator.
+
+        Raises
+        ------
+        TypeError
+            On an object of another class.
+        sklearn.exceptions.NotFittedError
+            On an estimator that is not fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbp import MLPRegressor
+        >>> import sklearn.neural_network
+        >>> X = np.linspace(-2, 2, 100)[:, None]
+        >>> theirs = sklearn.neural_network.MLPRegressor(solver="lbfgs", random_state=0)
+        >>> model = MLPRegressor.from_sklearn(theirs.fit(X, np.sin(X.ravel())))
+        >>> np.allclose(model.predict(X), theirs.predict(X))
+        True
+        """
+        theirs = _counterpart(cls)
+        if not isinstance(estimator, theirs):
+            raise TypeError(
+                f"estimator must be a sklearn.neural_network.{theirs.__name__}, got {estimator!r}."
+            )
+        check_is_fitted(estimator)
+        converted = _convert_attributes(estimator, cls, signature(theirs).parameters)
+        converted.coefs_ = [np.array(array) for array in estimator.coefs_]
+        converted.intercepts_ = [np.array(array) for array in estimator.intercepts_]
+        network = converted._network = _network_of(converted)
+        if theirs is sklearn.neural_network.MLPClassifier:
+            binarizer = estimator._label_binarizer
+            kind = _LABEL_KINDS[binarizer.y_type_]
+            converted._labels = Labels(kind, converted.classes_, binarizer.sparse_input_)
+        optimizer = getattr(estimator, "_optimizer", None)
+        if optimizer is not None:
+            dtype = converted._parameter_dtype()
+            converted._optimizer = _from_their_optimizer(optimizer, network, dtype)
+            # Nothing says whether it comes from `partial_fit`, so pickles keep it.
+            converted._incremental = True
+        if getattr(estimator, "validation_scores_", None) is not None:
+            converted._holdout_state = _state_before_split(estimator.random_state, network)
+        return converted
+
+
+# ---- to scikit-learn ----------------------------------------------------------------------------
+
+
+def _single_activation(estimator, network):
+    """The one activation of all hidden layers; without any, what the initial weights depend on."""
+    names = set(network.hidden_activations)
+    if len(names) > 1:
+        raise ValueError(
+            f"activation={network.hidden_activations!r} cannot be converted: scikit-learn has a "
+            "single activation for all hidden layers."
+        )
+    if names:
+        return names.pop()
+    given = estimator.activation
+    return ALIASES.get(given, given) if isinstance(given, str) else "relu"
+
+
+def _lost(estimator, network):
+    """Name what scikit-learn cannot train with; raise where it cannot even predict the same."""
+    lost = []
+    if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
+        if estimator._labels.kind == "multiclass":
+            raise ValueError(
+                "loss='squared_error' with several classes cannot be converted: its probabilities "
+                "are shares of logistic outputs, which scikit-learn does not compute. Fit with "
+                "loss='log_loss'."
+            )
+        lost.append("loss='squared_error' in classification")
+    elif network.loss == "squared_error" and network.output_activation != "identity":
+        lost.append(f"out_activation={network.output_activation!r} in regression")
+    if estimator.input_scale != 1:
+        lost.append(f"input_scale={estimator.input_scale:g}, which is now part of coefs_[0]")
+    return lost
+
+
+def _to_binarizer(labels):
+    """A fitted LabelBinarizer that encodes as `Labels` does."""
+    if labels.kind == "multilabel":
+        indicators = np.eye(len(labels.classes), dtype=int)
+        return LabelBinarizer().fit(csr_matrix(indicators) if labels.sparse else indicators)
+    return LabelBinarizer().fit(labels.classes)
+
+
+def _to_their_optimizer(optimizer, network):
+    """One of scikit-learn's optimizers in the state of an `Optimizer`."""
+    moments = []
+    for moment in optimizer.moments:
+        coefs, intercepts = network.views(moment.copy())
+        moments.append(coefs + intercepts)
+    rate = float(optimizer.learning_rate_init)
+    if optimizer.solver == "sgd":
+        converted = SGDOptimizer(
+            (), rate, optimizer.schedule, optimizer.momentum, optimizer.nesterovs_momentum,
+            optimizer.power_t,
+        )  # fmt: skip
+        converted.learning_rate, converted.velocities = optimizer.learning_rate, moments[0]
+        return converted
+    converted = AdamOptimizer((), rate, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+    converted.t, (converted.ms, converted.vs) = optimizer.step, moments
+    if converted.t:
+        converted.learning_rate = adam_learning_rate(
+            rate, converted.beta_1, converted.beta_2, converted.t
+        )
+    return converted
+
+
+# ---- from scikit-learn --------------------------------------------------------------------------
+
+
+def _network_of(estimator):
+    """Read the network off fitted attributes, for the parameters may have been changed since."""
+    sizes = [estimator.coefs_[0].shape[0], *(array.shape[1] for array in estimator.coefs_)]
+    return Network(
+        layer_sizes=tuple(sizes),
+        hidden_activations=(estimator.activation,) * (len(sizes) - 2),
+        output_activation=estimator.out_activation_,
+        loss=estimator.loss,
+        average_outputs=estimator._average_outputs,
+    )
+
+
+def _from_their_optimizer(optimizer, network, dtype):
+    """An `Optimizer` in the state of one of scikit-learn's.
+
+    Of its other hyper-parameters nothing is taken: training reads the estimator's.
+    """
+    is_sgd = isinstance(optimizer, SGDOptimizer)
+    converted = Optimizer("sgd" if is_sgd else "adam", optimizer.learning_rate_init)
+    if is_sgd:  # Adam's rate is that of a single step
+        converted.learning_rate = float(optimizer.learning_rate)
+    else:
+        converted.step = optimizer.t
+    half = len(network.shapes)
+    converted.moments = [
+        network.flatten(arrays[:half], arrays[half:], dtype)
+        for arrays in ([optimizer.velocities] if is_sgd else [optimizer.ms, optimizer.vs])
+    ]
+    return converted
+
+
+def _state_before_split(random_state, network):
+    """The random state in which a first fit held out its rows, where the seed still tells."""
+    if not isinstance(random_state, Integral):
+        return None
+    random_state = np.random.RandomState(random_state)
+    network.initialise(random_state, np.float64, default_activation="relu")
+    return random_state.get_state()

@@ -1,0 +1,39 @@
+"""Functions of the tests that must run in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def call_alone(function, *arguments, **environment):
+    """Call a test module's function in a fresh process.
+
+    Parameters
+    ----------
+    function : callable
+        At the top of its module; returns what JSON can say.
+    *arguments : object
+        What `repr` can say.
+    **environment : str
+        Environment variables.
+
+    Returns
+    -------
+    result : object
+    """
+    module, name = function.__module__, function.__name__
+    program = f"import json, {module}; print(json.dumps({module}.{name}(*{arguments!r})))"
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

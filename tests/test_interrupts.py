@@ -1,0 +1,163 @@
+"""Ctrl-C: a real signal in the midst of a long epoch, on any number of threads."""
+
+import os
+import pickle
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from conftest import small, weights
+from processes import call_alone
+from scipy.sparse import csr_array
+
+import fastbp
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N_ROWS = 1_000_000  # an epoch of minutes
+
+
+def long_data(kind):
+    """Rows that take no memory of their own."""
+    row = np.arange(784, dtype=np.uint8) % 7
+    if kind == "dense":
+        return np.broadcast_to(row, (N_ROWS, 784))
+    columns = np.tile(np.array([3, 400], np.int32), N_ROWS)
+    starts = 2 * np.arange(N_ROWS + 1, dtype=np.int32)
+    return csr_array((np.ones(2 * N_ROWS, np.uint8), columns, starts), shape=(N_ROWS, 784))
+
+
+def interrupt_during_call(number):
+    """Send SIGINT while the kernels are called for the given time; return the list of calls."""
+    from fastbp.cpu import engine
+
+    calls, run_team = [], engine.run_team
+
+    def run_and_interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            # Another thread, so that the signal comes when the kernel has the core.
+            threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
+        run_team(*arguments)
+
+    engine.run_team = run_and_interrupt
+    return calls
+
+
+def interrupt_fit(solver, n_threads, kind, early_stopping):
+    """Fit in a process of its own; tell what is left when Ctrl-C has come in the first epoch."""
+    X, y = long_data(kind), np.arange(N_ROWS, dtype=np.int8) % 3
+    model = fastbp.MLPClassifier(
+        (1024, 1024), solver=solver, n_threads=n_threads, random_state=0, precision="float32",
+        batch_size=300, early_stopping=early_stopping, warm_start=True,
+    )  # fmt: skip
+    calls = interrupt_during_call(3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y)
+    loaded = pickle.loads(pickle.dumps(model))
+    return {
+        "calls": len(calls),
+        "warnings": [(w.category.__name__, str(w.message), w.filename) for w in caught],
+        "n_iter": model.n_iter_,
+        "rows": model.t_,
+        "updates": 0 if solver == "lbfgs" else model._optimizer.step,
+        "same": bool((loaded.predict_proba(X[:9]) == model.predict_proba(X[:9])).all()),
+        "goes on": model.set_params(max_iter=1).fit(X[:900], y[:900]).n_iter_,
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+@pytest.mark.parametrize(
+    ("solver", "n_threads", "kind", "early_stopping"),
+    [
+        ("adam", 1, "dense", False),
+        ("adam", 3, "dense", False),
+        ("sgd", 3, "sparse", True),
+        ("lbfgs", 1, "dense", False),
+    ],
+)
+def test_a_long_epoch(solver, n_threads, kind, early_stopping):
+    left = call_alone(interrupt_fit, solver, n_threads, kind, early_stopping)
+    assert left["calls"] <= 4  # not one more than that in which the signal came
+    assert left["warnings"] == [["UserWarning", "Training interrupted by user.", __file__]]
+    assert (left["n_iter"], left["rows"]) == (0, 0)
+    assert left["updates"] < N_ROWS / 300 / 10
+    assert (left["updates"] > 0) == (solver != "lbfgs")
+    assert left["same"]
+    assert left["goes on"] == 1
+
+
+def interrupt_prediction():
+    X = long_data("dense")
+    model, _, _ = small("single", hidden_layer_sizes=(1024, 1024), n_threads=3)
+    model.fit(X[:300], np.arange(300.0))
+    calls = interrupt_during_call(2)
+    try:
+        model.predict(X)
+    except KeyboardInterrupt:
+        return len(calls)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_a_long_prediction():
+    """It ran to its end in a single call."""
+    assert call_alone(interrupt_prediction) in (2, 3)
+
+
+def interrupt_compilation():
+    """Ctrl-C at some steps of the first compilation, again and again; then fit."""
+    from numba.core import compiler_machinery
+
+    passes, run_pass = [], compiler_machinery.PassManager._runPass
+
+    def run_and_interrupt(*arguments):
+        passes.append(1)
+        if len(passes) in (3, 100, 350):
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_pass(*arguments)
+
+    compiler_machinery.PassManager._runPass = run_and_interrupt
+    model, X, y = small("multiclass")
+    interrupts = 0
+    for _ in range(3):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                model.fit(X, y)
+            except KeyboardInterrupt:
+                interrupts += 1  # outside of training: the model is as it was
+                continue
+        interrupts += sum("interrupted by user" in str(w.message) for w in caught)
+        assert np.isfinite(weights(model)).all()
+    return interrupts, weights(model.fit(X, y)).tolist()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_the_first_compilation(tmp_path):
+    """Half-compiled kernels leave nothing behind that would be in the way."""
+    interrupts, found = call_alone(interrupt_compilation, FASTBP_CACHE_DIR=str(tmp_path))
+    assert interrupts == 3
+    model, X, y = small("multiclass")
+    np.testing.assert_array_equal(found, weights(model.fit(X, y)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 90])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_calls_of_any_length_give_the_same_bits(monkeypatch, solver, batch_size):
+    from fastbp.cpu import engine
+
+    model, X, y = small("multiclass", solver=solver, batch_size=batch_size)
+    expected = weights(model.fit(X, y)), model.predict_proba(X), model.loss_curve_
+    calls = []
+    monkeypatch.setattr(engine, "WORK_PER_CALL", 1)
+    monkeypatch.setattr(engine, "PREDICT_ROWS", 7)
+    monkeypatch.setattr(
+        engine, "run_team", lambda *a, run=engine.run_team: calls.append(1) or run(*a)
+    )
+    found = weights(model.fit(X, y)), model.predict_proba(X), model.loss_curve_
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(calls) > 5

@@ -185,8 +185,8 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
                 )
         return self._flatten_parameters(network, dtype)
 
-    def _flatten_parameters(self, network, dtype):
-        """Copy `coefs_` and `intercepts_` into one vector."""
+    def _flatten_parameters(self, network, dtype, copy=True):
+        """`coefs_` and `intercepts_` as one vector, a copy unless none is needed."""
         coefs, intercepts = self._learned("coefs_"), self._learned("intercepts_")
         for name, arrays, shapes in (
             ("coefs_", coefs, network.shapes),
@@ -195,7 +195,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             found = [array.shape for array in arrays]
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return network.flatten(coefs, intercepts, dtype)
+        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
 
     def _progress_so_far(self, goes_on, incremental):
         progress = Progress()
@@ -315,7 +315,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         X = X if passes_as_it_is(self, X) else check_rows(self, X)
         network, dtype = self._network, self._parameter_dtype()
         with _make_engine(network, dtype, self.n_threads, self.device) as engine:
-            engine.load_parameters(self._flatten_parameters(network, dtype))
+            engine.load_parameters(self._flatten_parameters(network, dtype, copy=False))
             outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
         # What is finite in X may not be in the model's arithmetic.
         if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():

@@ -86,6 +86,20 @@ class Network:
                 view[...] = array
         return parameters
 
+    def as_flat(self, coefs, intercepts, dtype):
+        """Return the flat vector whose views these arrays are, as after a fit; else a copy."""
+        base = coefs[0].base
+        if base is None or base.shape != (self.n_parameters,) or base.dtype != dtype:
+            return self.flatten(coefs, intercepts, dtype)
+        address = base.__array_interface__["data"][0]
+        for pair in zip(coefs, intercepts, strict=True):
+            for array in pair:
+                found = array.__array_interface__
+                if found["data"][0] != address or found["strides"] or array.dtype != dtype:
+                    return self.flatten(coefs, intercepts, dtype)
+                address += array.nbytes
+        return base
+
     def initialise(self, random_state, dtype, *, default_activation):
         """Draw the initial parameters: Glorot and Bengio (2010), uniform, as scikit-learn does.
 

@@ -1,7 +1,7 @@
 """The CPU engine: one network's memory, and the verbs that the training loop knows."""
 
 import platform
-from functools import cached_property
+from functools import cached_property, lru_cache
 from weakref import WeakSet
 
 import numpy as np
@@ -31,6 +31,7 @@ WORK_PER_UPDATE = 50  # of a parameter
 WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
+FEW_ROWS = 8  # so few, or fewer lanes, are predicted faster than the parameters are packed
 GRADIENT_ROWS = 256
 # Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
@@ -40,6 +41,9 @@ _SPARSE_BUFFER = 256
 # The engines that are entered now: those of fits side by side share the cores. Weak, because Ctrl-C
 # may come between entering and the block that would leave.
 _at_work = WeakSet()
+
+
+_layout_of = lru_cache(maxsize=64)(Layout)
 
 
 def available_threads():
@@ -86,8 +90,8 @@ class Engine:
         self.network = network
         self.dtype = np.dtype(dtype)
         self.n_threads = n_threads
-        self.layout = Layout(network, dtype)
-        self.weights = aligned_zeros(self.layout.n_weights, self.dtype)
+        self.layout = _layout_of(network, self.dtype)
+        self._flat = None  # parameters that nothing has asked to be packed yet
         self._nothing = np.zeros(0, self.dtype)
         self.moments = [self._nothing, self._nothing]
 
@@ -101,12 +105,27 @@ class Engine:
     # ---- parameters and optimizer state -------------------------------------------------------
 
     def load_parameters(self, parameters):
-        """Take over parameters, a flat vector in the network's order."""
-        self.layout.pack(parameters, self.weights)
+        """Take over parameters, a flat vector in the network's order.
+
+        It is copied at the first use, and must not change before.
+        """
+        self._flat = np.ascontiguousarray(parameters, self.dtype)
 
     def store_parameters(self):
         """Return a copy of the parameters as a flat vector of shape (n_parameters,)."""
         return self.layout.unpack(self.weights)
+
+    @cached_property
+    def _padded(self):
+        return aligned_zeros(self.layout.n_weights, self.dtype)
+
+    @property
+    def weights(self):
+        """The parameters in panels, for the tiles."""
+        if self._flat is not None:
+            self.layout.pack(self._flat, self._padded)
+            self._flat = None
+        return self._padded
 
     def load_optimizer(self, optimizer):
         """Take over an optimizer's moments."""
@@ -317,12 +336,16 @@ class Engine:
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
             return out
+        code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
+        source, scale = source_of(data.X), float(data.input_scale)
+        if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
+            table, widest = self.layout.table, max(self.network.layer_sizes)
+            working = np.empty(2 * widest + (1 + out.shape[1]) * lanes(self.dtype), self.dtype)
+            kernels.predict_few(self._flat, table, source, scale, code, order, out, working, widest)
+            return out
         size = min(self._team_size(len(order)), -(-len(order) // PREDICT_ROWS))
         batch = min(PREDICT_ROWS, len(order))
-        source = source_of(data.X)
-        code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
-        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
-
+        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, scale)
         memories = [self._memory(batch, learns=False) for _ in range(size)]
         workspaces = [self._workspace(batch) for _ in range(size)]
         stride = self._batches_per_call(batch, learns=False) * batch * size
@@ -358,6 +381,8 @@ def warmup(dtypes=("float32", "float64")):
         engine.load_optimizer(optimizer)
         data = Data(np.zeros((1, 1)), np.zeros(1, np.int64))
         engine.train_epoch(data, np.zeros(1, np.int64), 1, optimizer, 0.0)
+        engine.predict(data)
+        engine.load_parameters(engine.store_parameters())
         engine.predict(data)
     return cache_folder()
 

@@ -9,14 +9,15 @@ from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
-from fastbp.cpu.layout import BLOCKS, N_INPUTS
-from fastbp.cpu.outputs import collect_outputs, output_deltas, weight_of
+from fastbp.cpu.layout import ACTIVATION, BLOCKS, LANES, N_INPUTS, N_OUTPUTS
+from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
     ZERO,
     Step,
+    activate,
     all_rows,
     backward_layer,
     forward_layer,
@@ -195,3 +196,56 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
                 values = out[start + row + sample]
                 for unit in range(values.size):
                     values[unit] = workspace.outputs[unit * count + sample]
+
+
+@kernel
+def outputs_of_row(inputs, outputs, parameters, layers):
+    """Pass one sample through all layers, weights as they lie in the flat vector.
+
+    Returns whether the logits are in `outputs`; they are in `inputs` after an even number of
+    layers. Every sum runs as in the tiles, so it has the same bits.
+    """
+    start = np.int64(0)
+    for index in range(layers.shape[0]):
+        n_inputs, n_outputs = layers[index, N_INPUTS], layers[index, N_OUTPUTS]
+        bias = start + n_inputs * n_outputs
+        values = outputs[:n_outputs]
+        for j in range(n_outputs):
+            values[j] = parameters[bias + j]
+        for k in range(n_inputs):
+            weights = parameters[start + k * n_outputs : start + (k + 1) * n_outputs]
+            value = inputs[k]
+            for j in range(values.size):
+                values[j] += value * weights[j]
+        activate(layers[index, ACTIVATION], values)
+        inputs, outputs = outputs, inputs
+        start = bias + n_outputs
+    return layers.shape[0] % 2 == 1
+
+
+@cached_kernel
+def predict_few(parameters, layers, source, scale, activation, order, out, working, widest):
+    """Write the outputs of the rows in `order`, not more than a vector's lanes, to `out`.
+
+    Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
+    `working` has room for two rows of the widest layer, and for `lanes` samples' outputs and one
+    number more of each.
+    """
+    lanes, n_outputs = layers[0, LANES], out.shape[1]
+    first, second = working[:widest], working[widest : 2 * widest]
+    samples = working[2 * widest : 2 * widest + lanes]
+    outputs = working[2 * widest + lanes : 2 * widest + (1 + n_outputs) * lanes]
+    scale = type(working[0])(scale)
+    for sample in range(order.size):
+        gather_row(first[: layers[0, N_INPUTS]], outputs, source, order[sample], scale)
+        swapped = outputs_of_row(first, second, parameters, layers)
+        row = second if swapped else first
+        for unit in range(n_outputs):
+            out[sample, unit] = row[unit]
+    for sample in range(order.size):
+        for unit in range(n_outputs):
+            outputs[unit * lanes + sample] = out[sample, unit]
+    activate_outputs(activation, outputs, samples)
+    for sample in range(order.size):
+        for unit in range(n_outputs):
+            out[sample, unit] = outputs[unit * lanes + sample]

@@ -13,10 +13,9 @@ from fastbp.cpu.compilation import kernel
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import load_number, narrow_row, transpose_square
+from fastbp.cpu.simd import load_number, transpose_square
 from fastbp.cpu.tiles import (
     LOGISTIC,
-    ZERO,
     activate,
     activate_backward,
     panel_start,
@@ -75,8 +74,14 @@ def collect_outputs(memory, workspace, activation, row, count):
                 memory.activations, start + sample * width, width,
             )  # fmt: skip
     outputs = workspace.outputs[: layer[N_OUTPUTS] * count]
+    activate_outputs(activation, outputs, workspace.samples[:count])
+
+
+@kernel
+def activate_outputs(activation, outputs, samples):
+    """Turn logits into outputs in place, unit by unit; `samples` is working space for each."""
     if activation == SOFTMAX:
-        softmax(outputs, workspace.samples[:count], workspace)
+        softmax(outputs, samples)
     elif activation == EXPONENTIAL:
         for j in range(outputs.size):
             outputs[j] = exponential(outputs[j])
@@ -99,21 +104,19 @@ def spread_deltas(memory, deltas, row, count):
 
 
 @kernel
-def sum_of_units(total, values, workspace, lanes):
-    """Sum over the units, sample by sample: a product with ones."""
-    for sample in range(0, total.size, lanes):
-        narrow_row(
-            total, sample, lanes, workspace.one, ZERO, ZERO, ZERO, ZERO, values.size,
-            values, sample, total.size, values.size // total.size, workspace.zeros, ZERO,
-        )  # fmt: skip
+def sum_of_units(total, values):
+    """Sum over the units, sample by sample."""
+    for j in range(total.size):
+        total[j] = 0
+    for start in range(0, values.size, total.size):
+        part = values[start : start + total.size]
+        for j in range(total.size):
+            total[j] += part[j]
 
 
 @kernel
-def softmax(outputs, samples, workspace):
-    """Softmax in place, shifted by each sample's largest logit so that nothing overflows.
-
-    `samples` is working space, a number for each sample.
-    """
+def softmax(outputs, samples):
+    """Softmax in place, shifted by each sample's largest logit so that nothing overflows."""
     count = samples.size
     for j in range(count):
         samples[j] = outputs[j]
@@ -125,7 +128,7 @@ def softmax(outputs, samples, workspace):
         logits = outputs[start : start + count]
         for j in range(count):
             logits[j] = exponential(logits[j] - samples[j])
-    sum_of_units(samples, outputs, workspace, workspace.lanes)
+    sum_of_units(samples, outputs)
     for start in range(0, outputs.size, count):
         values = outputs[start : start + count]
         for j in range(count):
@@ -214,7 +217,7 @@ def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
     losses, samples = workspace.losses[:n_values], workspace.samples[:count]
     read_targets(objective, workspace, targets, count, order)
     compute_losses(objective, losses, targets, outputs)
-    sum_of_units(samples, losses, workspace, workspace.lanes)
+    sum_of_units(samples, losses)
     for j in range(order.size):
         weight = weight_of(objective, order[j])
         memory.row_losses[row + j] = samples[j] * weight * objective.loss_scale

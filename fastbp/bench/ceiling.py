@@ -21,7 +21,7 @@ from fastbp.cpu.simd import VECTOR_BITS, lanes
 # Independent sums: two units of four cycles' latency need eight. 16 registers hold no more than 12
 # beside the two factors, AVX-512's 32 registers some more.
 N_CHAINS = 24 if VECTOR_BITS == 512 else 12
-SECONDS_PER_PROBE = 0.08
+SECONDS_PER_PROBE = 0.04
 N_PROBES = 5
 DEFAULT_CACHE_BYTES = 32 * 2**20
 _INT64 = ir.IntType(64)
@@ -150,16 +150,17 @@ def multiply_add_peak(n_threads, dtype):
     """Floating-point operations a second of multiply-adds that stay in registers."""
     n_lanes = lanes(dtype)
     arrays = [np.full((2 + N_CHAINS) * n_lanes, 0.5, dtype) for _ in range(n_threads)]
+
+    def probe(n_steps, n_probes):
+        return fastest(lambda rank: _multiply_add(arrays[rank], n_steps), n_threads, n_probes)
+
     n_steps = 1_000
     _multiply_add(arrays[0], n_steps)  # compiles
     # Grow until a probe takes long enough to drown the threads' start.
-    while True:
-        seconds = fastest(lambda rank: _multiply_add(arrays[rank], n_steps), n_threads, 1)
-        if seconds > SECONDS_PER_PROBE / 4:
-            break
+    while (seconds := probe(n_steps, 1)) < SECONDS_PER_PROBE / 4:
         n_steps *= 4
     n_steps = int(n_steps * SECONDS_PER_PROBE / seconds)
-    seconds = fastest(lambda rank: _multiply_add(arrays[rank], n_steps), n_threads)
+    seconds = probe(n_steps, N_PROBES)
     return 2.0 * n_steps * N_CHAINS * n_lanes * n_threads / seconds
 
 
@@ -188,7 +189,7 @@ def last_cache_bytes():
 
 
 def measure_ceiling(n_threads):
-    """Measure all ceilings on so many threads, in about two seconds.
+    """Measure all ceilings on so many threads: half a second, and two more to compile at first.
 
     Parameters
     ----------

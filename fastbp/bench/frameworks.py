@@ -13,8 +13,8 @@ from functools import partial
 from fastbp.bench.cases import MOMENTUM
 from fastbp.bench.contenders import ADAM
 
-N_TRIALS = 3
-TRIAL_ROWS = 10_000
+N_TRIALS = 2
+TRIAL_ROWS = 4_096
 
 
 def faster(train_epoch):

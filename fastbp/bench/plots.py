@@ -87,7 +87,7 @@ def draw_ratios(results):
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
     axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.06), ncols=6, frameon=False)
+    figure.legend(loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     _caption(figure, results, "Medians of whole epochs, equal training loss, compilation apart.")
     return figure
 
@@ -158,7 +158,8 @@ def _draw_threads(axes, results, series):
 
 def draw_roofline(results):
     """Points: operations a second over operations a byte, under the machine's two ceilings."""
-    ceiling = results.ceiling(results.machine["threads"])
+    n_threads = results.machine["threads"]
+    ceiling = next((c for c in results.ceilings() if c.n_threads == n_threads), None)
     races = [race for race in results.series("table", "unlisted") if race.ours.seconds]
     races = [race for race in races if race.heat.case.dtype == "float32"]
     if ceiling is None or not races:
@@ -169,7 +170,7 @@ def draw_roofline(results):
     edge[1] *= 3
     grid = np.geomspace(*edge, 200)
     roof = np.minimum(ceiling.float32, grid * ceiling.bandwidth) / 1e9
-    axes.plot(grid, roof, color="0.2", label="multiply-add peak, memory bandwidth")
+    axes.plot(grid, roof, color="0.2", label="the machine's ceiling")
     for number, (race, intensity) in enumerate(zip(races, intensities, strict=True), 1):
         operations = race.heat.case.operations / 1e9
         for entry in (race.fastest_peer, race.ours):
@@ -178,7 +179,8 @@ def draw_roofline(results):
             ours = entry.contender == "fastbp"
             axes.plot(
                 intensity, operations / entry.median, "o" if ours else "x", ms=7 if ours else 5,
-                color=COLORS[entry.contender],
+                color=COLORS[entry.contender], ls="none",
+                label="fastbp" if ours else f"{entry.contender}, where it is the fastest peer",
             )  # fmt: skip
         axes.annotate(
             str(number), (intensity, operations / race.ours.median), xytext=(6, 3), fontsize=8,
@@ -190,8 +192,12 @@ def draw_roofline(results):
     axes.set(xscale="log", yscale="log", ylabel="GFLOP/s", xlim=edge,
              xlabel="operations a byte touched (rows once; weights and moments read and written "
              "every step)")  # fmt: skip
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.set_title("fastbp (dots) and the fastest peer (crosses), float32", fontsize=10)
+    figure.legend(*_all_labels([axes]), loc="outside upper center", ncols=6, fontsize=8,
+                  frameon=False)  # fmt: skip
     _caption(figure, results, "Above the slope: weights that stay in the caches.")
     return figure
 
@@ -211,9 +217,9 @@ def draw_cold(results):
             before = found[stage]
         axes.text(before, row, f" {before:.1f} s", va="center", fontsize=9)
     axes.set_yticks(range(len(medians)), list(medians))
-    axes.set(xlabel="seconds from the start of the process; from pale to full: "
-             "imported, first epoch, 97 %, 98 % of MNIST's test set")  # fmt: skip
+    axes.set(xlabel="seconds from the start of the process")
     axes.margins(x=0.1)
     axes.invert_yaxis()
-    _caption(figure, results, "784-256-10, batch 64; the same recipe, one seed a round.")
+    text = "From pale to full: imported, first epoch, 97 % and 98 % of MNIST's test set."
+    _caption(figure, results, text)
     return figure

@@ -106,11 +106,9 @@ def measure(options, results, heats, mnist, cache):
         if why := CONTENDERS[name].missing():
             results.missing[name] = why
     contenders = [name for name in contenders if name not in results.missing]
-    measure_ceilings(results, sorted({heat.n_threads for heat in heats}))
-    print(f"{report.heading(results)}\n\n{report.ceiling_table(results)}\n", flush=True)
+    print(f"{report.heading(results)}\n", flush=True)
     for heat in heats:
         run_heat(options, results, heat, contenders, mnist, cache)
-    measure_ceilings(results, [ceiling.n_threads for ceiling in results.ceilings])
     if options.wants("cold"):
         attempt(results, "cold", lambda: cold(options, results, mnist))
     if mnist and not options.quick and options.wants("bench_mnist"):
@@ -121,32 +119,23 @@ def measure(options, results, heats, mnist, cache):
         )
 
 
-def measure_ceilings(results, thread_counts):
-    """Measure, and keep what is higher than before."""
-    for n_threads in thread_counts or [results.machine["threads"]]:
-        with limited_to(n_threads):
-            ceiling = measure_ceiling(n_threads)
-        before = results.ceiling(n_threads)
-        if before:
-            results.ceilings[results.ceilings.index(before)] = before.better_of(ceiling)
-        else:
-            results.ceilings.append(ceiling)
-
-
 def run_heat(options, results, heat, contenders, mnist, cache):
     """Race, and print the table at once: a full run takes many minutes."""
     listed = heat.series in ("table", "unlisted")
     pace = QUICK_PACE if options.quick else TABLE_PACE if listed else SWEEP_PACE
     if options.quick or not listed:
         contenders = [name for name in contenders if name not in SLOW_TO_START]
-    # In the table every contender compiles; in sweeps fastbp keeps what it has compiled.
-    folder = tempfile.mkdtemp(dir=cache) if listed else cache
+    # In the table every contender compiles; else fastbp keeps what it has compiled.
+    if listed and not options.quick:
+        cache = tempfile.mkdtemp(dir=cache)
 
     def run_race():
-        entries = race(heat, contenders, pace, folder, mnist)
-        results.races.append(Race(heat, entries))
-        ceiling = results.ceiling(heat.n_threads)
-        print(f"{report.race_table(results.races[-1], ceiling)}\n", flush=True)
+        with limited_to(heat.n_threads):
+            before = measure_ceiling(heat.n_threads)
+            entries = race(heat, contenders, pace, cache, mnist)
+            after = measure_ceiling(heat.n_threads)
+        results.races.append(Race(heat, entries, before.better_of(after)))
+        print(f"{report.race_table(results.races[-1])}\n", flush=True)
 
     attempt(results, heat.case.name, run_race)
 

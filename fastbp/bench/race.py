@@ -110,10 +110,12 @@ def limited_to(n_threads):
 
 @contextmanager
 def prepared(case, n_epochs, n_threads, mnist=None):
-    """Draw a case's arrays into a file; the context is a function that starts a `Worker` on it."""
+    """Draw a case's arrays into a file; the context is a function that starts a `Worker` on it.
+
+    The workers have the cores that this process is `limited_to`.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="fastbp-bench-") as folder,
-        limited_to(n_threads),
         ExitStack() as stack,
     ):
         path = Path(folder) / "draws.npz"

@@ -39,14 +39,14 @@ def number(value, form):
 # ---- one race -------------------------------------------------------------------------------
 
 
-def race_table(race, ceiling=None):
+def race_table(race):
     """One race, a row a contender."""
     case = race.heat.case
     rows = []
     for entry in race.entries:
         low, high = map(milliseconds, entry.quartiles)
         timed = bool(entry.seconds)
-        share = ceiling.share_of_peak(case, entry.median) if ceiling and timed else None
+        share = race.ceiling.share_of_peak(case, entry.median) if timed else None
         rows.append(
             (
                 entry.contender,
@@ -83,13 +83,7 @@ def summary_table(results, *series):
     for race in races:
         by_name = {entry.contender: entry for entry in race.peers}
         case, ours = race.heat.case, race.ours
-        ceiling = results.ceiling(race.heat.n_threads)
-        shares = [None, None]
-        if ceiling and ours.seconds:
-            shares = [
-                share(case, ours.median)
-                for share in (ceiling.share_of_peak, ceiling.share_of_roofline)
-            ]
+        ceiling = race.ceiling
         rows.append(
             (
                 case.name,
@@ -99,7 +93,8 @@ def summary_table(results, *series):
                     for name in names
                 ),
                 number(race.ratio, ".2f"),
-                *(number(share, ".0%") for share in shares),
+                number(ceiling.share_of_peak(case, ours.median), ".0%"),
+                number(ceiling.share_of_roofline(case, ours.median), ".0%"),
             )
         )
     head = ("network", "fastbp ms", *names, "fastest peer", "of peak", "of roofline")
@@ -112,15 +107,13 @@ def sweep_table(results, series):
     several = len({race.heat.case.shape for race in races}) > 1 and series not in SWEEPS
     rows = []
     for race in races:
-        ours, fastest, ceiling = race.ours, race.fastest_peer, results.ceiling(race.heat.n_threads)
-        case = race.heat.case
-        share = ceiling.share_of_peak(case, ours.median) if ceiling else float("nan")
+        case, ours, fastest = race.heat.case, race.ours, race.fastest_peer
         rows.append(
             (
                 f"{case.shape} {race.heat.value}" if several else race.heat.value,
                 number(1e6 * ours.median / case.n_rows, ".3g"),
                 number(case.operations / ours.median / 1e9, ".3g"),
-                number(share, ".0%"),
+                number(race.ceiling.share_of_peak(case, ours.median), ".0%"),
                 number(1e6 * fastest.median / case.n_rows, ".3g") if fastest else "",
                 fastest.contender if fastest else "",
                 number(race.ratio, ".2f"),
@@ -239,7 +232,7 @@ def heading(results):
 
 
 def ceiling_table(results):
-    """The ceilings, a row a number of threads."""
+    """The highest ceilings seen; a race's shares are of what was seen just before and after it."""
     rows = [
         (
             ceiling.n_threads,
@@ -247,7 +240,7 @@ def ceiling_table(results):
             f"{ceiling.float64 / 1e9:.0f}",
             f"{ceiling.bandwidth / 1e9:.1f}",
         )
-        for ceiling in results.ceilings
+        for ceiling in results.ceilings()
     ]
     return table(("threads", "float32 GFLOP/s", "float64 GFLOP/s", "memory GB/s"), rows)
 
@@ -267,13 +260,13 @@ def document(results, details=True):
         "the plain NumPy loop's."
     )
     parts = [heading(results)]
-    if results.ceilings:
+    if results.races:
         parts += ["### The machine's ceiling", ceiling_table(results)]
     for series, title in (("table", "### Networks"), ("unlisted", "### Other shapes")):
         if races := results.series(series):
             parts += [title, proof, summary_table(results, series)]
             if details:
-                parts += [race_table(r, results.ceiling(r.heat.n_threads)) for r in races]
+                parts += map(race_table, races)
     for series in dict.fromkeys(race.heat.series for race in results.races):
         if series not in ("table", "unlisted"):
             parts += [f"### Sweep: {series}", sweep_table(results, series)]

@@ -21,10 +21,11 @@ PACKAGES = ("numpy", "numba", "llvmlite", "scikit-learn", "torch", "jax", "jaxli
 
 @dataclass
 class Race:
-    """A heat and how its contenders did."""
+    """A heat, how its contenders did, and what the machine could do just before and after."""
 
     heat: Heat
     entries: list
+    ceiling: Ceiling
 
     @property
     def ours(self):
@@ -65,8 +66,6 @@ class Results:
     machine, versions : dict
     missing : dict
         Contender -> why it could not take part.
-    ceilings : list of Ceiling
-        One for each number of threads.
     races : list of Race
     starts : dict
         Of `cold_starts`.
@@ -83,7 +82,6 @@ class Results:
     machine: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     missing: dict = field(default_factory=dict)
-    ceilings: list = field(default_factory=list)
     races: list = field(default_factory=list)
     starts: dict = field(default_factory=dict)
     mnist_command: dict = field(default_factory=dict)
@@ -101,9 +99,13 @@ class Results:
         """The races of some series, in their order."""
         return [race for race in self.races if race.heat.series in names]
 
-    def ceiling(self, n_threads):
-        """The ceiling on so many threads; None where it was not measured."""
-        return next((c for c in self.ceilings if c.n_threads == n_threads), None)
+    def ceilings(self):
+        """The highest ceilings seen, one for each number of threads."""
+        highest = {}
+        for ceiling in (race.ceiling for race in self.races):
+            before = highest.get(ceiling.n_threads, ceiling)
+            highest[ceiling.n_threads] = ceiling.better_of(before)
+        return [highest[n_threads] for n_threads in sorted(highest)]
 
     def write(self, path):
         """Write the record as JSON."""
@@ -113,18 +115,17 @@ class Results:
     def read(cls, path):
         """Read what `write` has written."""
         fields = json.loads(Path(path).read_text())
-        fields["ceilings"] = [Ceiling(**ceiling) for ceiling in fields["ceilings"]]
-        fields["races"] = [Race(_heat(r["heat"]), _entries(r)) for r in fields["races"]]
+        fields["races"] = [_race(**race) for race in fields["races"]]
         return cls(**fields)
 
 
-def _heat(fields):
-    case = fields["case"] | {"layer_sizes": tuple(fields["case"]["layer_sizes"])}
-    return Heat(**fields | {"case": Case(**case)})
-
-
-def _entries(race):
-    return [Entry(**fields) for fields in race["entries"]]
+def _race(heat, entries, ceiling):
+    case = heat["case"] | {"layer_sizes": tuple(heat["case"]["layer_sizes"])}
+    return Race(
+        Heat(**heat | {"case": Case(**case)}),
+        [Entry(**entry) for entry in entries],
+        Ceiling(**ceiling),
+    )
 
 
 def machine(n_threads):

@@ -25,8 +25,8 @@ TARGETS = (97, 98)
 def read(folder, name, n_header_bytes):
     """The bytes behind an IDX file's header, gzipped or not."""
     path = os.path.join(folder, name)
-    opened = open(path, "rb") if os.path.exists(path) else gzip.open(path + ".gz")
-    with opened as file:
+    zipped = not os.path.exists(path)
+    with gzip.open(path + ".gz") if zipped else open(path, "rb") as file:
         return np.frombuffer(file.read(), np.uint8, offset=n_header_bytes)
 
 

@@ -165,8 +165,8 @@ def multiply_add_peak(n_threads, dtype):
 
 
 def memory_bandwidth(n_threads, cache_bytes):
-    """Bytes a second of McCalpin's triad (STREAM) on three arrays of four caches' size together."""
-    size = max(4 * cache_bytes // 12, 2**22)
+    """Bytes a second of McCalpin's triad (STREAM) on three arrays, each twice the cache's size."""
+    size = cache_bytes // 2
     arrays = [np.ones(size, np.float32) for _ in range(3)]
     parts = [
         [array[size * rank // n_threads : size * (rank + 1) // n_threads] for array in arrays]

@@ -20,6 +20,7 @@ from fastbp.bench.draws import Draws
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
 
+EPSILON = np.finfo(np.float32).eps  # scikit-learn keeps float32 probabilities this far from 0
 ADAM = Optimizer("adam", 0.0)  # its constants, which all contenders share
 
 
@@ -124,7 +125,7 @@ class NumpyNetwork:
         """Train on one batch and return its mean loss."""
         activations, probabilities = self.forward(X)
         picked = np.arange(len(X)), labels
-        loss = -np.log(probabilities[picked]).mean()
+        loss = -np.log(np.maximum(probabilities[picked], EPSILON)).mean()
         probabilities[picked] -= 1
         probabilities *= 1 / len(X)
         self.backward(activations, probabilities)

@@ -1,12 +1,9 @@
-"""Pictures of a run: ratios to the peers, how cost grows, and the roofline."""
+"""Pictures of a run: ratios to the peers, how cost grows, and the roofline.
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display is needed
+matplotlib is imported where it is used: the benchmark runs without.
+"""
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fastbp.bench.cases import SWEEPS
 from fastbp.bench.processes import medians_of
@@ -19,7 +16,6 @@ COLORS = {
     "torch.compile": "#66a182",
     "JAX": "#7d5ba6",
 }
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def draw_all(results, folder):
@@ -46,9 +42,24 @@ def draw_all(results, folder):
         figure = draw(results)
         if figure is not None:
             figure.savefig(folder / name, dpi=120)
-            plt.close(figure)
             names.append(name)
     return names
+
+
+def _figure(*size):
+    """A figure that no display and no global state know."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _plain_numbers(*axes):
+    """Let logarithmic axes show 10 and not 10¹."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _caption(figure, results, text):
@@ -65,9 +76,8 @@ def draw_ratios(results):
         return None
     names = [name for name in COLORS if any(name == e.contender for r in races for e in r.peers)]
     height = 0.8 / len(names)
-    figure, axes = plt.subplots(
-        figsize=(8, 1.2 + 0.16 * (len(names) + 1) * len(races)), layout="constrained"
-    )
+    figure = _figure(8, 1.2 + 0.16 * (len(names) + 1) * len(races))
+    axes = figure.subplots()
     for at, name in enumerate(names):
         found = [
             (row, entry.median / race.ours.median)
@@ -83,8 +93,7 @@ def draw_ratios(results):
     axes.axvline(1, color=COLORS["fastbp"], label="fastbp")
     axes.set(xscale="log", xlabel="time an epoch over fastbp's (more than 1: fastbp is faster)")
     axes.set_yticks(range(len(races)), [race.heat.case.name for race in races], fontsize=8)
-    axes.xaxis.set_major_formatter(PLAIN)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axes.xaxis)
     axes.margins(x=0.1)
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=6, fontsize=8, frameon=False)
@@ -98,8 +107,8 @@ def draw_sweeps(results):
     if not present:
         return None
     n_rows = -(-len(present) // 2)
-    figure, grid = plt.subplots(n_rows, 2, figsize=(10, 3.4 * n_rows), layout="constrained")
-    axes_of = list(np.ravel(grid))
+    figure = _figure(10, 3.4 * n_rows)
+    axes_of = list(np.ravel(figure.subplots(n_rows, 2)))
     for axes, name in zip(axes_of, present, strict=False):
         (_draw_threads if name == "threads" else _draw_sweep)(axes, results, name)
     for axes in axes_of[len(present) :]:
@@ -131,9 +140,7 @@ def _draw_sweep(axes, results, series):
             axes.plot(*zip(*points, strict=True), "o-", ms=4, color=color, label=name)
     axes.set(xscale="log", yscale="log", xlabel=SWEEPS[series][0], ylabel="µs a sample")
     axes.set_xticks([race.heat.value for race in races], minor=False)
-    axes.xaxis.set_major_formatter(PLAIN)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(PLAIN)
+    _plain_numbers(axes.xaxis, axes.yaxis)
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(alpha=0.3)
 
@@ -164,7 +171,8 @@ def draw_roofline(results):
     races = [race for race in races if race.heat.case.dtype == "float32"]
     if ceiling is None or not races:
         return None
-    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    figure = _figure(8, 5.5)
+    axes = figure.subplots()
     intensities = [race.heat.case.operations / race.heat.case.touched_bytes for race in races]
     edge = np.array([min(intensities) / 2, max(*intensities, ceiling.float32 / ceiling.bandwidth)])
     edge[1] *= 3
@@ -192,9 +200,7 @@ def draw_roofline(results):
     axes.set(xscale="log", yscale="log", ylabel="GFLOP/s", xlim=edge,
              xlabel="operations a byte touched (rows once; weights and moments read and written "
              "every step)")  # fmt: skip
-    axes.xaxis.set_major_formatter(PLAIN)
-    axes.yaxis.set_major_formatter(PLAIN)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axes.xaxis, axes.yaxis)
     axes.grid(alpha=0.3)
     figure.legend(*_all_labels([axes]), loc="outside upper center", ncols=6, fontsize=8,
                   frameon=False)  # fmt: skip
@@ -207,7 +213,8 @@ def draw_cold(results):
     medians = {name: found for name, found in medians_of(results.starts).items() if "98 %" in found}
     if not medians:
         return None
-    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.5 * len(medians)), layout="constrained")
+    figure = _figure(8, 1.6 + 0.5 * len(medians))
+    axes = figure.subplots()
     stages = ("imported", "first epoch", "97 %", "98 %")
     shades = (0.35, 0.55, 0.75, 1.0)
     for row, (name, found) in enumerate(medians.items()):

@@ -18,6 +18,7 @@ from fastbp.bench.results import FILE_NAME, Race, Results
 TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(12.0, 5), Pace(3.0), Pace(2.5)
 # torch.compile takes some ten seconds a network before its first epoch.
 SLOW_TO_START = ("torch.compile",)
+PEERS = tuple(name for name in CONTENDERS if name != "fastbp")
 PARTS = (*SERIES, "cold", "bench_mnist")
 
 
@@ -57,7 +58,7 @@ class Options:
 def run(options):
     """Measure, print, and write what the options ask for.
 
-    Ctrl-C ends the run; what has been measured is reported and written.
+    After Ctrl-C, too, what has been measured is reported and written.
 
     Returns
     -------
@@ -74,12 +75,7 @@ def run(options):
         for heat in make_heats(n_threads, options.quick)
         if options.wants(heat.series, heat.case.name)
     ]
-    unknown = [name for name in options.only if not _is_known(name, heats)]
-    if unknown:
-        raise ValueError(
-            f"nothing is called {unknown[0]!r}; --only takes {', '.join(PARTS)}, or the beginning "
-            "of a network's name such as 784-128-10"
-        )
+    check_names(options, heats)
     mnist = options.mnist or find_mnist()
     if mnist is None:
         results.problems.append(
@@ -90,18 +86,29 @@ def run(options):
             measure(options, results, heats, mnist, cache)
     except KeyboardInterrupt:
         results.problems.append("The run was interrupted.")
-    results.seconds = time.perf_counter() - started
-    finish(options, results)
+        raise
+    finally:
+        results.seconds = time.perf_counter() - started
+        finish(options, results)
     return results
 
 
-def _is_known(name, heats):
-    return name in PARTS or any(heat.case.name.startswith(name) for heat in heats)
+def check_names(options, heats):
+    """Raise ValueError for a part, network or peer that does not exist."""
+    for name in options.only:
+        if name not in PARTS and not any(heat.case.name.startswith(name) for heat in heats):
+            raise ValueError(
+                f"nothing is called {name!r}; --only takes {', '.join(PARTS)}, or the beginning of "
+                "a network's name such as 784-128-10"
+            )
+    for name in options.peers:
+        if name not in PEERS:
+            raise ValueError(f"there is no peer {name!r}; --peer takes {', '.join(PEERS)}")
 
 
 def measure(options, results, heats, mnist, cache):
     """Fill the record, part by part."""
-    contenders = ["fastbp", *(options.peers or [name for name in CONTENDERS if name != "fastbp"])]
+    contenders = ["fastbp", *(options.peers or PEERS)]
     for name in contenders:
         if why := CONTENDERS[name].missing():
             results.missing[name] = why

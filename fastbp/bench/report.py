@@ -1,8 +1,7 @@
 """What was measured, for people: tables that read well in a terminal and are Markdown."""
 
+from dataclasses import dataclass
 from math import isnan
-
-import numpy as np
 
 from fastbp.bench.cases import SWEEPS
 from fastbp.bench.processes import medians_of
@@ -125,21 +124,43 @@ def sweep_table(results, series):
     return table(head, rows)
 
 
-def scaling_lines(results):
-    """Two or more threads against one, and float64's throughput against float32's."""
-    lines = []
-    for series, compared in (("threads", "thread"), ("float64", "float32")):
+@dataclass(frozen=True)
+class Gain:
+    """One network's throughput over that of its first race in a series."""
+
+    series: str
+    shape: str
+    value: int | str
+    what: str
+    factor: float
+
+
+def gains(results):
+    """Two or more threads against one, and float64 against float32.
+
+    Returns
+    -------
+    gains : list of Gain
+    """
+    found = []
+    for series, unit in (("threads", "threads' throughput"), ("float64", "throughput")):
         by_shape = {}
         for race in results.series(series):
             by_shape.setdefault(race.heat.case.shape, []).append(race)
         for shape, (first, *others) in by_shape.items():
-            lines += [
-                f"- {shape}, {series} {race.heat.value if series == 'threads' else ''}: "
-                f"{first.ours.median / race.ours.median:.2f} × the throughput of {compared} "
-                f"{first.heat.value if series == 'threads' else ''}".replace("  ", " ").rstrip()
+            found += [
+                Gain(
+                    series, shape, race.heat.value, f"{race.heat.value} {unit} over "
+                    f"{first.heat.value}", first.ours.median / race.ours.median,
+                )
                 for race in others
-            ]
-    return "\n".join(lines)
+            ]  # fmt: skip
+    return found
+
+
+def scaling_lines(results):
+    """The gains, a line each."""
+    return "\n".join(f"- {gain.shape}: {gain.what}: {gain.factor:.2f} ×" for gain in gains(results))
 
 
 def slower_lines(results):
@@ -286,9 +307,3 @@ def document(results, details=True):
         if lines := unproved_lines(results):
             parts += ["### Without a valid time", lines]
     return "\n\n".join(parts) + "\n"
-
-
-def geometric_mean(values):
-    """Of positive numbers; NaN of none."""
-    values = [value for value in values if not isnan(value)]
-    return float(np.exp(np.mean(np.log(values)))) if values else float("nan")

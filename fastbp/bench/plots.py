@@ -54,10 +54,11 @@ def _figure(*size):
 
 
 def _plain_numbers(*axes):
-    """Let logarithmic axes show 10 and not 10¹."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Let logarithmic axes count 1, 2, 5, 10, and show 10 as 10 and not as 10¹."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
@@ -94,7 +95,7 @@ def draw_ratios(results):
     axes.set(xscale="log", xlabel="time an epoch over fastbp's (more than 1: fastbp is faster)")
     axes.set_yticks(range(len(races)), [race.heat.case.name for race in races], fontsize=8)
     _plain_numbers(axes.xaxis)
-    axes.margins(x=0.1)
+    axes.margins(x=0.1, y=0.02)
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     _caption(figure, results, "Medians of whole epochs, equal training loss, compilation apart.")
@@ -113,18 +114,19 @@ def draw_sweeps(results):
         (_draw_threads if name == "threads" else _draw_sweep)(axes, results, name)
     for axes in axes_of[len(present) :]:
         axes.set_axis_off()
-    figure.legend(*_all_labels(axes_of), loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(*_contenders_in(axes_of), loc="outside upper center", ncols=6, frameon=False)
     _caption(figure, results, "Medians; contenders of another training loss are left out.")
     return figure
 
 
-def _all_labels(axes_of):
-    """Handles and labels of all axes, each label once."""
+def _contenders_in(axes_of):
+    """Handles and labels of the contenders in all axes, each once."""
     found = {}
     for axes in axes_of:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    return list(found.values()), list(found)
+    names = [name for name in COLORS if name in found]
+    return [found[name] for name in names], names
 
 
 def _draw_sweep(axes, results, series):
@@ -139,8 +141,8 @@ def _draw_sweep(axes, results, series):
         if points:
             axes.plot(*zip(*points, strict=True), "o-", ms=4, color=color, label=name)
     axes.set(xscale="log", yscale="log", xlabel=SWEEPS[series][0], ylabel="µs a sample")
-    axes.set_xticks([race.heat.value for race in races], minor=False)
     _plain_numbers(axes.xaxis, axes.yaxis)
+    axes.set_xticks([race.heat.value for race in races])
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(alpha=0.3)
 
@@ -155,10 +157,11 @@ def _draw_threads(axes, results, series):
     for (shape, races), style in zip(shapes.items(), styles, strict=False):
         counts = [race.heat.n_threads for race in races]
         gains = [races[0].ours.median / race.ours.median for race in races]
-        axes.plot(counts, gains, style, ms=4, color=COLORS["fastbp"], label=f"fastbp {shape}")
+        axes.plot(counts, gains, style, ms=4, color=COLORS["fastbp"], label=shape)
     most = max(race.heat.n_threads for races in shapes.values() for race in races)
     axes.plot([1, most], [1, most], color="0.7", lw=1)
-    axes.set(xlabel="threads", ylabel="throughput over one thread's")
+    axes.set(xlabel="threads", ylabel="throughput over one thread's", ylim=(0, None))
+    axes.legend(fontsize=8, loc="lower right")
     axes.set_xticks(sorted({race.heat.n_threads for races in shapes.values() for race in races}))
     axes.grid(alpha=0.3)
 
@@ -171,14 +174,14 @@ def draw_roofline(results):
     races = [race for race in races if race.heat.case.dtype == "float32"]
     if ceiling is None or not races:
         return None
-    figure = _figure(8, 5.5)
+    figure = _figure(9, 5)
     axes = figure.subplots()
     intensities = [race.heat.case.operations / race.heat.case.touched_bytes for race in races]
     edge = np.array([min(intensities) / 2, max(*intensities, ceiling.float32 / ceiling.bandwidth)])
     edge[1] *= 3
     grid = np.geomspace(*edge, 200)
     roof = np.minimum(ceiling.float32, grid * ceiling.bandwidth) / 1e9
-    axes.plot(grid, roof, color="0.2", label="the machine's ceiling")
+    axes.plot(grid, roof, color="0.2")
     for number, (race, intensity) in enumerate(zip(races, intensities, strict=True), 1):
         operations = race.heat.case.operations / 1e9
         for entry in (race.fastest_peer, race.ours):
@@ -188,22 +191,22 @@ def draw_roofline(results):
             axes.plot(
                 intensity, operations / entry.median, "o" if ours else "x", ms=7 if ours else 5,
                 color=COLORS[entry.contender], ls="none",
-                label="fastbp" if ours else f"{entry.contender}, where it is the fastest peer",
+                label=entry.contender,
             )  # fmt: skip
         axes.annotate(
             str(number), (intensity, operations / race.ours.median), xytext=(6, 3), fontsize=8,
             textcoords="offset points",
         )  # fmt: skip
-    names = [f"{number} {race.heat.case.name}" for number, race in enumerate(races, 1)]
-    axes.text(0.99, 0.02, "\n".join(names), transform=axes.transAxes, fontsize=7,
-              ha="right", va="bottom")  # fmt: skip
+    handles, names = _contenders_in([axes])
+    handles += [axes.plot([], [], " ")[0] for _ in races]
+    names += [f"{number} {race.heat.case.name}" for number, race in enumerate(races, 1)]
+    figure.legend(handles, names, loc="outside right center", fontsize=7, frameon=False)
     axes.set(xscale="log", yscale="log", ylabel="GFLOP/s", xlim=edge,
              xlabel="operations a byte touched (rows once; weights and moments read and written "
              "every step)")  # fmt: skip
     _plain_numbers(axes.xaxis, axes.yaxis)
     axes.grid(alpha=0.3)
-    figure.legend(*_all_labels([axes]), loc="outside upper center", ncols=6, fontsize=8,
-                  frameon=False)  # fmt: skip
+    axes.set_title("fastbp, the fastest peer, and the machine's ceiling in float32", fontsize=10)
     _caption(figure, results, "Above the slope: weights that stay in the caches.")
     return figure
 

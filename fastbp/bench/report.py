@@ -226,14 +226,16 @@ def bench_mnist_table(results):
     rows = [
         (
             f"{solver}, {name}",
+            f"{fit['compile_seconds']:.2f}",
             f"{fit['seconds']:.2f}",
+            f"{1e3 * fit['seconds'] / fit['epochs']:.0f}",
             fit["epochs"],
             f"{fit['test_error']:.2%}",
         )
         for solver, fits in results.bench_mnist.items()
         for name, fit in fits.items()
     ]
-    return table(("", "fit s", "epochs", "test error"), rows)
+    return table(("", "compile s", "fit s", "ms/epoch", "epochs", "test error"), rows)
 
 
 # ---- the whole ------------------------------------------------------------------------------

@@ -250,8 +250,8 @@ def test_the_report_says_who_won_and_who_lost():
     assert "98.12% of the test set" in text
     assert "2.24%" in text
     quiet = report.document(run, details=False)
-    assert "compile s" in text
-    assert "compile s" not in quiet
+    assert "quartiles" in text
+    assert "quartiles" not in quiet
 
 
 def test_unproved_times_are_not_compared():
@@ -331,6 +331,7 @@ def test_a_run_of_one_network_from_end_to_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "make_heats", lambda *_: [Heat("table", None, SMALL, 1)])
     monkeypatch.setattr(program, "measure_ceiling", lambda n_threads: CEILING)
     monkeypatch.setattr(program, "find_mnist", lambda: None)
+    monkeypatch.setattr(program, "race", lambda *given: race.race(*given[:3], CACHE, given[4]))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = ["--quick", "--only", "table", "--peer", "NumPy", "--output", str(tmp_path / "new")]
     assert cli.main(["bench", *arguments]) == 0

@@ -1,1 +1,1 @@
-"""Measurements of fastbp beside its peers; `python -m benchmarks.figures` prints them all."""
+"""Figures that fastbp is held to, and micro-benchmarks; `fastbp bench` itself is in the package."""

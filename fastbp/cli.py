@@ -1,4 +1,4 @@
-"""The command line: train on MNIST, fill the kernel cache, describe this machine."""
+"""The command line: train on MNIST, measure, fill the kernel cache, describe this machine."""
 
 import argparse
 import ctypes
@@ -147,6 +147,20 @@ def make_parser():
     option("--precision", choices=["float32", "float64"], default="float32",
            help="default: float32")  # fmt: skip
     option("--seed", type=seed, default=0, help="default: 0")
+
+    bench = add("bench", run_benchmark, "time fastbp beside NumPy, scikit-learn, PyTorch and JAX")
+    option = bench.add_argument
+    option("--quick", action="store_true", help="a few networks, in less than two minutes")
+    option("--only", action="append", default=[], metavar="NAME",
+           help="a part (table, width, threads, cold ...) or the beginning of a network's name; "
+           "may be repeated")  # fmt: skip
+    option("--peer", action="append", default=[], metavar="NAME",
+           help="a peer such as NumPy or JAX; may be repeated (default: all)")  # fmt: skip
+    option("--threads", type=positive_integer, help="default: the cores that are available")
+    option("--output", type=Path, default=Path("fastbp-bench"), metavar="DIR",
+           help="folder for JSON, tables and pictures (default: fastbp-bench)")  # fmt: skip
+    option("--data", type=folder, metavar="DIR",
+           help="folder of MNIST's IDX files (default: FASTBP_DATA; never downloaded)")  # fmt: skip
 
     add("warmup", warm_up, "compile all kernels and keep them, so that no first fit has to")
     add("info", show_info, "show versions, CPU, threads, kernel cache and GPU")
@@ -308,6 +322,22 @@ def show_times(stopwatch, cached):
     for name in ("import", "compile", "load", "train", "predict"):
         print(f"  {name:8}{stopwatch.laps[name]:8.2f} s{notes.get(name, '')}")
     print(f"  {'total':8}{sum(stopwatch.laps.values()):8.2f} s")
+
+
+def run_benchmark(options, stopwatch):
+    """Run the benchmark, which prints as it goes."""
+    from fastbp.bench import program
+
+    program.run(
+        program.Options(
+            quick=options.quick,
+            only=tuple(options.only),
+            peers=tuple(options.peer),
+            n_threads=options.threads,
+            output=options.output,
+            mnist=options.data,
+        )
+    )
 
 
 def warm_up(options, stopwatch):

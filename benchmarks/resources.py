@@ -1,18 +1,16 @@
-"""What must be measured in fresh processes: imports, first fits, the command line, memory."""
+"""What a fit asks of a process: time for imports and the first fit, memory, a busy neighbour."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import ROOT, mnist, mnist_folder
+from fastbp import datasets
+from fastbp.bench.processes import EMPTY, WARM, fresh
 
 IMPORT = """
 import json, sys, time
@@ -49,34 +47,6 @@ fastbp.MLPClassifier(
 print(json.dumps(megabytes("VmHWM") - imported - (X.nbytes + y.nbytes) / 1e6))
 """
 
-COMMAND_LINE = "import sys; from fastbp.cli import main; sys.exit(main())"
-
-
-def fresh(program, *arguments, cache):
-    """Run a program in a fresh process and return what it printed.
-
-    Parameters
-    ----------
-    program : str
-        Python source.
-    *arguments : str
-        Its command line.
-    cache : str
-        The folder for fastbp's compiled kernels.
-    """
-    environment = os.environ | {"FASTBP_CACHE_DIR": cache}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout
-
 
 def import_seconds(n_processes):
     """Seconds that two imports take, each in fresh processes, by turns.
@@ -102,9 +72,9 @@ def first_fit_seconds(dtype, n_processes):
     Returns
     -------
     seconds : dict
-        "empty" and "warm", each a list of float.
+        By the cache's state, a list of float.
     """
-    seconds = {"empty": [], "warm": []}
+    seconds = {EMPTY: [], WARM: []}
     for _ in range(n_processes):
         with tempfile.TemporaryDirectory() as cache:
             for measured in seconds.values():
@@ -112,49 +82,21 @@ def first_fit_seconds(dtype, n_processes):
     return seconds
 
 
-def mnist_command():
-    """Run `fastbp mnist` with its default recipe, with an empty and then with a warm cache.
-
-    Returns
-    -------
-    runs : dict
-        "empty" and "warm", each (wall seconds, test accuracy as a fraction); None without MNIST.
-    """
-    folder = mnist_folder()
-    if folder is None:
-        return None
-    runs = {}
-    with tempfile.TemporaryDirectory() as cache:
-        for name in ("empty", "warm"):
-            started = time.perf_counter()
-            output = fresh(COMMAND_LINE, "mnist", "--data", folder, cache=cache)
-            runs[name] = time.perf_counter() - started, accuracy_in(output)
-    return runs
-
-
-def accuracy_in(output):
-    """The accuracy that a run printed, as a fraction."""
-    found = re.findall(r"accuracy\D*(\d+(?:\.\d+)?)\s*(%?)", output, re.IGNORECASE)
-    if not found:
-        raise RuntimeError(f"no accuracy in the output: {output[-500:]}")
-    number, percent = found[-1]
-    return float(number) / (100 if percent else 1)
-
-
-def memory_megabytes(n_processes):
+def memory_megabytes(n_processes, mnist):
     """Peak memory of a fit on MNIST's bytes, less the data and the process after its import.
 
     Returns
     -------
     megabytes : dict
-        "empty" and "warm", by the state of the kernel cache, each a list of float.
+        By the state of the kernel cache, a list of float.
     """
-    folder = mnist_folder()
-    megabytes = {"empty": [], "warm": []}
+    if mnist:
+        data = datasets.load_mnist(mnist)
+        X, y = data.X_train, data.y_train.astype(np.uint8)
+    else:
+        X, y = np.zeros((60_000, 784), np.uint8), np.arange(60_000) % 10
+    megabytes = {EMPTY: [], WARM: []}
     with tempfile.TemporaryDirectory() as files:
-        X, y = (
-            mnist(folder) if folder else (np.zeros((60_000, 784), np.uint8), np.arange(60_000) % 10)
-        )
         paths = Path(files) / "X.npy", Path(files) / "y.npy"
         for path, array in zip(paths, (X, y), strict=True):
             np.save(path, array)

@@ -1,0 +1,240 @@
+"""Single kernels on one thread, each beside its NumPy line: `pytest benchmarks`.
+
+A time is of `PASSES` passes, for the kernel as for its NumPy line, so that the call into compiled
+code counts for little. Both are checked against each other first.
+"""
+
+import numpy as np
+import pytest
+from numba.core.caching import NullCache
+from threadpoolctl import threadpool_limits
+
+from fastbp.cpu.compilation import cached_kernel
+from fastbp.cpu.engine import Engine
+from fastbp.cpu.gather import source_of
+from fastbp.cpu.kernels import gather_batch
+from fastbp.cpu.layout import BIAS_ROW, BLOCKS, N_INPUTS, N_OUTPUTS, N_PANELS, UNITS, WEIGHTS, WIDTH
+from fastbp.cpu.outputs import output_deltas
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.tiles import (
+    SGD,
+    ZERO,
+    Step,
+    all_rows,
+    backward_layer,
+    forward_layer,
+    multiply,
+    panel_start,
+    rows_of_inputs,
+    update_layer,
+)
+from fastbp.data import Data
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer
+
+pytest.importorskip("pytest_benchmark")
+
+LAYER_SIZES, BATCH = (784, 256, 128, 10), 64
+MIDDLE = 1  # the layer that is worked on, 256 -> 128
+PASSES = 100
+STEP = Step(1e-6, 0.9, 0.9, 0.999, 1e-8, 0.0)
+
+
+def compiled(function):
+    """A kernel that is kept in memory only: no cache knows of this file's changes."""
+    dispatcher = cached_kernel(function)
+    dispatcher._cache = NullCache()
+    return dispatcher
+
+
+@compiled
+def tile(memory, workspace, passes):
+    layer = memory.layers[MIDDLE]
+    weights, out = layer[WEIGHTS], panel_start(memory, layer, ZERO)
+    left = rows_of_inputs(memory, workspace, MIDDLE, ZERO)
+    bias = weights + layer[BIAS_ROW] * layer[WIDTH]
+    for _ in range(passes):
+        multiply(
+            memory.activations, out, layer, ZERO, left, memory.weights, weights, layer[N_INPUTS],
+            memory.weights, bias,
+        )  # fmt: skip
+
+
+@compiled
+def gather(workspace, source, order, n_inputs, passes):
+    for _ in range(passes):
+        gather_batch(workspace, source, order, n_inputs, 1 / 255)
+
+
+@compiled
+def forward(memory, workspace, blocks, passes):
+    for _ in range(passes):
+        forward_layer(memory, workspace, MIDDLE, all_rows(memory.layers[MIDDLE], blocks, 0, 1))
+
+
+@compiled
+def backward(memory, workspace, blocks, passes):
+    for _ in range(passes):
+        below = memory.layers[MIDDLE - 1]
+        backward_layer(memory, workspace, MIDDLE, all_rows(below, blocks, 0, 1))
+
+
+@compiled
+def update(memory, workspace, depth, step, passes):
+    layer = memory.layers[MIDDLE]
+    for _ in range(passes):
+        tiles = all_rows(layer, layer[BLOCKS], 0, 1)
+        update_layer(memory, workspace, MIDDLE, depth, SGD, step, tiles)
+
+
+@compiled
+def outputs(memory, workspace, objective, order, passes):
+    for _ in range(passes):
+        output_deltas(memory, workspace, objective, order, order.size, ZERO, order.size)
+
+
+class Bench:
+    """An engine's memory in the middle of a batch, and the same numbers as plain matrices."""
+
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        network = Network(LAYER_SIZES, ("logistic", "logistic"), "softmax", "log_loss")
+        optimizer = Optimizer("sgd", STEP.learning_rate)
+        optimizer.reset(network.n_parameters, "float32")
+        engine = Engine(network, "float32", n_threads=1)
+        parameters = generator.normal(0, 0.1, network.n_parameters).astype(np.float32)
+        engine.load_parameters(parameters)
+        engine.load_optimizer(optimizer)
+        images = generator.integers(0, 256, (1_000, 784), np.uint8)
+        self.data = Data(images, generator.integers(0, 10, 1_000), input_scale=1 / 255)
+        self.engine, self.network = engine, network
+        self.order = generator.permutation(1_000)[:BATCH]
+        self.blocks = BATCH // TILE_ROWS
+        self.source = source_of(images)
+        self.objective = engine._objective(self.data)
+        self.memory, self.workspace = engine._memory(BATCH), engine._workspace(BATCH)
+        for values in (self.memory.activations, self.memory.deltas):
+            values[:] = generator.uniform(0.1, 0.9, values.size)
+        self.coefs, self.intercepts = network.views(parameters)
+
+    def matrix(self, panels, index):
+        """A layer's activations or deltas as a matrix of shape (BATCH, units)."""
+        layer, capacity = self.memory.layers[index], self.memory.capacity
+        width, n_panels = layer[WIDTH], layer[N_PANELS]
+        start = layer[UNITS] * capacity
+        shape = n_panels, capacity, width
+        flat = panels[start : start + n_panels * capacity * width].reshape(shape)
+        joined = flat.transpose(1, 0, 2).reshape(capacity, -1)
+        return joined[:BATCH, : layer[N_OUTPUTS]].copy()
+
+
+@pytest.fixture
+def bench():
+    with threadpool_limits(1):
+        yield Bench()
+
+
+@pytest.fixture(params=["fastbp", "NumPy"])
+def race(request, benchmark):
+    """Times one of the two: `race(kernel, line)`, in a group of the test's name."""
+    benchmark.group = request.node.originalname.removeprefix("test_")
+
+    def run(kernel, line):
+        if request.param == "fastbp":
+            benchmark(lambda: kernel(PASSES))
+        else:
+            benchmark(lambda: [line() for _ in range(PASSES)])
+
+    return run
+
+
+def logistic(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def test_tile(bench, race):
+    layer = bench.memory.layers[MIDDLE]
+    rows = bench.matrix(bench.memory.activations, MIDDLE - 1)[:TILE_ROWS].copy()
+    weights = bench.coefs[MIDDLE][:, : layer[WIDTH]].copy()
+    bias = bench.intercepts[MIDDLE][: layer[WIDTH]]
+    tile(bench.memory, bench.workspace, 1)
+    found = bench.matrix(bench.memory.activations, MIDDLE)[:TILE_ROWS, : layer[WIDTH]]
+    np.testing.assert_allclose(found, rows @ weights + bias, rtol=1e-4, atol=1e-5)
+    race(lambda n: tile(bench.memory, bench.workspace, n), lambda: rows @ weights + bias)
+
+
+def test_gather(bench, race):
+    images, order, scale = bench.data.X, bench.order, np.float32(1 / 255)
+    arguments = bench.workspace, bench.source, order, images.shape[1]
+    gather(*arguments, 1)
+    rows = bench.workspace.inputs.reshape(-1, bench.workspace.input_stride)
+    np.testing.assert_allclose(rows[:BATCH, :784], images[order] * scale, rtol=1e-6)
+    race(lambda n: gather(*arguments, n), lambda: images[order] * scale)
+
+
+def test_forward(bench, race):
+    X = bench.matrix(bench.memory.activations, MIDDLE - 1)
+    weights, bias = bench.coefs[MIDDLE], bench.intercepts[MIDDLE]
+    forward(bench.memory, bench.workspace, bench.blocks, 1)
+    found = bench.matrix(bench.memory.activations, MIDDLE)
+    np.testing.assert_allclose(found, logistic(X @ weights + bias), rtol=1e-4)
+    race(
+        lambda n: forward(bench.memory, bench.workspace, bench.blocks, n),
+        lambda: logistic(X @ weights + bias),
+    )
+
+
+def test_backward(bench, race):
+    weights = bench.coefs[MIDDLE]
+    delta = bench.matrix(bench.memory.deltas, MIDDLE)
+    below = bench.matrix(bench.memory.activations, MIDDLE - 1)
+
+    def line():
+        return (delta @ weights.T) * below * (1 - below)
+
+    backward(bench.memory, bench.workspace, bench.blocks, 1)
+    found = bench.matrix(bench.memory.deltas, MIDDLE - 1)
+    np.testing.assert_allclose(found, line(), rtol=1e-3, atol=1e-4)
+    race(lambda n: backward(bench.memory, bench.workspace, bench.blocks, n), line)
+
+
+def test_update(bench, race):
+    X = bench.matrix(bench.memory.activations, MIDDLE - 1)
+    delta = bench.matrix(bench.memory.deltas, MIDDLE)
+    weights, bias = bench.coefs[MIDDLE].copy(), bench.intercepts[MIDDLE].copy()
+    velocities = np.zeros_like(weights), np.zeros_like(bias)
+
+    def line():
+        for parameter, velocity, gradient in zip(
+            (weights, bias), velocities, (X.T @ delta, delta.sum(axis=0)), strict=True
+        ):
+            velocity *= np.float32(STEP.momentum)
+            velocity -= np.float32(STEP.learning_rate) * gradient
+            parameter += velocity
+
+    line()
+    update(bench.memory, bench.workspace, BATCH, STEP, 1)
+    coefs, intercepts = bench.network.views(bench.engine.store_parameters())
+    np.testing.assert_allclose(coefs[MIDDLE], weights, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(intercepts[MIDDLE], bias, rtol=1e-5, atol=1e-7)
+    race(lambda n: update(bench.memory, bench.workspace, BATCH, STEP, n), line)
+
+
+def test_outputs(bench, race):
+    last = len(LAYER_SIZES) - 2
+    logits = bench.matrix(bench.memory.activations, last)
+    picked = np.arange(BATCH), bench.data.targets[bench.order]
+
+    def line():
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        losses = -np.log(shares[picked])
+        shares[picked] -= 1
+        return losses, shares / np.float32(BATCH)
+
+    arguments = bench.memory, bench.workspace, bench.objective, bench.order
+    outputs(*arguments, 1)
+    losses, delta = line()
+    np.testing.assert_allclose(bench.memory.row_losses[:BATCH], losses, rtol=1e-5)
+    np.testing.assert_allclose(bench.matrix(bench.memory.deltas, last), delta, atol=1e-6)
+    race(lambda n: outputs(*arguments, n), line)

@@ -1,0 +1,209 @@
+"""The networks that are raced: their shapes, and the arithmetic and memory that they ask for."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from fastbp.optimizers import N_MOMENTS
+
+MOMENTUM = 0.9
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and how it is trained: softmax, cross-entropy, no penalty.
+
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+        Units a layer, features and classes included. With 784 features the rows are MNIST's
+        training images where they are found, else made up.
+    activation : {"logistic", "tanh", "relu"}
+        Of every hidden layer.
+    solver : {"sgd", "adam"}
+        Gradient descent with classical momentum 0.9, or Adam with its usual constants.
+    batch_size, n_rows : int
+        The last batch may be short.
+    learning_rate : float
+        Such that a few epochs move the loss by far more than contenders may differ.
+    dtype : {"float32", "float64"}, default="float32"
+    """
+
+    layer_sizes: tuple[int, ...]
+    activation: str
+    solver: str
+    batch_size: int
+    n_rows: int
+    learning_rate: float
+    dtype: str = "float32"
+
+    @property
+    def shape(self):
+        """The layer sizes, with a run of equal ones written once: 28-300x5-3."""
+        first, *hidden, last = self.layer_sizes
+        if len(hidden) > 2 and len(set(hidden)) == 1:
+            hidden = [f"{hidden[0]}x{len(hidden)}"]
+        return "-".join(map(str, (first, *hidden, last)))
+
+    @property
+    def name(self):
+        """Shape, batch, activation and solver, and the dtype where it is not float32."""
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.shape} b{self.batch_size} {self.activation} {self.solver}{dtype}"
+
+    @property
+    def n_steps(self):
+        """Updates an epoch."""
+        return -(-self.n_rows // self.batch_size)
+
+    @property
+    def operations(self):
+        """Floating-point operations of an epoch's matrix products.
+
+        2mn a row and product; a layer's products are its outputs, its weights' gradient and,
+        except for the first layer, the δ of the layer below.
+        """
+        products = [2 * fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_sizes)]
+        return self.n_rows * (3 * sum(products) - products[0])
+
+    @property
+    def row_bytes(self):
+        """Size of all rows."""
+        return self.n_rows * self.layer_sizes[0] * np.dtype(self.dtype).itemsize
+
+    @property
+    def state_bytes(self):
+        """Size of the parameters and the optimizer's moments."""
+        n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(self.layer_sizes))
+        return n_parameters * (1 + N_MOMENTS[self.solver]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def touched_bytes(self):
+        """Bytes that an epoch touches: every row once; all state read and written every step."""
+        return self.row_bytes + 2 * self.n_steps * self.state_bytes
+
+    def memory_bytes(self, cache_bytes):
+        """Bytes that must come from memory or go there: what is touched but fits in no cache."""
+        rows = self.row_bytes if self.row_bytes > cache_bytes else 0
+        state = self.state_bytes if self.state_bytes > cache_bytes else 0
+        return rows + 2 * self.n_steps * state
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One race of a series.
+
+    Parameters
+    ----------
+    series : str
+        "table" or the name of a sweep.
+    value : int or str or None
+        What the sweep varies, here.
+    case : Case
+    n_threads : int
+    """
+
+    series: str
+    value: int | str | None
+    case: Case
+    n_threads: int
+
+
+TABLE = (
+    Case((4, 16, 3), "logistic", "sgd", 32, 15_000, 0.05),
+    Case((30, 64, 64, 3), "logistic", "sgd", 64, 60_000, 0.05),
+    Case((784, 128, 10), "logistic", "sgd", 64, 60_000, 0.1),
+    Case((784, 100, 100, 10), "relu", "adam", 200, 60_000, 0.0003),
+    Case((28, 300, 300, 300, 300, 300, 3), "tanh", "sgd", 100, 25_000, 0.01),
+    Case((784, 512, 512, 10), "logistic", "sgd", 256, 30_000, 0.1),
+    Case((784, 2048, 2048, 10), "logistic", "sgd", 512, 5_120, 0.03),
+)
+# Shapes that no tile divides and nobody has in mind when they tune.
+UNLISTED = (
+    Case((77, 53, 7), "relu", "adam", 48, 30_000, 0.001),
+    Case((41, 96, 96, 96, 96, 96, 96, 96, 96, 5), "tanh", "sgd", 100, 20_000, 0.01),
+    Case((301, 203, 129, 11), "logistic", "adam", 80, 20_000, 0.001),
+)
+# Also raced on fewer threads and in float64.
+VARIED = (
+    Case((784, 128, 10), "logistic", "sgd", 64, 20_000, 0.1),
+    Case((784, 512, 512, 10), "logistic", "sgd", 256, 5_000, 0.1),
+)
+
+
+def _between(low, number, high):
+    return int(min(max(low, number), high))
+
+
+def rows_sweep(value):
+    """30-64-64-3 on 3,000 times so many rows."""
+    return Case((30, 64, 64, 3), "logistic", "sgd", 64, 3_000 * value, 0.05)
+
+
+def width_sweep(value):
+    """Two equal hidden layers; fewer rows where they are wide, for equal work."""
+    n_rows = _between(1_024, 2**31 // value**2, 20_000)
+    return Case((64, value, value, 10), "relu", "sgd", 128, n_rows, 0.01)
+
+
+def depth_sweep(value):
+    """So many hidden layers of 256 units."""
+    return Case((128, *[256] * value, 10), "relu", "sgd", 128, 10_000, 0.02)
+
+
+def batch_sweep(value):
+    """30-64-64-3 from single rows (online learning) on, which take small steps."""
+    n_rows = _between(1, 2_048 * value, 65_536)
+    return Case((30, 64, 64, 3), "logistic", "sgd", value, n_rows, min(0.2, 0.001 * value))
+
+
+# Name -> (what is varied, its values, the case for a value).
+SWEEPS = {
+    "rows": ("rows, in 3,000s", (1, 10, 100), rows_sweep),
+    "width": ("units of both hidden layers", (16, 64, 256, 1_024, 4_096), width_sweep),
+    "depth": ("hidden layers of 256 units", (1, 2, 4, 8), depth_sweep),
+    "batch": ("batch size", (1, 8, 64, 512, 4_096), batch_sweep),
+}
+QUICK_TABLE = (TABLE[0], TABLE[2])
+SERIES = ("table", "unlisted", *SWEEPS, "threads", "float64")
+
+
+def thread_counts(n_threads):
+    """1, 2, 4 and so on up to all."""
+    return sorted({min(2**k, n_threads) for k in range(n_threads.bit_length() + 1)})
+
+
+def make_heats(n_threads, quick=False):
+    """All races of a run, by series.
+
+    Parameters
+    ----------
+    n_threads : int
+        The cores at hand.
+    quick : bool, default=False
+        Two cases of the table, and single rows.
+
+    Returns
+    -------
+    heats : list of Heat
+    """
+    if quick:
+        heats = [Heat("table", None, case, n_threads) for case in QUICK_TABLE]
+        return [*heats, Heat("batch", 1, batch_sweep(1), n_threads)]
+    heats = [Heat("table", None, case, n_threads) for case in TABLE]
+    heats += [Heat("unlisted", None, case, n_threads) for case in UNLISTED]
+    for series, (_, values, make_case) in SWEEPS.items():
+        heats += [Heat(series, value, make_case(value), n_threads) for value in values]
+    if n_threads > 1:
+        heats += [
+            Heat("threads", count, case, count)
+            for case in (TABLE[1], *VARIED)
+            for count in thread_counts(n_threads)
+        ]
+    for case in VARIED:
+        for dtype in ("float32", "float64"):
+            varied = Case(**{**vars(case), "dtype": dtype})
+            heats.append(Heat("float64", dtype, varied, n_threads))
+    return heats

@@ -1,0 +1,269 @@
+"""The contenders that NumPy, scikit-learn and fastbp are, and how any contender is served.
+
+Each trainer does the same arithmetic on the same arrays. Each runs in a process of its own
+(`serve`), which trains one epoch whenever it is told to, so that contenders can take turns.
+
+A trainer takes the case, its draws, a `Turns` and the number of threads that it may use.
+"""
+
+import importlib
+import importlib.util
+import os
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastbp.bench.cases import MOMENTUM, SEED
+from fastbp.bench.draws import Draws
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer, adam_learning_rate
+
+EPSILON = np.finfo(np.float32).eps  # scikit-learn keeps float32 probabilities this far from 0
+ADAM = Optimizer("adam", 0.0)  # its constants, which all contenders share
+
+
+def train_fastbp(case, draws, turns, n_threads):
+    """fastbp's public estimator in one fit; the team's size is its own choice."""
+    from fastbp import MLPClassifier
+
+    model = MLPClassifier(
+        **estimator_parameters(case, draws), callback=lambda report: turns.end(report.loss)
+    )
+    turns.begin()
+    model.fit(draws.X, draws.labels)
+
+
+def train_sklearn(case, draws, turns, n_threads):
+    """scikit-learn's estimator in one fit."""
+    from sklearn.neural_network import MLPClassifier
+
+    class PausingClassifier(MLPClassifier):
+        # scikit-learn has no callback; this method of its own runs once, after every epoch.
+        def _update_no_improvement_count(self, *arguments):
+            super()._update_no_improvement_count(*arguments)
+            turns.end(self.loss_)
+
+    model = PausingClassifier(**estimator_parameters(case, draws))
+    turns.begin()
+    model.fit(draws.X, draws.labels)
+
+
+def estimator_parameters(case, draws):
+    """What both estimators are constructed with; they draw weights and orders like `draw`."""
+    return {
+        "hidden_layer_sizes": case.layer_sizes[1:-1],
+        "activation": case.activation,
+        "solver": case.solver,
+        "alpha": 0.0,
+        "batch_size": case.batch_size,
+        "learning_rate_init": case.learning_rate,
+        "momentum": MOMENTUM,
+        "nesterovs_momentum": False,
+        "max_iter": len(draws.orders),
+        "n_iter_no_change": np.inf,
+        "random_state": SEED,
+    }
+
+
+# ---- NumPy ----------------------------------------------------------------------------------
+
+
+def train_numpy(case, draws, turns, n_threads):
+    """A plain loop over NumPy's products, in place wherever NumPy can work in place."""
+    network = NumpyNetwork(case, draws)
+    turns.begin()
+    for order in draws.orders:
+        total = 0.0
+        for start in range(0, len(order), case.batch_size):
+            rows = order[start : start + case.batch_size]
+            X, labels = draws.X.take(rows, axis=0), draws.labels.take(rows)
+            total += network.learn(X, labels) * len(rows)
+        turns.end(total / len(order))
+
+
+def _logistic(values):
+    np.negative(values, out=values)
+    np.exp(values, out=values)
+    values += 1
+    np.reciprocal(values, out=values)
+
+
+# Name -> (f in place, f′ from f's values).
+NUMPY_ACTIVATIONS = {
+    "logistic": (_logistic, lambda values: values * (1 - values)),
+    "tanh": (lambda values: np.tanh(values, out=values), lambda values: 1 - values * values),
+    "relu": (lambda values: np.maximum(values, 0, out=values), lambda values: values > 0),
+}
+
+
+class NumpyNetwork:
+    """The reference: what every contender must compute, in as few words as it takes.
+
+    All parameters are one vector and the layers its views, so that an update is a few calls
+    however many layers there are.
+    """
+
+    def __init__(self, case, draws):
+        self.case = case
+        hidden = (case.activation,) * (len(case.layer_sizes) - 2)
+        network = Network(case.layer_sizes, hidden, "softmax", "log_loss")
+        self.parameters = np.empty(network.n_parameters, case.dtype)
+        self.gradient = np.empty_like(self.parameters)
+        self.scratch = np.empty_like(self.parameters)
+        self.moments = np.zeros_like(self.parameters), np.zeros_like(self.parameters)
+        self.coefs, self.intercepts = network.views(self.parameters)
+        self.coef_gradients, self.intercept_gradients = network.views(self.gradient)
+        for view, start in zip(
+            [*self.coefs, *self.intercepts], [*draws.coefs, *draws.intercepts], strict=True
+        ):
+            view[:] = start
+        self.n_updates = 0
+
+    def learn(self, X, labels):
+        """Train on one batch and return its mean loss."""
+        activations, probabilities = self.forward(X)
+        picked = np.arange(len(X)), labels
+        loss = -np.log(np.maximum(probabilities[picked], EPSILON)).mean()
+        probabilities[picked] -= 1
+        probabilities *= 1 / len(X)
+        self.backward(activations, probabilities)
+        self.update()
+        return float(loss)
+
+    def forward(self, X):
+        """Every layer's inputs, and the softmax of the last one's outputs."""
+        activate = NUMPY_ACTIVATIONS[self.case.activation][0]
+        activations = [X]
+        for coefs, intercepts in zip(self.coefs, self.intercepts, strict=True):
+            X = X @ coefs
+            X += intercepts
+            if len(activations) < len(self.coefs):
+                activate(X)
+                activations.append(X)
+        X -= X.max(axis=1, keepdims=True)
+        np.exp(X, out=X)
+        X /= X.sum(axis=1, keepdims=True)
+        return activations, X
+
+    def backward(self, activations, delta):
+        """Fill the gradient, last layer first."""
+        slope = NUMPY_ACTIVATIONS[self.case.activation][1]
+        for layer in reversed(range(len(self.coefs))):
+            np.dot(activations[layer].T, delta, out=self.coef_gradients[layer])
+            delta.sum(axis=0, out=self.intercept_gradients[layer])
+            if layer:
+                delta = delta @ self.coefs[layer].T
+                delta *= slope(activations[layer])
+
+    def update(self):
+        """Move the parameters."""
+        rate, gradient, scratch = self.case.learning_rate, self.gradient, self.scratch
+        first, second = self.moments
+        self.n_updates += 1
+        if self.case.solver == "sgd":
+            gradient *= rate
+            first *= MOMENTUM
+            first -= gradient
+            self.parameters += first
+            return
+        first *= ADAM.beta_1
+        first += np.multiply(gradient, 1 - ADAM.beta_1, out=scratch)
+        second *= ADAM.beta_2
+        gradient *= gradient
+        gradient *= 1 - ADAM.beta_2
+        second += gradient
+        np.sqrt(second, out=scratch)
+        scratch += ADAM.epsilon
+        np.divide(first, scratch, out=scratch)
+        scratch *= adam_learning_rate(rate, ADAM.beta_1, ADAM.beta_2, self.n_updates)
+        self.parameters -= scratch
+
+
+# ---- all of them ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who trains, where its trainer is, and the module that must be installed for it."""
+
+    name: str
+    trainer: str
+    module: str
+    package: str
+
+    def missing(self):
+        """Why it cannot take part; empty where it can."""
+        if importlib.util.find_spec(self.module) is None:
+            return f"not installed (pip install {self.package})"
+        return ""
+
+    def load(self):
+        """Import the module and return the trainer."""
+        importlib.import_module(self.module)
+        module, function = self.trainer.split(":")
+        return getattr(importlib.import_module(f"fastbp.bench.{module}"), function)
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("fastbp", "contenders:train_fastbp", "fastbp", "fastbp"),
+        Contender("NumPy", "contenders:train_numpy", "numpy", "numpy"),
+        Contender("scikit-learn", "contenders:train_sklearn", "sklearn.neural_network", "sklearn"),
+        Contender("PyTorch", "frameworks:train_torch", "torch", "torch"),
+        Contender("torch.compile", "frameworks:train_torch_compiled", "torch", "torch"),
+        Contender("JAX", "frameworks:train_jax", "jax", "jax"),
+    )
+}
+
+
+class Turns:
+    """A trainer's clock: it reports every epoch's time, then waits for the next turn.
+
+    Parameters
+    ----------
+    connection : multiprocessing.connection.Connection
+        Is sent (seconds, loss) after an epoch; any message received starts the next one.
+    """
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def begin(self):
+        """Say that everything is prepared, wait for the turn, then start the clock."""
+        self.connection.send("prepared")
+        self.connection.recv()
+        self.started = time.perf_counter()
+
+    def end(self, loss):
+        """Report an epoch, wait, and start the clock again."""
+        loss = float(loss)  # JAX computes until somebody asks
+        self.connection.send((time.perf_counter() - self.started, loss))
+        self.connection.recv()
+        self.started = time.perf_counter()
+
+
+def serve(connection, name, case, path, n_threads):
+    """A worker process's whole life: import, prepare, then train an epoch whenever told to."""
+    warnings.simplefilter("ignore")  # reaching max_iter is what we want
+    np.seterr(all="ignore")
+    try:
+        trainer = CONTENDERS[name].load()
+        draws = Draws.load(path)
+        connection.send("imported")
+        connection.recv()
+        trainer(case, draws, Turns(connection), n_threads)
+    except (EOFError, KeyboardInterrupt):
+        pass  # the race is over before the last epoch
+    except BaseException as error:
+        connection.send(RuntimeError(_one_line(error)))
+    # Compilers' helper processes and libraries' threads need no farewell.
+    connection.close()
+    os._exit(0)
+
+
+def _one_line(error):
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,263 @@
+"""The contenders that PyTorch and JAX are, each written for its own greatest speed.
+
+Both can be given a batch's rows by gathering them by index or by permuting all rows beforehand.
+Which is faster depends on the network: an untimed trial decides before the race.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from functools import partial
+
+from fastbp.bench.cases import MOMENTUM
+from fastbp.bench.contenders import ADAM
+
+N_TRIALS = 2
+TRIAL_ROWS = 4_096
+
+
+def faster(train_epoch):
+    """Whether gathering by index, `train_epoch(True)`, beats permuting, `train_epoch(False)`."""
+    seconds = {True: [], False: []}
+    for gathered in (True, False) * N_TRIALS:
+        started = time.perf_counter()
+        train_epoch(gathered)
+        seconds[gathered].append(time.perf_counter() - started)
+    return min(seconds[True]) <= min(seconds[False])
+
+
+# ---- PyTorch --------------------------------------------------------------------------------
+
+
+def train_torch(case, draws, turns, n_threads):
+    """PyTorch, eager: autograd and the library's own fused optimizer."""
+    _train_torch(case, draws, turns, n_threads, torch_eager_step)
+
+
+def train_torch_compiled(case, draws, turns, n_threads):
+    """PyTorch, compiled: loss, gradient and update in one graph by TorchInductor.
+
+    A last short batch runs the same function eagerly. Compilation starts from an empty cache.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
+        raise RuntimeError("torch.compile needs a C++ compiler, and there is none")
+    with tempfile.TemporaryDirectory(prefix="fastbp-bench-inductor-") as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # starting helpers takes longer
+        _train_torch(case, draws, turns, n_threads, torch_compiled_step)
+
+
+def _train_torch(case, draws, turns, n_threads, make_step):
+    import torch
+
+    torch.set_num_threads(n_threads)
+    X, labels = torch.from_numpy(draws.X), torch.from_numpy(draws.labels)
+    orders = torch.from_numpy(draws.orders)
+
+    def initial_parameters():
+        coefs = [torch.from_numpy(array.T.copy()) for array in draws.coefs]
+        return coefs + [torch.from_numpy(array.copy()) for array in draws.intercepts]
+
+    def train_epoch(step, order, gathered):
+        total = 0.0
+        if not gathered:
+            permuted, permuted_labels = X.index_select(0, order), labels.index_select(0, order)
+        for start in range(0, len(order), case.batch_size):
+            stop = min(start + case.batch_size, len(order))
+            if gathered:
+                rows = order[start:stop]
+                batch = X.index_select(0, rows), labels.index_select(0, rows)
+            else:
+                batch = permuted[start:stop], permuted_labels[start:stop]
+            total += step(*batch) * (stop - start)
+        return total / len(order)
+
+    # The trial steps as eager code does: what it decides, the copies, is the same for both.
+    trial_step = torch_eager_step(case, initial_parameters())
+    gathered = faster(lambda gathered: train_epoch(trial_step, orders[0, :TRIAL_ROWS], gathered))
+    step = make_step(case, initial_parameters())
+    turns.begin()
+    for order in orders:
+        turns.end(train_epoch(step, order, gathered))
+
+
+def torch_loss(case):
+    """A function (parameters, X, labels) -> mean loss; the weights first, then the biases."""
+    import torch
+    from torch.nn.functional import cross_entropy, linear
+
+    activation = {"logistic": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}[
+        case.activation
+    ]
+    last = len(case.layer_sizes) - 2
+
+    def loss(parameters, X, labels):
+        for layer in range(last):
+            X = activation(linear(X, parameters[layer], parameters[last + 1 + layer]))
+        return cross_entropy(linear(X, parameters[last], parameters[-1]), labels)
+
+    return loss
+
+
+def torch_eager_step(case, parameters):
+    """A function (X, labels) -> mean loss that also updates the parameters, by autograd."""
+    import torch
+
+    for parameter in parameters:
+        parameter.requires_grad_()
+    loss_of = torch_loss(case)
+    if case.solver == "adam":
+        optimizer = torch.optim.Adam(
+            parameters, case.learning_rate, (ADAM.beta_1, ADAM.beta_2), ADAM.epsilon, fused=True
+        )
+    else:
+        optimizer = torch.optim.SGD(parameters, case.learning_rate, momentum=MOMENTUM, fused=True)
+
+    def step(X, labels):
+        optimizer.zero_grad()
+        loss = loss_of(parameters, X, labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def torch_compiled_step(case, parameters):
+    """The same as one compiled function: faster than compiling the loss alone, by a half."""
+    import torch
+
+    loss_of, rate = torch_loss(case), case.learning_rate
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    n_updates = torch.zeros(())
+
+    def step(X, labels):
+        gradient, loss = torch.func.grad_and_value(loss_of)(parameters, X, labels)
+        if case.solver == "sgd":
+            for parameter, velocity, slope in zip(parameters, first, gradient, strict=True):
+                velocity.mul_(MOMENTUM).sub_(slope, alpha=rate)
+                parameter.add_(velocity)
+            return loss
+        n_updates.add_(1)
+        step_size = rate * (1 - ADAM.beta_2**n_updates).sqrt() / (1 - ADAM.beta_1**n_updates)
+        for parameter, mean, square, slope in zip(parameters, first, second, gradient, strict=True):
+            mean.mul_(ADAM.beta_1).add_(slope, alpha=1 - ADAM.beta_1)
+            square.mul_(ADAM.beta_2).addcmul_(slope, slope, value=1 - ADAM.beta_2)
+            parameter.sub_(step_size * mean / (square.sqrt() + ADAM.epsilon))
+        return loss
+
+    compiled = torch.compile(step, dynamic=False)
+    return lambda X, labels: (compiled if len(X) == case.batch_size else step)(X, labels).item()
+
+
+# ---- JAX ------------------------------------------------------------------------------------
+
+
+def train_jax(case, draws, turns, n_threads):
+    """JAX: a whole epoch in one `jit`, `lax.scan` over its batches."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
+    X, labels = jnp.asarray(draws.X), jnp.asarray(draws.labels)
+    orders = [jnp.asarray(order) for order in draws.orders]
+
+    def initial_state():
+        parameters = [jnp.array(array) for array in (*draws.coefs, *draws.intercepts)]
+        moments = [[jnp.zeros_like(array) for array in parameters] for _ in range(2)]
+        return parameters, *moments, jnp.zeros((), case.dtype)
+
+    trained = {gathered: (jax_epoch(case, gathered), initial_state()) for gathered in (True, False)}
+
+    def trial(gathered):
+        epoch, state = trained[gathered]
+        state, _ = jax.block_until_ready(epoch(state, X, labels, orders[0][:TRIAL_ROWS]))
+        trained[gathered] = epoch, state
+
+    gathered = faster(trial)
+    trained.clear()
+    epoch, state = jax_epoch(case, gathered), initial_state()
+    turns.begin()
+    for order in orders:
+        state, loss = epoch(state, X, labels, order)
+        turns.end(loss)
+
+
+def jax_loss(case):
+    """A function (parameters, X, labels) -> mean loss; the weights first, then the biases."""
+    import jax
+    import jax.numpy as jnp
+
+    activation = {"logistic": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu}[
+        case.activation
+    ]
+    n_layers = len(case.layer_sizes) - 1
+
+    def loss(parameters, X, labels):
+        for weights, bias in zip(parameters[: n_layers - 1], parameters[n_layers:], strict=False):
+            X = activation(X @ weights + bias)
+        log_probabilities = jax.nn.log_softmax(X @ parameters[n_layers - 1] + parameters[-1])
+        return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
+
+    return loss
+
+
+def jax_update(case):
+    """A function (state, gradient) -> state of the case's solver."""
+    import jax
+    import jax.numpy as jnp
+
+    def sgd(state, gradient):
+        parameters, velocity, unused, n_updates = state
+        velocity = jax.tree.map(
+            lambda v, g: MOMENTUM * v - case.learning_rate * g, velocity, gradient
+        )
+        return jax.tree.map(jnp.add, parameters, velocity), velocity, unused, n_updates
+
+    def adam(state, gradient):
+        parameters, mean, square, n_updates = state
+        n_updates += 1
+        mean = jax.tree.map(lambda m, g: ADAM.beta_1 * m + (1 - ADAM.beta_1) * g, mean, gradient)
+        square = jax.tree.map(
+            lambda s, g: ADAM.beta_2 * s + (1 - ADAM.beta_2) * g * g, square, gradient
+        )
+        rate = case.learning_rate * jnp.sqrt(1 - ADAM.beta_2**n_updates)
+        rate /= 1 - ADAM.beta_1**n_updates
+        parameters = jax.tree.map(
+            lambda p, m, s: p - rate * m / (jnp.sqrt(s) + ADAM.epsilon), parameters, mean, square
+        )
+        return parameters, mean, square, n_updates
+
+    return {"sgd": sgd, "adam": adam}[case.solver]
+
+
+def jax_epoch(case, gathered):
+    """A compiled function (state, X, labels, order) -> (state, loss) that trains one epoch."""
+    import jax
+
+    loss_of, update = jax_loss(case), jax_update(case)
+
+    def learn(state, X, labels):
+        loss, gradient = jax.value_and_grad(loss_of)(state[0], X, labels)
+        return update(state, gradient), loss * len(X)
+
+    @partial(jax.jit, donate_argnums=0)
+    def epoch(state, X, labels, order):
+        n_whole = len(order) // case.batch_size * case.batch_size
+        whole, rest = order[:n_whole].reshape(-1, case.batch_size), order[n_whole:]
+        if gathered:
+            state, losses = jax.lax.scan(
+                lambda state, rows: learn(state, X[rows], labels[rows]), state, whole, unroll=4
+            )
+        else:
+            batches = X[whole], labels[whole]
+            state, losses = jax.lax.scan(lambda state, batch: learn(state, *batch), state, batches)
+        total = losses.sum()
+        if len(rest):
+            state, loss = learn(state, X[rest], labels[rest])
+            total += loss
+        return state, total / len(order)
+
+    return epoch

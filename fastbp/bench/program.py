@@ -1,0 +1,190 @@
+"""The command `fastbp bench`: what is measured, in which order, and where it goes."""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastbp.bench import processes, report
+from fastbp.bench.cases import SERIES, make_heats
+from fastbp.bench.ceiling import measure_ceiling
+from fastbp.bench.contenders import CONTENDERS
+from fastbp.bench.draws import find_mnist
+from fastbp.bench.race import Pace, limited_to, race
+from fastbp.bench.results import FILE_NAME, Race, Results
+
+# Seconds of rounds: in the table, in sweeps, and where everything must be quick.
+TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(10.0, 5), Pace(3.0), Pace(2.5)
+# torch.compile takes some ten seconds a network before its first epoch.
+SLOW_TO_START = ("torch.compile",)
+PEERS = tuple(name for name in CONTENDERS if name != "fastbp")
+PARTS = (*SERIES, "cold", "bench_mnist")
+
+
+@dataclass
+class Options:
+    """What the command was asked for.
+
+    Parameters
+    ----------
+    quick : bool, default=False
+    only : sequence of str, default=()
+        Names out of `PARTS`, or beginnings of networks' names; none for everything.
+    peers : sequence of str, default=()
+        Names of contenders beside fastbp; none for all.
+    n_threads : int or None, default=None
+        None takes the cores at hand.
+    output : Path or None, default=None
+        Folder for the results, tables and pictures; None keeps nothing.
+    mnist : Path or None, default=None
+        Folder of MNIST's files; None looks where `find_mnist` says.
+    """
+
+    quick: bool = False
+    only: tuple = ()
+    peers: tuple = ()
+    n_threads: int | None = None
+    output: Path | None = None
+    mnist: Path | None = None
+
+    def wants(self, part, case_name=""):
+        """Whether a part of the run, or a network in it, was asked for."""
+        return not self.only or any(
+            part == name or (case_name and case_name.startswith(name)) for name in self.only
+        )
+
+
+def run(options):
+    """Measure, print, and write what the options ask for.
+
+    After Ctrl-C, too, what has been measured is reported and written.
+
+    Returns
+    -------
+    results : Results
+    """
+    from fastbp.cpu.engine import available_threads
+
+    started = time.perf_counter()
+    at_hand = available_threads()
+    n_threads = min(options.n_threads or at_hand, at_hand)
+    results = Results.begin(n_threads, options.quick)
+    heats = [
+        heat
+        for heat in make_heats(n_threads, options.quick)
+        if options.wants(heat.series, heat.case.name)
+    ]
+    check_names(options, heats)
+    mnist = options.mnist or find_mnist()
+    if mnist is None:
+        results.problems.append(
+            "MNIST is not here (see FASTBP_DATA): made-up rows of its shape are trained instead."
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="fastbp-bench-") as cache:
+            measure(options, results, heats, mnist, cache)
+    except KeyboardInterrupt:
+        results.problems.append("The run was interrupted.")
+        raise
+    finally:
+        results.seconds = time.perf_counter() - started
+        finish(options, results)
+    return results
+
+
+def check_names(options, heats):
+    """Raise ValueError for a part, network or peer that does not exist."""
+    for name in options.only:
+        if name not in PARTS and not any(heat.case.name.startswith(name) for heat in heats):
+            raise ValueError(
+                f"nothing is called {name!r}; --only takes {', '.join(PARTS)}, or the beginning of "
+                "a network's name such as 784-128-10"
+            )
+    for name in options.peers:
+        if name not in PEERS:
+            raise ValueError(f"there is no peer {name!r}; --peer takes {', '.join(PEERS)}")
+
+
+def measure(options, results, heats, mnist, cache):
+    """Fill the record, part by part."""
+    contenders = ["fastbp", *(options.peers or PEERS)]
+    for name in contenders:
+        if why := CONTENDERS[name].missing():
+            results.missing[name] = why
+    contenders = [name for name in contenders if name not in results.missing]
+    print(f"{report.heading(results)}\n", flush=True)
+    for heat in heats:
+        run_heat(options, results, heat, contenders, mnist, cache)
+    if options.wants("cold"):
+        attempt(results, "cold", lambda: cold(options, results, mnist))
+    if mnist and not options.quick and options.wants("bench_mnist"):
+        attempt(
+            results,
+            "bench_mnist",
+            lambda: setattr(results, "bench_mnist", processes.bench_mnist(mnist)),
+        )
+
+
+def run_heat(options, results, heat, contenders, mnist, cache):
+    """Race, and print the table at once: a full run takes many minutes."""
+    listed = heat.series in ("table", "unlisted")
+    pace = QUICK_PACE if options.quick else TABLE_PACE if listed else SWEEP_PACE
+    if options.quick or not listed:
+        contenders = [name for name in contenders if name not in SLOW_TO_START]
+    # In the table every contender compiles; else fastbp keeps what it has compiled.
+    if listed and not options.quick:
+        cache = tempfile.mkdtemp(dir=cache)
+
+    def run_race():
+        for done in results.races:
+            if not listed and (done.heat.case, done.heat.n_threads) == (heat.case, heat.n_threads):
+                results.races.append(Race(heat, done.entries, done.ceiling))
+                return
+        with limited_to(heat.n_threads):
+            before = measure_ceiling(heat.n_threads)
+            entries = race(heat, contenders, pace, cache, mnist)
+            after = measure_ceiling(heat.n_threads)
+        results.races.append(Race(heat, entries, before.better_of(after)))
+        print(f"{report.race_table(results.races[-1])}\n", flush=True)
+
+    attempt(results, heat.case.name, run_race)
+
+
+def cold(options, results, mnist):
+    """The way from nothing to a trained network, in whole processes."""
+    results.sizes = processes.installed_sizes()
+    results.starts = processes.cold_starts(1 if options.quick else 3, mnist)
+    if mnist and not options.quick:
+        results.mnist_command = processes.mnist_command(mnist)
+    print(f"{report.cold_table(results)}\n", flush=True)
+
+
+def attempt(results, name, work):
+    """Do a part of the run; one that fails is noted, and the others go on."""
+    started = time.perf_counter()
+    try:
+        work()
+    except Exception as error:
+        problem = f"{name} failed: {type(error).__name__}: {error}"
+        results.problems.append(problem)
+        print(problem, file=sys.stderr, flush=True)
+    print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def finish(options, results):
+    """Print the summaries and write the results' folder."""
+    print(report.document(results, details=False), flush=True)
+    if options.output is None:
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    results.write(options.output / FILE_NAME)
+    (options.output / "bench.md").write_text(report.document(results))
+    written = [FILE_NAME, "bench.md"]
+    try:
+        from fastbp.bench import plots
+
+        written += plots.draw_all(results, options.output)
+    except ImportError:
+        print("no pictures: matplotlib is not installed (pip install matplotlib)")
+    print(f"written to {options.output}: {', '.join(written)}; {results.seconds:.0f} s in all")

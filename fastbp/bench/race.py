@@ -1,0 +1,270 @@
+"""Races: contenders in processes of their own take turns at one epoch each."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fastbp.bench.contenders import CONTENDERS, serve
+from fastbp.bench.draws import draw
+
+# OpenBLAS's threads go on spinning for about 0.1 s after a product and would take a core from the
+# next contender.
+PAUSE = 0.2
+# A contender whose training loss, the last or the mean over all epochs, is further than this from
+# the reference's trains something else. The last alone proves little where training stands still.
+# The reference is the first of these that finished: the plain loops come first.
+LOSS_TOLERANCE = 0.02
+REFERENCES = ("NumPy", "scikit-learn", "PyTorch", "JAX")
+# Seconds after which a silent contender, while it compiles for instance, is given up.
+PATIENCE = 180
+
+
+class WorkerError(RuntimeError):
+    """A contender's process failed; the message is its own."""
+
+
+class Worker:
+    """One contender's process, which trains one epoch at a time.
+
+    Parameters
+    ----------
+    contender : str
+        A key of `CONTENDERS`.
+    case : Case
+    path : Path
+        Where the case's draws are.
+    n_threads : int
+    """
+
+    def __init__(self, contender, case, path, n_threads):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, contender, case, path, n_threads), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def answer(self):
+        """Wait for the process's next message."""
+        try:
+            if not self.connection.poll(PATIENCE):
+                raise WorkerError(f"no answer in {PATIENCE} s")
+            answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise WorkerError(f"exit status {self.process.exitcode}") from error
+        if isinstance(answer, Exception):
+            raise WorkerError(str(answer))
+        return answer
+
+    def go(self):
+        """Tell the process to go on, and wait for its answer: after an epoch (seconds, loss)."""
+        try:
+            self.connection.send("go")
+        except OSError as error:
+            raise WorkerError(f"exit status {self.process.exitcode}") from error
+        return self.answer()
+
+    def close(self):
+        """End the process."""
+        self.connection.close()
+        self.process.join(timeout=2)
+        self.process.kill()
+
+
+@contextmanager
+def environment(**variables):
+    """Set variables for this process and all that it starts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def limited_to(n_threads):
+    """Keep this process and all that it starts to its first cores, by every means there is."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    with environment(**dict.fromkeys(names, str(n_threads))):
+        if cores:
+            os.sched_setaffinity(0, sorted(cores)[:n_threads])
+        try:
+            yield
+        finally:
+            if cores:
+                os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def prepared(case, n_epochs, n_threads, mnist=None):
+    """Draw a case's arrays into a file; the context is a function that starts a `Worker` on it.
+
+    The workers have the cores that this process is `limited_to`.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="fastbp-bench-") as folder,
+        ExitStack() as stack,
+    ):
+        path = Path(folder) / "draws.npz"
+        draw(case, n_epochs, mnist).save(path)
+
+        def start(contender):
+            worker = Worker(contender, case, path, n_threads)
+            stack.callback(worker.close)
+            return worker
+
+        yield start
+
+
+@dataclass
+class Entry:
+    """One contender's results.
+
+    Parameters
+    ----------
+    contender : str
+    remark : str
+        Why there is no comparison; empty where there is one.
+    first_epoch : float or None
+        Seconds of the first epoch, compilation included, imports not.
+    seconds : list of float
+        The timed epochs.
+    losses : list of float
+        Training loss of every epoch, the first one included.
+    """
+
+    contender: str
+    remark: str = ""
+    first_epoch: float | None = None
+    seconds: list = field(default_factory=list)
+    losses: list = field(default_factory=list)
+
+    @property
+    def median(self):
+        """Median of the timed epochs in seconds; NaN where there are none."""
+        return float(np.median(self.seconds)) if self.seconds else float("nan")
+
+    @property
+    def quartiles(self):
+        """First and third quartile in seconds."""
+        return tuple(np.percentile(self.seconds, (25, 75))) if self.seconds else (np.nan, np.nan)
+
+    @property
+    def compile_seconds(self):
+        """What the first epoch took longer than the others: compilation and warm-up."""
+        return max(0.0, self.first_epoch - self.median) if self.seconds else float("nan")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a race ends: after so many seconds of rounds, but no fewer or more than so many."""
+
+    seconds: float
+    least: int = 3
+    most: int = 15
+
+
+def race(heat, contenders, pace, cache, mnist=None):
+    """Time contenders on a case.
+
+    They import at the same time. Then each trains an epoch to warm up, and then one in every round,
+    beginning with another contender each time, with a pause before each epoch.
+
+    Parameters
+    ----------
+    heat : Heat
+    contenders : sequence of str
+        Keys of `CONTENDERS`.
+    pace : Pace
+    cache : str
+        Folder of fastbp's kernels; where it is empty they are compiled.
+    mnist : path-like or None, default=None
+        Folder of MNIST's files.
+
+    Returns
+    -------
+    entries : list of Entry
+        In the order of `contenders`.
+    """
+    entries = [Entry(name, CONTENDERS[name].missing()) for name in contenders]
+    with (
+        environment(FASTBP_CACHE_DIR=str(cache)),
+        prepared(heat.case, pace.most + 1, heat.n_threads, mnist) as start,
+    ):
+        workers = {e.contender: start(e.contender) for e in entries if not e.remark}
+        present = [entry for entry in entries if not entry.remark]
+        for entry in present:
+            attempt(entry, workers[entry.contender].answer)  # its imports are done
+        for entry in present:
+            attempt(entry, workers[entry.contender].go)  # and now its trials
+            entry.first_epoch = take_turn(entry, workers[entry.contender])
+        started = time.perf_counter()
+        for round_ in range(pace.most):
+            if round_ >= pace.least and time.perf_counter() - started > pace.seconds:
+                break
+            first = round_ % len(present) if present else 0
+            for entry in present[first:] + present[:first]:
+                seconds = take_turn(entry, workers[entry.contender])
+                if seconds is not None:
+                    entry.seconds.append(seconds)
+    compare_losses(entries)
+    return entries
+
+
+def attempt(entry, ask):
+    """Ask a worker unless it has failed; note a failure and return None for it."""
+    if entry.remark:
+        return None
+    try:
+        return ask()
+    except WorkerError as error:
+        entry.remark = f"failed: {error}"
+        return None
+
+
+def take_turn(entry, worker):
+    """Let a contender train one epoch; note its loss and return its seconds, None if it failed."""
+    if entry.remark:
+        return None
+    time.sleep(PAUSE)
+    answer = attempt(entry, worker.go)
+    if answer is None:
+        return None
+    seconds, loss = answer
+    entry.losses.append(loss)
+    return seconds
+
+
+def compare_losses(entries):
+    """Mark contenders that did not train what the reference trained, fastbp no less than others."""
+    finished = {entry.contender: entry for entry in entries if not entry.remark}
+    reference = next((finished[name] for name in REFERENCES if name in finished), None)
+    for entry in finished.values():
+        if not np.isfinite(entry.losses).all():
+            entry.remark = "computes something else: a loss is not finite"
+        elif reference is not None and np.isfinite(reference.losses).all():
+            difference = loss_difference(entry.losses, reference.losses)
+            if difference > LOSS_TOLERANCE:
+                entry.remark = f"computes something else: loss off by {difference:.1%}"
+
+
+def loss_difference(losses, expected):
+    """The larger relative difference of two loss curves: between their means, or their ends."""
+    return max(
+        abs(ours / theirs - 1)
+        for ours, theirs in ((np.mean(losses), np.mean(expected)), (losses[-1], expected[-1]))
+    )

@@ -312,11 +312,14 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         """The network's outputs for X, of shape (n_samples, n_outputs)."""
         if not hasattr(self, "_network"):
             check_is_fitted(self, "_network")
-        X = X if passes_as_it_is(self, X) else check_rows(self, X)
+        is_checked = not passes_as_it_is(self, X)
+        X = check_rows(self, X) if is_checked else X
         network, dtype = self._network, self._parameter_dtype()
         with _make_engine(network, dtype, self.n_threads, self.device) as engine:
             engine.load_parameters(self._flatten_parameters(network, dtype, copy=False))
             outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
+        if not (is_checked or engine.inputs_were_finite):
+            check_rows(self, X)  # raises, unless only the conversion to float32 overflowed
         # What is finite in X may not be in the model's arithmetic.
         if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
             raise ValueError(

@@ -114,6 +114,7 @@ class NaiveEngine:
         self.network, self.dtype, self.n_threads = network, np.dtype(dtype), n_threads or 1
         self.parameters = np.zeros(network.n_parameters, self.dtype)
         self.moments = []
+        self.inputs_were_finite = True
 
     def __enter__(self):
         return self

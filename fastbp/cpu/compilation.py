@@ -29,10 +29,14 @@ class _PartLibrary(JITCodeLibrary):
     Python never calls it: it has neither an address nor an environment.
     """
 
+    stays_apart = False  # whether it may not be inlined
+
     def finalize(self):
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage == Linkage.external:
                 function.linkage = "linkonce_odr"
+                if self.stays_apart:
+                    function.add_function_attribute("noinline")
         self._finalized = True
 
     def _get_module_for_linking(self):
@@ -47,6 +51,10 @@ class _PartLibrary(JITCodeLibrary):
 
     def get_pointer_to_function(self, name):
         return 0
+
+
+class _PhaseLibrary(_PartLibrary):
+    stays_apart = True
 
 
 class _KernelLibrary(JITCodeLibrary):
@@ -93,6 +101,10 @@ class _PartCompiler(CompilerBase):
         return [pipeline]
 
 
+class _PhaseCompiler(_PartCompiler):
+    library_class = _PhaseLibrary
+
+
 class _KernelCompiler(_PartCompiler):
     library_class = _KernelLibrary
 
@@ -111,6 +123,9 @@ PART_OPTIONS = {
 }
 # Called by other kernels only.
 kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
+# Likewise, for what is called a few times a batch: a kernel that has all of it inlined takes LLVM
+# twice as long.
+phase = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "pipeline_class": _PhaseCompiler})
 
 
 @functools.cache

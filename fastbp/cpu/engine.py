@@ -1,5 +1,6 @@
 """The CPU engine: one network's memory, and the verbs that the training loop knows."""
 
+import math
 import platform
 from functools import cached_property, lru_cache
 from weakref import WeakSet
@@ -24,6 +25,8 @@ from fastbp.optimizers import N_MOMENTS, Optimizer
 
 # Multiply-adds of a batch that a further thread must have for itself to be worth its barriers.
 WORK_PER_THREAD = 250_000
+# Starting the threads takes 0.1 ms: a whole epoch must have so many times that work.
+WORK_PER_START = 200
 # Work of one call into a kernel, in multiply-adds, a quarter of a second: then Ctrl-C is heard.
 WORK_PER_CALL = 10_000_000_000
 # What else a batch takes, in multiply-adds: small nets and small batches do little but this.
@@ -93,6 +96,7 @@ class Engine:
         self.layout = _layout_of(network, self.dtype)
         self._flat = None  # parameters that nothing has asked to be packed yet
         self._nothing = np.zeros(0, self.dtype)
+        self.inputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing, self._nothing]
 
     def __enter__(self):
@@ -141,10 +145,12 @@ class Engine:
 
     # ---- working memory -----------------------------------------------------------------------
 
-    def _team_size(self, rows):
-        """Threads for a batch of so many rows: as many as have work enough for a barrier."""
-        work = 3 * rows * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
-        useful = int(work // WORK_PER_THREAD)
+    def _team_size(self, rows, n_rows=math.inf):
+        """Threads for `n_rows` in batches of so many: as many as have work enough for a barrier."""
+        work = 3 * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
+        useful = int(work * rows // WORK_PER_THREAD)
+        if work * n_rows < WORK_PER_START * WORK_PER_THREAD:
+            useful = 1
         if useful <= 1:  # to ask for the cores takes longer than a small prediction
             return 1
         team = self._n_cores if self.n_threads is None else self.n_threads
@@ -296,7 +302,7 @@ class Engine:
     def _run(self, data, order, plan, step, result):
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
         rows = min(plan.batch_size, len(order))
-        size = self._team_size(rows)
+        size = self._team_size(rows, len(order))
         source, objective = source_of(data.X), self._objective(data)
         memory = self._memory(rows)
         workspaces = [self._workspace(rows) for _ in range(size)]
@@ -316,7 +322,7 @@ class Engine:
                 return
 
     def predict(self, data, rows=None, activation=None):
-        """Compute the network's outputs.
+        """Compute the network's outputs; `inputs_were_finite` then says whether all inputs were.
 
         Parameters
         ----------
@@ -341,23 +347,28 @@ class Engine:
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
             table, widest = self.layout.table, max(self.network.layer_sizes)
             working = np.empty(2 * widest + (1 + out.shape[1]) * lanes(self.dtype), self.dtype)
-            kernels.predict_few(self._flat, table, source, scale, code, order, out, working, widest)
+            self.inputs_were_finite = kernels.predict_few(
+                self._flat, table, source, scale, code, order, out, working, widest
+            )
             return out
-        size = min(self._team_size(len(order)), -(-len(order) // PREDICT_ROWS))
+        size = min(self._team_size(len(order), len(order)), -(-len(order) // PREDICT_ROWS))
         batch = min(PREDICT_ROWS, len(order))
         plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, scale)
         memories = [self._memory(batch, learns=False) for _ in range(size)]
         workspaces = [self._workspace(batch) for _ in range(size)]
         stride = self._batches_per_call(batch, learns=False) * batch * size
+        were_finite = []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
 
             def member(rank, part=part, outputs=outputs):
-                kernels.predict(
+                finite = kernels.predict(
                     memories[rank], workspaces[rank], source, plan, code, part, outputs, rank, size
                 )
+                were_finite.append(finite)
 
             run_team(size, member, memories[0].control)
+        self.inputs_were_finite = all(were_finite)
         return out
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import optimizers
-from fastbp.cpu.compilation import cached_kernel, kernel
+from fastbp.cpu.compilation import cached_kernel, kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import ACTIVATION, BLOCKS, LANES, N_INPUTS, N_OUTPUTS
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     input_scale: float
 
 
-@kernel
+@phase
 def gather_batch(workspace, source, order, n_inputs, scale):
     """Convert the rows of a batch into this thread's inputs."""
     scale = type(workspace.inputs[0])(scale)
@@ -53,6 +53,15 @@ def gather_batch(workspace, source, order, n_inputs, scale):
         start = sample * workspace.input_stride
         row = workspace.inputs[start : start + n_inputs]
         gather_row(row, workspace.buffer, source, order[sample], scale)
+
+
+@kernel
+def are_finite(values):
+    """Whether no number is infinite or NaN: such a one times zero is NaN."""
+    total = type(values[0])(0)
+    for j in range(values.size):
+        total += values[j] * type(total)(0)
+    return total == 0
 
 
 @kernel
@@ -178,13 +187,14 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
 def predict(memory, workspace, source, plan, activation, order, out, rank, size):
     """Write the outputs of the rows in `order` to `out`; every thread works through its own rows.
 
-    `memory.activations` is this thread's own.
+    `memory.activations` is this thread's own. Returns whether all inputs were finite.
     """
-    n_layers, lanes = memory.layers.shape[0], workspace.lanes
+    n_layers, lanes, finite = memory.layers.shape[0], workspace.lanes, True
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = order[start : smaller(start + plan.batch_size, last)]
         gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
+        finite &= are_finite(workspace.inputs[: batch.size * workspace.input_stride])
         for index in range(n_layers):
             tiles = some_rows(memory.layers[index], ZERO, batch.size)
             forward_layer(memory, workspace, index, tiles)
@@ -196,6 +206,7 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
                 values = out[start + row + sample]
                 for unit in range(values.size):
                     values[unit] = workspace.outputs[unit * count + sample]
+    return finite
 
 
 @kernel
@@ -229,15 +240,16 @@ def predict_few(parameters, layers, source, scale, activation, order, out, worki
 
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
     `working` has room for two rows of the widest layer, and for `lanes` samples' outputs and one
-    number more of each.
+    number more of each. Returns whether all inputs were finite.
     """
     lanes, n_outputs = layers[0, LANES], out.shape[1]
     first, second = working[:widest], working[widest : 2 * widest]
     samples = working[2 * widest : 2 * widest + lanes]
     outputs = working[2 * widest + lanes : 2 * widest + (1 + n_outputs) * lanes]
-    scale = type(working[0])(scale)
+    inputs, scale, finite = first[: layers[0, N_INPUTS]], type(working[0])(scale), True
     for sample in range(order.size):
-        gather_row(first[: layers[0, N_INPUTS]], outputs, source, order[sample], scale)
+        gather_row(inputs, outputs, source, order[sample], scale)
+        finite &= are_finite(inputs)
         swapped = outputs_of_row(first, second, parameters, layers)
         row = second if swapped else first
         for unit in range(n_outputs):
@@ -249,3 +261,4 @@ def predict_few(parameters, layers, source, scale, activation, order, out, worki
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample, unit] = outputs[unit * lanes + sample]
+    return finite

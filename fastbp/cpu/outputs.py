@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions
-from fastbp.cpu.compilation import kernel
+from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
@@ -61,7 +61,7 @@ def square_start(memory, layer, row, unit):
     return panel_start(memory, layer, panel) + (row - panel) * layer[WIDTH] + unit
 
 
-@kernel
+@phase
 def collect_outputs(memory, workspace, activation, row, count):
     """Outputs of `count` samples (whole vectors) from `row` on, to `workspace.outputs`."""
     layer = memory.layers[-1]
@@ -193,7 +193,7 @@ def weight_of(objective, index):
     return load_number(objective.sample_weight, index, np.float64)
 
 
-@kernel
+@phase
 def output_deltas(memory, workspace, objective, order, batch_weight, first, last):
     """Loss and δ of the output layer for the rows from `first` to `last` of a batch.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions, optimizers
-from fastbp.cpu.compilation import kernel
+from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.layout import (
     ACTIVATION,
@@ -241,7 +241,7 @@ def columns_of_inputs(memory, workspace, index, column, depth):
     return Left(memory.activations, start, ONE, width, ZERO, depth)
 
 
-@kernel
+@phase
 def forward_layer(memory, workspace, index, tiles):
     """Outputs of one layer: bias and activation while a tile is hot."""
     layer = memory.layers[index]
@@ -275,7 +275,7 @@ def transpose_panel(memory, transposed, index, panel):
                 )  # fmt: skip
 
 
-@kernel
+@phase
 def backward_layer(memory, workspace, index, tiles):
     """δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
     layer, below = memory.layers[index], memory.layers[index - 1]
@@ -371,7 +371,7 @@ def tile_gradient(memory, workspace, index, panel, column, depth):
                 padding[j] = 0
 
 
-@kernel
+@phase
 def update_layer(memory, workspace, index, depth, solver, step, tiles):
     """Gradient of one layer's weights, tile by tile, straight into the update.
 

@@ -25,7 +25,7 @@ from fastbp.network import Network
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning",
     "ignore::sklearn.exceptions.DataConversionWarning",
-    "ignore:batch_size=10 is larger:UserWarning",
+    "ignore:Got `batch_size` less than 1:UserWarning",
 )
 
 RANDOM = np.random.default_rng(0)

@@ -88,9 +88,9 @@ class Network:
 
     def as_flat(self, coefs, intercepts, dtype):
         """Return the flat vector whose views these arrays are, as after a fit; else a copy."""
-        base = coefs[0].base
-        if base is None or base.shape != (self.n_parameters,) or base.dtype != dtype:
-            return self.flatten(coefs, intercepts, dtype)
+        base, shape = coefs[0].base, (self.n_parameters,)
+        if not isinstance(base, np.ndarray) or base.shape != shape or base.dtype != dtype:
+            return self.flatten(coefs, intercepts, dtype)  # base may be bytes, after unpickling
         address = base.__array_interface__["data"][0]
         for pair in zip(coefs, intercepts, strict=True):
             for array in pair:

@@ -1,5 +1,7 @@
 """The flat parameter vector, its views, and the initial draws."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,19 @@ def test_initialise(sizes, names, default, factors):
         expected += [random.uniform(-bound, bound, fan_out)]
     assert drawn.dtype == np.float32
     np.testing.assert_array_equal(drawn, np.concatenate(expected).astype(np.float32))
+
+
+def test_as_flat_copies_only_what_is_not_the_views_of_one_vector():
+    vector = np.arange(float(NETWORK.n_parameters))
+    coefs, intercepts = NETWORK.views(vector)
+    assert NETWORK.as_flat(coefs, intercepts, np.float64) is vector
+    for others in (
+        ([array.copy() for array in coefs], intercepts),
+        ([coefs[0], np.asfortranarray(coefs[1])], intercepts),
+        (coefs, [intercepts[0], intercepts[1].copy()]),
+        pickle.loads(pickle.dumps((coefs, intercepts))),  # whose memory may be bytes
+    ):
+        flat = NETWORK.as_flat(*others, np.float64)
+        assert flat is not vector
+        np.testing.assert_array_equal(flat, vector)
+    assert NETWORK.as_flat(coefs, intercepts, np.float32).dtype == np.float32

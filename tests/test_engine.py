@@ -141,6 +141,29 @@ def test_gradient_is_that_of_central_differences(objective, activation, n_hidden
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(9, 40, 21, 7), (5, 33, 1), (784, 3)])
+def test_a_few_rows_have_the_bits_of_many(sizes, dtype):
+    """They are predicted from the flat parameters, the others from the packed ones."""
+    network = make_network(sizes, "softmax" if sizes[-1] > 1 else "logistic")
+    engine, _ = make_engines(network, dtype)
+    data = make_data(network, 50, 8)
+    parameters = engine.store_parameters()
+    together = engine.predict(data)
+    for count in (1, 2):
+        engine.load_parameters(parameters)
+        rows = np.arange(20, 20 + count)
+        np.testing.assert_array_equal(engine.predict(data, rows), together[rows])
+    assert engine.inputs_were_finite
+    data.X[21, -1] = np.inf
+    engine.load_parameters(parameters)
+    engine.predict(data, np.array([21]))
+    assert not engine.inputs_were_finite
+    engine.store_parameters()  # packs them
+    engine.predict(data)
+    assert not engine.inputs_were_finite
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("sizes", "batch_size"), [((20, 300, 90, 7), 100), ((784, 128, 10), 64), ((9, 700, 3), 33)]
 )

@@ -9,6 +9,8 @@ from fastbp.optimizers import N_MOMENTS
 
 MOMENTUM = 0.9
 SEED = 0
+# A turn of several epochs has at most so much to do.
+TURN_OPERATIONS, TURN_STEPS = 5_000_000_000, 5_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Case:
         """
         products = [2 * fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_sizes)]
         return self.n_rows * (3 * sum(products) - products[0])
+
+    @property
+    def epochs_a_turn(self):
+        """Epochs that a contender trains in one turn, fewer of long ones.
+
+        A turn of a millisecond would measure how fast a process wakes up.
+        """
+        wanted = min(TURN_OPERATIONS // self.operations, TURN_STEPS // self.n_steps)
+        return int(max(1, wanted))
 
     @property
     def row_bytes(self):

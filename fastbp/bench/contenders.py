@@ -220,16 +220,20 @@ CONTENDERS = {
 
 
 class Turns:
-    """A trainer's clock: it reports every epoch's time, then waits for the next turn.
+    """A trainer's clock: it reports the time of its epochs, then waits for the next turn.
 
     Parameters
     ----------
     connection : multiprocessing.connection.Connection
-        Is sent (seconds, loss) after an epoch; any message received starts the next one.
+        Is sent (seconds an epoch, last loss) after a turn; any message received starts the next.
+    epochs : int, default=1
+        Epochs of a turn. The first turn is one epoch, in which everything is compiled.
     """
 
-    def __init__(self, connection):
+    def __init__(self, connection, epochs=1):
         self.connection = connection
+        self.epochs = epochs
+        self.due, self.done = 1, 0
 
     def begin(self):
         """Say that everything is prepared, wait for the turn, then start the clock."""
@@ -238,9 +242,13 @@ class Turns:
         self.started = time.perf_counter()
 
     def end(self, loss):
-        """Report an epoch, wait, and start the clock again."""
+        """Count an epoch; after the turn's last, report, wait, and start the clock again."""
         loss = float(loss)  # JAX computes until somebody asks
-        self.connection.send((time.perf_counter() - self.started, loss))
+        self.done += 1
+        if self.done < self.due:
+            return
+        self.connection.send(((time.perf_counter() - self.started) / self.due, loss))
+        self.due, self.done = self.epochs, 0
         self.connection.recv()
         self.started = time.perf_counter()
 
@@ -254,7 +262,7 @@ def serve(connection, name, case, path, n_threads):
         draws = Draws.load(path)
         connection.send("imported")
         connection.recv()
-        trainer(case, draws, Turns(connection), n_threads)
+        trainer(case, draws, Turns(connection, case.epochs_a_turn), n_threads)
     except (EOFError, KeyboardInterrupt):
         pass  # the race is over before the last epoch
     except BaseException as error:

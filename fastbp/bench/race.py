@@ -65,7 +65,7 @@ class Worker:
         return answer
 
     def go(self):
-        """Tell the process to go on, and wait for its answer: after an epoch (seconds, loss)."""
+        """Tell the process to go on, and wait for its answer: after a turn (seconds, loss)."""
         try:
             self.connection.send("go")
         except OSError as error:
@@ -142,9 +142,9 @@ class Entry:
     first_epoch : float or None
         Seconds of the first epoch, compilation included, imports not.
     seconds : list of float
-        The timed epochs.
+        The timed epochs, by turn.
     losses : list of float
-        Training loss of every epoch, the first one included.
+        Training loss at the end of every turn, the first epoch included.
     """
 
     contender: str
@@ -182,7 +182,7 @@ def race(heat, contenders, pace, cache, mnist=None):
     """Time contenders on a case.
 
     They import at the same time. Then each trains an epoch to warm up, and then one in every round,
-    beginning with another contender each time, with a pause before each epoch.
+    or several short ones, beginning with another contender each time, with a pause before.
 
     Parameters
     ----------
@@ -201,9 +201,10 @@ def race(heat, contenders, pace, cache, mnist=None):
         In the order of `contenders`.
     """
     entries = [Entry(name, CONTENDERS[name].missing()) for name in contenders]
+    n_epochs = 1 + pace.most * heat.case.epochs_a_turn
     with (
         environment(FASTBP_CACHE_DIR=str(cache)),
-        prepared(heat.case, pace.most + 1, heat.n_threads, mnist) as start,
+        prepared(heat.case, n_epochs, heat.n_threads, mnist) as start,
     ):
         workers = {e.contender: start(e.contender) for e in entries if not e.remark}
         present = [entry for entry in entries if not entry.remark]
@@ -237,7 +238,7 @@ def attempt(entry, ask):
 
 
 def take_turn(entry, worker):
-    """Let a contender train one epoch; note its loss and return its seconds, None if it failed."""
+    """Let a contender take a turn; note its loss, return seconds an epoch, None if it failed."""
     if entry.remark:
         return None
     time.sleep(PAUSE)

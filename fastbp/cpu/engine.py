@@ -45,7 +45,7 @@ _SPARSE_BUFFER = 256
 # may come between entering and the block that would leave.
 _at_work = WeakSet()
 
-
+# Layouts are never written to; to make one takes as long as to predict a row.
 _layout_of = lru_cache(maxsize=64)(Layout)
 
 

@@ -1,4 +1,4 @@
-"""The two functions that Python calls: an epoch of training, and prediction."""
+"""The functions that Python calls: an epoch of training, and prediction of many rows or a few."""
 
 import math
 from typing import NamedTuple

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import load_number, prefetch
+from fastbp.cpu.simd import load_number, prefetch, section
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
 _CODES = {
@@ -126,7 +126,7 @@ def _read_sparse_row(row, buffer, source, index, scale):
     itemsize = source.column_stride
     for first in range(start, stop, buffer.size):
         left = stop - first
-        part = buffer[: left if left < buffer.size else buffer.size]
+        part = section(buffer, 0, left if left < buffer.size else buffer.size)
         _read_row(part, source.address + first * itemsize, itemsize, source.code, scale)
         for k in range(part.size):
             row[_read_index(source.indices, first + k, source.wide_indices)] += part[k]

@@ -11,7 +11,7 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import ACTIVATION, BLOCKS, LANES, N_INPUTS, N_OUTPUTS
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
-from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.simd import TILE_ROWS, section
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
@@ -50,8 +50,7 @@ def gather_batch(workspace, source, order, n_inputs, scale):
     """Convert the rows of a batch into this thread's inputs."""
     scale = type(workspace.inputs[0])(scale)
     for sample in range(order.size):
-        start = sample * workspace.input_stride
-        row = workspace.inputs[start : start + n_inputs]
+        row = section(workspace.inputs, sample * workspace.input_stride, n_inputs)
         gather_row(row, workspace.buffer, source, order[sample], scale)
 
 
@@ -65,12 +64,12 @@ def are_finite(values):
 
 
 @kernel
-def prefetch_batch(source, objective, order):
+def prefetch_rows(source, objective, order, first, count):
     """Have the rows of the next batch on their way while this one is worked on.
 
     They come from all over the memory, one row's cache misses after the other's.
     """
-    for sample in range(order.size):
+    for sample in range(first, smaller(first + count, order.size)):
         prefetch_row(source, order[sample])
         prefetch_row(objective.targets, order[sample])
 
@@ -135,7 +134,7 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
     passed = barrier(memory.control, passed, size)
     if memory.control[ABORTED]:
         return passed, 0.0  # before anything is updated
-    loss = sum_in_order(memory.row_losses[: order.size]) if rank == 0 else 0.0
+    loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
     for index in range(output - 1, 0, -1):
         backward_layer(memory, workspace, index, all_rows(layers[index - 1], blocks, rank, size))
         passed = barrier(memory.control, passed, size)
@@ -155,15 +154,14 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
     n_inputs = memory.layers[0, N_INPUTS]
     updates = passed = np.int64(0)
     for start in range(0, order.size, plan.batch_size):
-        batch = order[start : start + plan.batch_size]
+        batch = section(order, start, smaller(plan.batch_size, order.size - start))
         weight = batch_weight_of(objective, batch)
         if weight == 0:
             continue
         divisor = plan.total_weight if plan.total_weight > 0 else weight
         batch_step = next_step(plan, step, updates, divisor)
         gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
-        following = start + plan.batch_size
-        prefetch_batch(source, objective, order[following : following + plan.batch_size])
+        prefetch_rows(source, objective, order, start + plan.batch_size, plan.batch_size)
         passed, loss = run_batch(
             memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
         )
@@ -192,9 +190,9 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
     n_layers, lanes, finite = memory.layers.shape[0], workspace.lanes, True
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
-        batch = order[start : smaller(start + plan.batch_size, last)]
+        batch = section(order, start, smaller(plan.batch_size, last - start))
         gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
-        finite &= are_finite(workspace.inputs[: batch.size * workspace.input_stride])
+        finite &= are_finite(section(workspace.inputs, ZERO, batch.size * workspace.input_stride))
         for index in range(n_layers):
             tiles = some_rows(memory.layers[index], ZERO, batch.size)
             forward_layer(memory, workspace, index, tiles)
@@ -220,11 +218,11 @@ def outputs_of_row(inputs, outputs, parameters, layers):
     for index in range(layers.shape[0]):
         n_inputs, n_outputs = layers[index, N_INPUTS], layers[index, N_OUTPUTS]
         bias = start + n_inputs * n_outputs
-        values = outputs[:n_outputs]
+        values = section(outputs, ZERO, n_outputs)
         for j in range(n_outputs):
             values[j] = parameters[bias + j]
         for k in range(n_inputs):
-            weights = parameters[start + k * n_outputs : start + (k + 1) * n_outputs]
+            weights = section(parameters, start + k * n_outputs, n_outputs)
             value = inputs[k]
             for j in range(values.size):
                 values[j] += value * weights[j]
@@ -243,10 +241,10 @@ def predict_few(parameters, layers, source, scale, activation, order, out, worki
     number more of each. Returns whether all inputs were finite.
     """
     lanes, n_outputs = layers[0, LANES], out.shape[1]
-    first, second = working[:widest], working[widest : 2 * widest]
-    samples = working[2 * widest : 2 * widest + lanes]
-    outputs = working[2 * widest + lanes : 2 * widest + (1 + n_outputs) * lanes]
-    inputs, scale, finite = first[: layers[0, N_INPUTS]], type(working[0])(scale), True
+    first, second = section(working, ZERO, widest), section(working, widest, widest)
+    samples = section(working, 2 * widest, lanes)
+    outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
+    inputs, scale, finite = section(first, ZERO, layers[0, N_INPUTS]), type(working[0])(scale), True
     for sample in range(order.size):
         gather_row(inputs, outputs, source, order[sample], scale)
         finite &= are_finite(inputs)

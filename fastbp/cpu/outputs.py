@@ -13,11 +13,13 @@ from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import load_number, transpose_square
+from fastbp.cpu.simd import load_number, section, transpose_square
 from fastbp.cpu.tiles import (
     LOGISTIC,
+    ZERO,
     activate,
     activate_backward,
+    larger,
     panel_start,
     smaller,
 )
@@ -73,8 +75,8 @@ def collect_outputs(memory, workspace, activation, row, count):
                 workspace.outputs, unit * count + sample, count,
                 memory.activations, start + sample * width, width,
             )  # fmt: skip
-    outputs = workspace.outputs[: layer[N_OUTPUTS] * count]
-    activate_outputs(activation, outputs, workspace.samples[:count])
+    outputs = section(workspace.outputs, ZERO, layer[N_OUTPUTS] * count)
+    activate_outputs(activation, outputs, section(workspace.samples, ZERO, count))
 
 
 @kernel
@@ -109,7 +111,7 @@ def sum_of_units(total, values):
     for j in range(total.size):
         total[j] = 0
     for start in range(0, values.size, total.size):
-        part = values[start : start + total.size]
+        part = section(values, start, total.size)
         for j in range(total.size):
             total[j] += part[j]
 
@@ -121,16 +123,16 @@ def softmax(outputs, samples):
     for j in range(count):
         samples[j] = outputs[j]
     for start in range(count, outputs.size, count):
-        logits = outputs[start : start + count]
+        logits = section(outputs, start, count)
         for j in range(count):
             samples[j] = logits[j] if logits[j] > samples[j] else samples[j]
     for start in range(0, outputs.size, count):
-        logits = outputs[start : start + count]
+        logits = section(outputs, start, count)
         for j in range(count):
             logits[j] = exponential(logits[j] - samples[j])
     sum_of_units(samples, outputs)
     for start in range(0, outputs.size, count):
-        values = outputs[start : start + count]
+        values = section(outputs, start, count)
         for j in range(count):
             values[j] /= samples[j]
 
@@ -203,7 +205,8 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
     for row in range(first, last, workspace.samples.size):
         rows = smaller(workspace.samples.size, last - row)
         count = (rows + lanes - 1) // lanes * lanes
-        samples = order[row : smaller(row + rows, order.size)]  # none where all rows are padding
+        n_samples = larger(smaller(rows, order.size - row), ZERO)  # none where all are padding
+        samples = section(order, row, n_samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         some_deltas(memory, workspace, objective, samples, batch_weight, row, count)
         spread_deltas(memory, workspace.targets, row, count)
@@ -213,8 +216,10 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
 def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
     """Losses of the samples from `row` on, and their δ in place of their targets, unit by unit."""
     n_values = memory.layers[-1, N_OUTPUTS] * count
-    outputs, targets = workspace.outputs[:n_values], workspace.targets[:n_values]
-    losses, samples = workspace.losses[:n_values], workspace.samples[:count]
+    outputs = section(workspace.outputs, ZERO, n_values)
+    targets = section(workspace.targets, ZERO, n_values)
+    losses = section(workspace.losses, ZERO, n_values)
+    samples = section(workspace.samples, ZERO, count)
     read_targets(objective, workspace, targets, count, order)
     compute_losses(objective, losses, targets, outputs)
     sum_of_units(samples, losses)
@@ -224,9 +229,10 @@ def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
         samples[j] = weight / batch_weight
     replace_by_deltas(objective, targets, outputs)
     for start in range(0, n_values, count):
-        deltas = targets[start : start + count]
+        deltas = section(targets, start, count)
         for j in range(count):
             deltas[j] *= samples[j]
-    padding = workspace.targets[n_values : workspace.targets.size]
-    for j in range(smaller(padding.size, count * workspace.lanes)):
+    n_padding = smaller(workspace.targets.size - n_values, count * workspace.lanes)
+    padding = section(workspace.targets, n_values, n_padding)
+    for j in range(padding.size):
         padding[j] = 0

@@ -249,6 +249,28 @@ def load_number(typing_context, address, index, dtype):
 
 
 @intrinsic
+def section(typing_context, array, start, size):
+    """So many numbers of an array from `start` on, as an array of their own.
+
+    Nothing is checked. Numba's slices look for negative and too large bounds, which takes five
+    times the code, to be compiled for each of them.
+    """
+    index = types.intp
+
+    def codegen(context, builder, signature, arguments):
+        make_array = cgutils.create_struct_proxy(signature.args[0])
+        whole = make_array(context, builder, arguments[0])
+        result = make_array(context, builder)
+        result.data = builder.gep(whole.data, [arguments[1]])
+        result.nitems, result.shape = arguments[2], cgutils.pack_array(builder, [arguments[2]])
+        for name in ("itemsize", "strides", "meminfo", "parent"):
+            setattr(result, name, getattr(whole, name))
+        return result._getvalue()
+
+    return array(array, index, index), codegen
+
+
+@intrinsic
 def prefetch(typing_context, address):
     """Have the cache line at an integer address fetched into the second-level cache."""
 

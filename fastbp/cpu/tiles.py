@@ -28,6 +28,7 @@ from fastbp.cpu.simd import (
     TILE_ROWS,
     narrow_row,
     narrow_tile,
+    section,
     transpose_square,
     wide_row,
     wide_tile,
@@ -155,6 +156,11 @@ def smaller(a, b):
 
 
 @kernel
+def larger(a, b):
+    return a if a > b else b
+
+
+@kernel
 def round_to_tile(rows):
     """Rows of a batch as they are stored: whole tiles."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
@@ -255,7 +261,7 @@ def forward_layer(memory, workspace, index, tiles):
             memory.activations, out, layer, panel, left, memory.weights, weights, depth,
             memory.weights, weights + bias_row * width,
         )  # fmt: skip
-        activate(layer[ACTIVATION], memory.activations[out : out + TILE_ROWS * width])
+        activate(layer[ACTIVATION], section(memory.activations, out, TILE_ROWS * width))
 
 
 @kernel
@@ -287,7 +293,6 @@ def backward_layer(memory, workspace, index, tiles):
             transpose_panel(memory, workspace.transposed, index, panel)
             transposed_panel = panel
         out = panel_start(memory, below, panel) + row * width
-        stop = out + TILE_ROWS * width
         start = panel_start(memory, layer, ZERO) + row * layer[WIDTH]
         left = Left(
             memory.deltas, start, layer[WIDTH], ONE, memory.capacity * layer[WIDTH], layer[WIDTH]
@@ -296,7 +301,9 @@ def backward_layer(memory, workspace, index, tiles):
             memory.deltas, out, below, panel, left, workspace.transposed, ZERO, depth,
             workspace.zeros, ZERO,
         )  # fmt: skip
-        activate_backward(below[ACTIVATION], memory.deltas[out:stop], memory.activations[out:stop])
+        deltas = section(memory.deltas, out, TILE_ROWS * width)
+        values = section(memory.activations, out, TILE_ROWS * width)
+        activate_backward(below[ACTIVATION], deltas, values)
 
 
 @kernel
@@ -310,8 +317,8 @@ def square_norm(values):
 @kernel
 def apply_update(memory, solver, start, gradient, step, decay):
     """Move the weights from `start` on by a gradient tile that is hot in the cache."""
-    weights = memory.weights[start : start + gradient.size]
-    first_moment = memory.first_moment[start : start + gradient.size]
+    weights = section(memory.weights, start, gradient.size)
+    first_moment = section(memory.first_moment, start, gradient.size)
     real = type(gradient[0])
     rate, momentum, decay = real(step.learning_rate), real(step.momentum), real(decay)
     if solver == GRADIENT:
@@ -329,7 +336,7 @@ def apply_update(memory, solver, start, gradient, step, decay):
             )
     else:
         beta_1, beta_2, epsilon = real(step.beta_1), real(step.beta_2), real(step.epsilon)
-        second_moment = memory.second_moment[start : start + gradient.size]
+        second_moment = section(memory.second_moment, start, gradient.size)
         for j in range(gradient.size):
             weights[j], first_moment[j], second_moment[j] = adam(
                 weights[j], gradient[j] + decay * weights[j], first_moment[j], second_moment[j],
@@ -366,7 +373,7 @@ def tile_gradient(memory, workspace, index, panel, column, depth):
     )  # fmt: skip
     if layer[N_OUTPUTS] - panel * width <= lanes < width:
         for row in range(TILE_ROWS):
-            padding = workspace.tile[row * width + lanes : (row + 1) * width]
+            padding = section(workspace.tile, row * width + lanes, width - lanes)
             for j in range(padding.size):
                 padding[j] = 0
 
@@ -389,8 +396,8 @@ def update_layer(memory, workspace, index, depth, solver, step, tiles):
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
             sum_deltas(memory, workspace, layer, panel, depth)
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
-        gradient = workspace.tile[: n_rows * width]
+        gradient = section(workspace.tile, ZERO, n_rows * width)
         if decay > 0:
-            norm = square_norm(memory.weights[start : start + gradient.size])
+            norm = square_norm(section(memory.weights, start, gradient.size))
             memory.square_norms[layer[FIRST_BLOCK] + item] = norm
         apply_update(memory, solver, start, gradient, step, decay)

@@ -135,10 +135,12 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
     if memory.control[ABORTED]:
         return passed, 0.0  # before anything is updated
     loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
-    for index in range(output - 1, 0, -1):
-        backward_layer(memory, workspace, index, all_rows(layers[index - 1], blocks, rank, size))
-        passed = barrier(memory.control, passed, size)
-    for index in range(output + 1):
+    for index in range(output, -1, -1):
+        if 0 < index < output:
+            below = all_rows(layers[index - 1], blocks, rank, size)
+            backward_layer(memory, workspace, index, below)
+            passed = barrier(memory.control, passed, size)
+        # At once, while its weights, inputs and δ are in the caches.
         tiles = all_rows(layers[index], layers[index, BLOCKS], rank, size)
         update_layer(memory, workspace, index, order.size, plan.solver, step, tiles)
     return passed, loss

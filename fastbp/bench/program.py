@@ -130,7 +130,7 @@ def run_heat(options, results, heat, contenders, mnist, cache):
     """Race, and print the table at once: a full run takes many minutes."""
     listed = heat.series in ("table", "unlisted")
     pace = QUICK_PACE if options.quick else TABLE_PACE if listed else SWEEP_PACE
-    if options.quick or not listed:
+    if options.quick or heat.series != "table":
         contenders = [name for name in contenders if name not in SLOW_TO_START]
     # In the table every contender compiles; else fastbp keeps what it has compiled.
     if listed and not options.quick:

@@ -9,15 +9,14 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, takes_batches
-from fastbp.labels import Labels
+from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -122,7 +121,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def _encode(self, y, dtype, goes_on, incremental, classes):
-        if incremental and _check_partial_fit_first_call(self, classes):
+        y = pack_bytes(y)
+        if incremental and self._takes_classes(classes):
             self._labels = Labels.of(y, self.classes_)
         elif not hasattr(self, "_labels") or not (goes_on or incremental):
             self._labels = Labels.of(y)
@@ -135,6 +135,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 )
         self.classes_ = self._labels.classes
         return self._labels.encode(y, dtype), self._labels.n_outputs
+
+    def _takes_classes(self, classes):
+        """Take the classes of a first `partial_fit`, or see that they are still the same."""
+        known = getattr(self, "classes_", None)
+        if classes is None:
+            if known is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            return False
+        classes = sorted_classes(classes)
+        if known is None:
+            self.classes_ = classes
+        elif not np.array_equal(known, classes):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                f"{known!r}"
+            )
+        return known is None
 
     def _output_activation(self):
         crossed = self.loss == "log_loss" and self._labels.kind == "multiclass"
@@ -160,6 +177,25 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         outputs = self._outputs(X)
         return self._labels.decode(outputs)
+
+    def score(self, X, y, sample_weight=None):
+        """Compute the accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Of label indicators, all of a row must be met.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        accuracy : float
+        """
+        predicted = self.predict(X)
+        if predicted.dtype.kind == "S":  # which scikit-learn's metrics refuse
+            y, predicted = as_text(pack_bytes(np.asarray(y))), as_text(predicted)
+        return accuracy_score(y, predicted, sample_weight=sample_weight)
 
     def predict_proba(self, X):
         """Predict probabilities.

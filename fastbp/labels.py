@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,33 @@ class Labels:
             return None
         if self.kind == "binary":
             return targets.ravel() == 1
-        return self.classes.take(targets.ravel().astype(int), mode="clip")
+        return as_text(self.classes).take(targets.ravel().astype(int), mode="clip")
+
+
+def as_text(labels):
+    """Turn an array of bytes into strings in the same order, for scikit-learn, which refuses bytes.
+
+    Everything else comes back as it is.
+    """
+    return np.char.decode(labels, "latin-1") if labels.dtype.kind == "S" else labels
+
+
+def pack_bytes(labels):
+    """Turn an array of bytes objects into one of bytes; everything else comes back as it is."""
+    is_bytes = labels.dtype == object and labels.size
+    is_bytes = is_bytes and all(isinstance(label, bytes) for label in labels.flat)
+    return labels.astype("S") if is_bytes else labels
+
+
+def sorted_classes(classes):
+    """Sort the classes that a user lists, each once; an array of shape (n_classes,)."""
+    labels = pack_bytes(np.asarray(classes))
+    return np.unique(labels) if labels.dtype.kind == "S" else unique_labels(classes)
 
 
 def _is_indicators(y):
     """Whether y is a matrix of label indicators, and not a vector of class labels."""
-    found = type_of_target(y, input_name="y")
+    found = type_of_target(as_text(y), input_name="y")
     if found not in ("binary", "multiclass", "multilabel-indicator"):
         raise ValueError(
             f"Unknown label type: {found}. y must be a vector of class labels or a matrix of zeros "

@@ -260,6 +260,7 @@ NOTES = """\
     - A pickle holds the weights once, and the state of the optimizer only after `partial_fit`.
     - Training makes new arrays and never changes those of `coefs_` and `intercepts_` in place.
       Those assigned must be numbers in the shapes of the layers.
+    - Labels may be bytes; scikit-learn's metrics and splitters refuse them.
     - Invalid sparse matrices raise, and so does y < 0 with the Poisson loss.
 """
 

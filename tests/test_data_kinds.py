@@ -200,6 +200,15 @@ def test_unsorted_and_duplicate_entries(layout):
     assert given.nnz == 2 * len(rows)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_duplicate_entries_of_whole_numbers_do_not_overflow(dtype):
+    entries, columns = np.array([200, 100, 3], dtype), np.array([2, 2, 0])
+    given = scipy.sparse.csr_array((entries, columns, np.array([0, 2, 3])), (2, 3))
+    dense = np.array([[0, 0, float(entries[0]) + float(entries[1])], [float(entries[2]), 0, 0]])
+    ours, expected = (fit(fastbp, a, [0.5, 1.5]) for a in (given, dense))
+    np.testing.assert_array_equal(weights(ours), weights(expected))
+
+
 @pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_sparse_matrices_are_never_made_dense(layout, early_stopping):
@@ -304,12 +313,42 @@ def test_boolean_labels(convert):
     assert_as_in_scikit_learn(ours, X, convert(truth))
 
 
-@pytest.mark.parametrize("labels", [Y.astype("S3"), Y.astype("S3").astype(object)])
-def test_bytes_are_refused_as_labels(labels):
-    """So do scikit-learn and all of its metrics, `score` among them."""
-    for package in (fastbp, sklearn.neural_network):
-        with pytest.raises(TypeError, match="Convert the labels to a string or integer format"):
-            package.MLPClassifier().fit(X, labels)
+BYTES = [b"a", b"\xe4 c", b"\xff\x80"]
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(
+    "convert",
+    [np.array, lambda b: np.array(b, dtype=object), lambda b: np.array(b, "S9")[:, None], list],
+)
+def test_bytes_as_labels(convert, n_classes, early_stopping):
+    """scikit-learn refuses them, even in `score`."""
+    y = np.minimum(Y, n_classes - 1)
+    given = convert([BYTES[i] for i in y])
+    expected = fit(fastbp, X, y, early_stopping=early_stopping)
+    ours = fit(fastbp, X, given, early_stopping=early_stopping)
+    np.testing.assert_array_equal(weights(ours), weights(expected))
+    assert ours.classes_.dtype.kind == ours.predict(X).dtype.kind == "S"
+    assert ours.classes_.tolist() == BYTES[:n_classes]
+    np.testing.assert_array_equal(ours.predict(X), ours.classes_[expected.predict(X)])
+    assert ours.score(X, given, WEIGHT) == expected.score(X, y, WEIGHT)
+
+    classes = BYTES[:n_classes][::-1]
+    again = fastbp.MLPClassifier((5,), random_state=0, batch_size=10)
+    again.partial_fit(X, given, classes=classes).partial_fit(X[:9], given[:9], classes=classes)
+    assert again.classes_.tolist() == BYTES[:n_classes]
+    with pytest.raises(ValueError, match="not the same as on last call"):
+        again.partial_fit(X, given, classes=[*classes, b"new"])
+    with pytest.raises(ValueError, match="not among classes_"):
+        again.partial_fit(X, np.full(len(X), b"new"))
+
+
+def test_a_mixture_of_bytes_and_strings_is_refused():
+    with pytest.raises(TypeError):
+        fit(fastbp, X, np.array([b"a", "b"] * 20, dtype=object))
+    with pytest.raises(ValueError, match="label type"):
+        fit(fastbp, X, np.array([[b"a", b"b"]] * 40))
 
 
 @pytest.mark.parametrize(

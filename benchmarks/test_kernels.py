@@ -28,6 +28,7 @@ from fastbp.cpu.tiles import (
     rows_of_inputs,
     update_layer,
 )
+from fastbp.cpu.workspace import make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -63,13 +64,15 @@ def tile(memory, workspace, passes):
 @compiled
 def gather(workspace, source, order, n_inputs, passes):
     for _ in range(passes):
-        gather_batch(workspace, source, order, n_inputs, 1 / 255)
+        gather_batch(workspace, None, source, order, n_inputs, 1 / 255)
 
 
 @compiled
 def forward(memory, workspace, blocks, passes):
     for _ in range(passes):
-        forward_layer(memory, workspace, MIDDLE, all_rows(memory.layers[MIDDLE], blocks, 0, 1))
+        forward_layer(
+            memory, workspace, None, MIDDLE, all_rows(memory.layers[MIDDLE], blocks, 0, 1)
+        )
 
 
 @compiled
@@ -84,7 +87,7 @@ def update(memory, workspace, depth, step, passes):
     layer = memory.layers[MIDDLE]
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
-        update_layer(memory, workspace, MIDDLE, depth, SGD, step, tiles)
+        update_layer(memory, workspace, None, MIDDLE, depth, SGD, step, tiles)
 
 
 @compiled
@@ -112,7 +115,7 @@ class Bench:
         self.blocks = BATCH // TILE_ROWS
         self.source = source_of(images)
         self.objective = engine._objective(self.data)
-        self.memory, self.workspace = engine._memory(BATCH), engine._workspace(BATCH)
+        self.memory, self.workspace = engine._memory(BATCH), make_workspace(engine.layout, BATCH)
         for values in (self.memory.activations, self.memory.deltas):
             values[:] = generator.uniform(0.1, 0.9, values.size)
         self.coefs, self.intercepts = network.views(parameters)

@@ -17,7 +17,9 @@ class Data:
     ----------
     X : ndarray of shape (n_samples, n_features) or CSR matrix or array
         Of a dtype in `READABLE_DTYPES`, any strides, read-only or not. Rows are converted to the
-        engine's dtype as they are gathered; X as a whole never is.
+        engine's dtype as they are gathered; X as a whole never is. Of sparse rows only the entries
+        are read, in their order: results have the dense matrix's bits where that is the columns'
+        and no column comes twice in a row.
     targets : ndarray or None
         Class indices of shape (n_samples,) and dtype int64, where the network's outputs stand for
         exclusive classes; else numbers of shape (n_samples, n_outputs), read like X. None to

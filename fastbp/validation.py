@@ -21,11 +21,12 @@ def check_rows(estimator, X):
 
     Returns
     -------
-    X : ndarray or CSR
-        Not copied where its dtype is one of `fastbp.data.READABLE_DTYPES`.
+    X : ndarray or CSR, its columns in order and none twice in a row
+        Not copied where it came so, and in one of `fastbp.data.READABLE_DTYPES`.
     """
     X = _check_sparse(X)
-    return validate_data(estimator, X, accept_sparse="csr", dtype=_X_DTYPES, reset=False)
+    X = validate_data(estimator, X, accept_sparse="csr", dtype=_X_DTYPES, reset=False)
+    return _in_order(X)
 
 
 def check_training_data(estimator, X, y, *, reset, numeric):
@@ -44,6 +45,7 @@ def check_training_data(estimator, X, y, *, reset, numeric):
     Returns
     -------
     X : ndarray or CSR
+        As from `check_rows`.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs), or CSR labels
         A single column is made flat, with a warning.
     """
@@ -63,7 +65,20 @@ def check_training_data(estimator, X, y, *, reset, numeric):
         raise ValueError(
             f"y must hold numbers, got dtype {y.dtype}; to predict labels use a classifier."
         )
-    return X, y
+    return _in_order(X), y
+
+
+def _in_order(X):
+    """Sort a CSR matrix's columns in a copy, if need be, and add up those that come twice.
+
+    The engines' sums then have the bits of the dense matrix's.
+    """
+    if not issparse(X) or X.has_canonical_format:
+        return X
+    # Sums of whole numbers may not fit into their dtype.
+    X = X.astype(X.dtype if X.dtype.kind == "f" else np.float64, copy=True)
+    X.sum_duplicates()
+    return X
 
 
 def _check_sparse(X):

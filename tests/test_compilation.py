@@ -82,18 +82,18 @@ def test_transpose_square(dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "bits"),
+    ("name", "features", "bits", "tests"),
     [
-        ("haswell", "+avx2,+fma", 256),
-        ("ivybridge", "+avx", 256),  # no FMA
-        ("nehalem", "+sse4.2", 128),  # no AVX
+        ("haswell", "+avx2,+fma", 256, "oracle or threads or padding or sparse"),
+        ("ivybridge", "+avx", 256, "oracle or threads or padding"),  # no FMA
+        ("nehalem", "+sse4.2", 128, "oracle or threads or padding"),  # no AVX
     ],
 )
-def test_other_cpus_follow_the_oracle_too(name, features, bits):
+def test_other_cpus_follow_the_oracle_too(name, features, bits, tests):
     cpu = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     width = run_program("from fastbp.cpu import simd; print(simd.VECTOR_BITS)", **cpu)
     assert width == [str(bits)]
-    part = ["-m", "pytest", "-q", "-k", "oracle or threads or padding", "tests/test_engine.py"]
+    part = ["-m", "pytest", "-q", "-k", tests, "tests/test_engine.py"]
     done = subprocess.run(
         [sys.executable, *part], env={**os.environ, **cpu}, capture_output=True, text=True, cwd=ROOT
     )
@@ -139,6 +139,28 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert before
     run_program(FASTBP_CACHE_DIR=str(tmp_path))
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_warmup_leaves_nothing_to_compile():
+    program = """
+import warnings
+import numpy as np
+from scipy.sparse import csr_array
+from fastbp import MLPClassifier
+from fastbp.cpu import engine, kernels
+warnings.simplefilter("ignore")
+engine.warmup()
+compiled = kernels.train, kernels.predict, kernels.predict_few
+before = [len(kernel.signatures) for kernel in compiled]
+X = np.eye(40)
+for X in (X, X.astype("f4"), X.astype("u1"), csr_array(X), csr_array(X.astype("f4"))):
+    for y in (np.arange(40) % 2, np.arange(40) % 3):
+        model = MLPClassifier((3,), max_iter=1, early_stopping=True).fit(X, y, np.ones(40))
+        model.predict(X)
+        model.predict_proba(X[:1])
+print(before == [len(kernel.signatures) for kernel in compiled], *before)
+"""
+    assert run_program(program) == ["True", "4", "4", "4"]
 
 
 def test_without_a_writable_folder_kernels_are_compiled_anew(tmp_path):

@@ -1,5 +1,7 @@
 """The CPU engine against the oracle in plain NumPy, over shapes, dtypes, strides and weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -212,15 +214,16 @@ def test_every_dtype_and_layout_is_read_in_place(dtype):
         assert_allclose(actual, expected, rtol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.3])  # more than a fifth is made dense batch by batch
 @pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
-def test_sparse_rows_are_those_of_the_dense_matrix(dtype, index_dtype):
+@pytest.mark.parametrize("dtype", READABLE_DTYPES, ids=str)
+def test_sparse_rows_are_those_of_the_dense_matrix(dtype, index_dtype, density):
     network = make_network((300, 6, 3), "softmax")
     engine, oracle = make_engines(network)
     rng = np.random.default_rng(8)
-    dense = ((rng.random((30, 300)) < 0.3) * rng.integers(1, 9, (30, 300))).astype(dtype)
+    dense = ((rng.random((30, 300)) < density) * rng.integers(1, 9, (30, 300))).astype(dtype)
     dense[3] = 0
-    dense[4] = 1  # more entries than the buffer holds
+    dense[4] = 1
     sparse = csr_matrix(dense)
     sparse.indices, sparse.indptr = (a.astype(index_dtype) for a in (sparse.indices, sparse.indptr))
     assert_allclose(engine.predict(Data(sparse)), oracle.predict(Data(dense)), rtol=1e-12)
@@ -232,6 +235,46 @@ def test_duplicate_sparse_entries_add_up():
     sparse = csr_matrix((np.array([1.0, 2.0, 3.0]), np.array([1, 1, 3]), np.array([0, 3])), (1, 4))
     dense = np.array([[0.0, 3.0, 0.0, 3.0]])
     assert_allclose(engine.predict(Data(sparse)), oracle.predict(Data(dense)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("density", [0.1, 0.3])
+@pytest.mark.parametrize("sizes", [(300, 33, 5), (41, 65, 17, 3), (37, 20), (19, 2)])
+def test_sparse_rows_have_the_dense_bits(monkeypatch, sizes, density, optimizer, dtype):
+    monkeypatch.setattr("fastbp.cpu.engine.WORK_PER_THREAD", 1)
+    network = make_network(sizes, "softmax")
+    data = make_data(network, 70, 12, weighted=True)
+    data.X[np.random.default_rng(13).random(data.X.shape) > density] = 0
+    data.X[3] = data.X[:, 1] = 0
+    data.X[4] = 1
+    results = []
+    for X, n_threads in ((data.X, 1), (csr_matrix(data.X), 1), (csr_matrix(data.X), 3)):
+        engine, _ = make_engines(network, dtype, n_threads=n_threads)
+        given = replace(data, X=X, input_scale=0.5)
+        few = engine.predict(given, np.array([4, 3, 9]))
+        losses, parameters, moments, _ = train(engine, given, optimizer, 16, 0.1)
+        _, gradient = engine.loss_and_gradient(given, 0.1)
+        results.append((few, losses, parameters, moments, engine.predict(given), gradient))
+    for sparse in results[1:]:
+        for found, expected in zip(sparse, results[0], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_not_stored_is_zero_whatever_its_weight():
+    """As in scikit-learn; a dense zero times infinity is NaN."""
+    engine, _ = make_engines(make_network((9, 4, 2), "softmax"))
+    parameters = engine.store_parameters()
+    parameters[:4] = np.nan  # from the first feature
+    data = Data(csr_matrix(np.tile(np.eye(9)[[1, 0]], (10, 1))))
+    for rows in (np.arange(2), None):
+        engine.load_parameters(parameters)
+        outputs = engine.predict(data, rows)
+        assert np.isfinite(outputs[0::2]).all()
+        assert np.isnan(outputs[1::2]).any()
+    data.X.data[-1] = np.nan
+    engine.predict(data)
+    assert not engine.inputs_were_finite
 
 
 def test_bytes_train_the_model_of_scaled_floats():

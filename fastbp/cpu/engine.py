@@ -8,6 +8,7 @@ from weakref import WeakSet
 import numpy as np
 from joblib import cpu_count
 from numba.core.registry import cpu_target
+from scipy.sparse import csr_array, issparse
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 from fastbp import functions
@@ -17,8 +18,10 @@ from fastbp.cpu.gather import source_of
 from fastbp.cpu.layout import Layout, aligned_zeros, round_up
 from fastbp.cpu.outputs import Objective
 from fastbp.cpu.simd import TILE_ROWS, VECTOR_BITS, lanes
-from fastbp.cpu.team import CONTROL_SIZE, run_team
-from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Memory, Step, Workspace
+from fastbp.cpu.sparse import density_of, make_entries, most_entries
+from fastbp.cpu.team import run_team
+from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
+from fastbp.cpu.workspace import make_memory, make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import N_MOMENTS, Optimizer
@@ -36,10 +39,6 @@ WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 PREDICT_ROWS = 128
 FEW_ROWS = 8  # so few, or fewer lanes, are predicted faster than the parameters are packed
 GRADIENT_ROWS = 256
-# Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
-OUTPUT_VECTORS = 4
-MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
-_SPARSE_BUFFER = 256
 
 # The engines that are entered now: those of fits side by side share the cores. Weak, because Ctrl-C
 # may come between entering and the block that would leave.
@@ -139,15 +138,23 @@ class Engine:
             self.layout.pack(moment, self.moments[index])
 
     def store_optimizer(self, optimizer):
-        """Give an optimizer its moments as new flat vectors."""
-        count = N_MOMENTS[optimizer.solver]
-        optimizer.moments = [self.layout.unpack(moment) for moment in self.moments[:count]]
+        """Give an optimizer its moments back as new flat vectors; the engine keeps none."""
+        count, optimizer.moments = N_MOMENTS[optimizer.solver], []
+        for index in range(count):
+            optimizer.moments.append(self.layout.unpack(self.moments[index]))
+            self.moments[index] = self._nothing
 
     # ---- working memory -----------------------------------------------------------------------
 
-    def _team_size(self, rows, n_rows=math.inf):
+    def _multiply_adds(self, density):
+        """Of one row, once through all layers; the first reads only so much of its inputs."""
+        first, *others = (fan_in * fan_out for fan_in, fan_out in self.network.shapes)
+        return first * density + sum(others)
+
+    def _team_size(self, rows, n_rows=math.inf, density=1.0):
         """Threads for `n_rows` in batches of so many: as many as have work enough for a barrier."""
-        work = 3 * sum(fan_in * fan_out for fan_in, fan_out in self.network.shapes)
+        # Every weight is updated once a batch, however sparse its rows.
+        work = 3 * self._multiply_adds(min(1.0, density + 1 / rows))
         useful = int(work * rows // WORK_PER_THREAD)
         if work * n_rows < WORK_PER_START * WORK_PER_THREAD:
             useful = 1
@@ -162,55 +169,24 @@ class Engine:
     def _n_cores(self):
         return available_threads()
 
-    def _batches_per_call(self, rows, learns=True):
+    def _batches_per_call(self, rows, density, learns=True):
         """Batches of so many rows that one call into a kernel runs."""
-        n_parameters = self.network.n_parameters
         passes = 3 if learns else 1
-        row = passes * n_parameters + WORK_PER_FEATURE * self.network.layer_sizes[0] + WORK_PER_ROW
+        gather = WORK_PER_FEATURE * self.network.layer_sizes[0] * density
+        row = passes * self._multiply_adds(density) + gather + WORK_PER_ROW
         batch = round_up(rows, TILE_ROWS) * row + WORK_PER_BATCH
-        return 1 + WORK_PER_CALL // (batch + WORK_PER_UPDATE * n_parameters * learns)
+        update = WORK_PER_UPDATE * self.network.n_parameters * learns
+        return 1 + int(WORK_PER_CALL // (batch + update))
+
+    def _inputs(self, X, order, rows, size, learns=True):
+        """Where kernels find dense rows, or None; and each thread's memory for sparse ones."""
+        if not issparse(X):
+            return source_of(X), [None] * size
+        n_entries = most_entries(X, order, rows)
+        return None, [make_entries(X, rows, n_entries, self.dtype, learns) for _ in range(size)]
 
     def _memory(self, rows, learns=True):
-        """The arrays that a team shares, for batches of up to so many rows."""
-        capacity = round_up(rows, max(TILE_ROWS, lanes(self.dtype)))
-        units = self.layout.n_units * capacity
-        return Memory(
-            layers=self.layout.table,
-            capacity=capacity,
-            weights=self.weights,
-            first_moment=self.moments[0],
-            second_moment=self.moments[1],
-            activations=aligned_zeros(units, self.dtype),
-            deltas=aligned_zeros(units if learns else 0, self.dtype),
-            square_norms=np.zeros(self.layout.n_blocks if learns else 0),
-            row_losses=np.zeros(capacity if learns else 0),
-            control=np.zeros(CONTROL_SIZE, np.int64),
-        )
-
-    def _workspace(self, rows):
-        """The arrays of one thread, for batches of up to so many rows."""
-        stride = self.layout.input_stride
-        n_outputs, vector = self.network.layer_sizes[-1], lanes(self.dtype)
-        samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
-
-        def zeros(size):
-            return aligned_zeros(size, self.dtype)
-
-        return Workspace(
-            inputs=zeros(round_up(rows, TILE_ROWS) * stride),
-            input_stride=stride,
-            transposed=zeros(self.layout.transposed_size),
-            tile=zeros(self.layout.tile_size),
-            zeros=zeros(self.layout.tile_size // TILE_ROWS),
-            one=np.ones(1, self.dtype),
-            lanes=vector,
-            samples=zeros(samples),
-            outputs=zeros(round_up(n_outputs, vector) * samples),
-            targets=zeros(round_up(n_outputs, vector) * samples),
-            losses=zeros(n_outputs * samples),
-            row=zeros(n_outputs),
-            buffer=zeros(_SPARSE_BUFFER),
-        )
+        return make_memory(self.layout, self.weights, self.moments, rows, learns)
 
     def _objective(self, data):
         network, targets = self.network, data.targets
@@ -301,12 +277,12 @@ class Engine:
 
     def _run(self, data, order, plan, step, result):
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
-        rows = min(plan.batch_size, len(order))
-        size = self._team_size(rows, len(order))
-        source, objective = source_of(data.X), self._objective(data)
-        memory = self._memory(rows)
-        workspaces = [self._workspace(rows) for _ in range(size)]
-        stride = self._batches_per_call(rows) * plan.batch_size
+        rows, density = min(plan.batch_size, len(order)), density_of(data.X)
+        size = self._team_size(rows, len(order), density)
+        objective, memory = self._objective(data), self._memory(rows)
+        source, entries = self._inputs(data.X, order, rows, size)
+        workspaces = [make_workspace(self.layout, rows, each, density == 1) for each in entries]
+        stride = self._batches_per_call(rows, density) * plan.batch_size
         for start in range(0, len(order), stride):
             part = order[start : start + stride]
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
@@ -343,20 +319,17 @@ class Engine:
         if len(order) == 0:
             return out
         code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
-        source, scale = source_of(data.X), float(data.input_scale)
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
-            table, widest = self.layout.table, max(self.network.layer_sizes)
-            working = np.empty(2 * widest + (1 + out.shape[1]) * lanes(self.dtype), self.dtype)
-            self.inputs_were_finite = kernels.predict_few(
-                self._flat, table, source, scale, code, order, out, working, widest
-            )
+            self._predict_few(data, order, code, out)
             return out
-        size = min(self._team_size(len(order), len(order)), -(-len(order) // PREDICT_ROWS))
-        batch = min(PREDICT_ROWS, len(order))
-        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, scale)
+        batch, density = min(PREDICT_ROWS, len(order)), density_of(data.X)
+        size = self._team_size(len(order), len(order), density)
+        size = min(size, -(-len(order) // PREDICT_ROWS))
+        source, entries = self._inputs(data.X, order, batch, size, learns=False)
+        workspaces = [make_workspace(self.layout, batch, each, density == 1) for each in entries]
+        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
         memories = [self._memory(batch, learns=False) for _ in range(size)]
-        workspaces = [self._workspace(batch) for _ in range(size)]
-        stride = self._batches_per_call(batch, learns=False) * batch * size
+        stride = self._batches_per_call(batch, density, learns=False) * batch * size
         were_finite = []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
@@ -371,6 +344,16 @@ class Engine:
         self.inputs_were_finite = all(were_finite)
         return out
 
+    def _predict_few(self, data, order, code, out):
+        """Predict a few rows with the parameters as they were given."""
+        widest, vector = max(self.network.layer_sizes), lanes(self.dtype)
+        working = np.empty(2 * widest + (1 + out.shape[1]) * vector, self.dtype)
+        source, (entries,) = self._inputs(data.X, order, 1, 1, learns=False)
+        self.inputs_were_finite = kernels.predict_few(
+            self._flat, self.layout.table, source, entries, float(data.input_scale), code, order,
+            out, working, widest,
+        )  # fmt: skip
+
 
 def warmup(dtypes=("float32", "float64")):
     """Compile all kernels, or load them from the cache, so that the next fit need not.
@@ -384,17 +367,17 @@ def warmup(dtypes=("float32", "float64")):
     folder : str or None
         The cache folder; None where none can be written.
     """
+    network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
+    optimizer, rows = Optimizer("sgd", 0.0), np.zeros(1, np.int64)
     for dtype in dtypes:
-        network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
-        optimizer = Optimizer("sgd", 0.0)
-        optimizer.reset(network.n_parameters, dtype)
-        engine = Engine(network, dtype, n_threads=1)
-        engine.load_optimizer(optimizer)
-        data = Data(np.zeros((1, 1)), np.zeros(1, np.int64))
-        engine.train_epoch(data, np.zeros(1, np.int64), 1, optimizer, 0.0)
-        engine.predict(data)
-        engine.load_parameters(engine.store_parameters())
-        engine.predict(data)
+        for X in (np.zeros((1, 1)), csr_array((1, 1))):
+            data, engine = Data(X, rows), Engine(network, dtype, n_threads=1)
+            optimizer.reset(network.n_parameters, dtype)
+            engine.load_optimizer(optimizer)
+            engine.train_epoch(data, rows, 1, optimizer, 0.0)
+            engine.predict(data)
+            engine.load_parameters(engine.store_parameters())
+            engine.predict(data)
     return cache_folder()
 
 

@@ -1,15 +1,14 @@
-"""Reading rows of the user's arrays where they lie: any dtype, any strides, dense or CSR."""
+"""Reading rows of the user's arrays where they lie, whatever their dtype and strides."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import load_number, prefetch, section
+from fastbp.cpu.simd import load_number, prefetch
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
-_CODES = {
+CODES = {
     np.dtype(dtype): code
     for dtype, code in {
         np.float32: FLOAT32,
@@ -25,7 +24,6 @@ _CODES = {
         np.uint64: UINT64,
     }.items()
 }
-_ABSENT = -1
 _CACHE_LINE = 64
 
 
@@ -37,28 +35,17 @@ class Source(NamedTuple):
     row_stride: int
     column_stride: int
     n_columns: int
-    # CSR only: the addresses of column indices and row starts, and whether they have 64 bits.
-    indices: int = 0
-    row_starts: int = 0
-    wide_indices: int = _ABSENT
 
 
 def source_of(matrix):
-    """Describe an ndarray of one or two dimensions or a CSR matrix for the kernels.
+    """Describe an ndarray of one or two dimensions for the kernels.
 
-    The caller keeps the matrix alive while kernels read it.
+    The caller keeps it alive while they read it.
     """
-    if issparse(matrix):
-        indices, row_starts = matrix.indices, matrix.indptr
-        return Source(
-            matrix.data.ctypes.data, _CODES[matrix.dtype], 0, matrix.dtype.itemsize,
-            matrix.shape[1], indices.ctypes.data, row_starts.ctypes.data,
-            int(indices.dtype.itemsize == 8),
-        )  # fmt: skip
     matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
     return Source(
         matrix.__array_interface__["data"][0],
-        _CODES[matrix.dtype],
+        CODES[matrix.dtype],
         *matrix.strides,
         matrix.shape[1],
     )
@@ -89,7 +76,7 @@ def _read_number(address, code):
 
 
 @kernel
-def _read_row(row, address, stride, code, scale):
+def read_row(row, address, stride, code, scale):
     """Fill `row` with as many numbers from an address, times `scale`.
 
     Contiguous bytes and floats take vector instructions, everything else goes one by one.
@@ -110,45 +97,16 @@ def _read_row(row, address, stride, code, scale):
 
 
 @kernel
-def _read_index(address, position, wide):
-    if wide:
-        return load_number(address, position, np.int64)
-    return np.int64(load_number(address, position, np.int32))
-
-
-@kernel
-def _read_sparse_row(row, buffer, source, index, scale):
-    """Fill `row` with a CSR row, times `scale`; duplicate entries add up."""
-    for j in range(row.size):
-        row[j] = 0
-    start = _read_index(source.row_starts, index, source.wide_indices)
-    stop = _read_index(source.row_starts, index + 1, source.wide_indices)
-    itemsize = source.column_stride
-    for first in range(start, stop, buffer.size):
-        left = stop - first
-        part = section(buffer, 0, left if left < buffer.size else buffer.size)
-        _read_row(part, source.address + first * itemsize, itemsize, source.code, scale)
-        for k in range(part.size):
-            row[_read_index(source.indices, first + k, source.wide_indices)] += part[k]
-
-
-@kernel
-def gather_row(row, buffer, source, index, scale):
-    """Convert row `index` of the source to the dtype of `row`, times `scale`.
-
-    `buffer` is working space of the same dtype, for sparse rows.
-    """
-    if source.wide_indices >= 0:
-        _read_sparse_row(row, buffer, source, index, scale)
-    else:
-        address = source.address + index * source.row_stride
-        _read_row(row, address, source.column_stride, source.code, scale)
+def gather_row(row, source, index, scale):
+    """Convert row `index` of the source to the dtype of `row`, times `scale`."""
+    address = source.address + index * source.row_stride
+    read_row(row, address, source.column_stride, source.code, scale)
 
 
 @kernel
 def prefetch_row(source, index):
-    """Have row `index` of the source fetched into the cache, if it is dense and lies together."""
-    if source.wide_indices < 0 and 0 < source.column_stride <= _CACHE_LINE:
+    """Have row `index` of the source fetched into the cache, if it lies together."""
+    if 0 < source.column_stride <= _CACHE_LINE:
         start = source.address + index * source.row_stride
         for offset in range(0, source.n_columns * source.column_stride, _CACHE_LINE):
             prefetch(start + offset)

@@ -12,9 +12,11 @@ from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import ACTIVATION, BLOCKS, LANES, N_INPUTS, N_OUTPUTS
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
 from fastbp.cpu.simd import TILE_ROWS, section
+from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
+    ONE,
     ZERO,
     Step,
     activate,
@@ -45,13 +47,22 @@ class Plan(NamedTuple):
     input_scale: float
 
 
+# `source` describes dense rows, and `entries` sparse ones. The other is None: numba leaves branches
+# out that ask for it. A workspace has `inputs` even for sparse rows if these are almost dense.
+
+
 @phase
-def gather_batch(workspace, source, order, n_inputs, scale):
+def gather_batch(workspace, entries, source, order, n_inputs, scale):
     """Convert the rows of a batch into this thread's inputs."""
-    scale = type(workspace.inputs[0])(scale)
-    for sample in range(order.size):
-        row = section(workspace.inputs, sample * workspace.input_stride, n_inputs)
-        gather_row(row, workspace.buffer, source, order[sample], scale)
+    if entries is not None:
+        gather_entries(entries, order, scale)
+        if workspace.inputs.size > 0:
+            spread_entries(workspace.inputs, workspace.input_stride, entries.rows, order.size)
+    if source is not None:
+        scale = type(workspace.inputs[0])(scale)
+        for sample in range(order.size):
+            row = section(workspace.inputs, sample * workspace.input_stride, n_inputs)
+            gather_row(row, source, order[sample], scale)
 
 
 @kernel
@@ -64,13 +75,22 @@ def are_finite(values):
 
 
 @kernel
+def inputs_are_finite(workspace, entries, rows):
+    """Whether all numbers of so many gathered rows are finite."""
+    if entries is None:
+        return are_finite(section(workspace.inputs, ZERO, rows * workspace.input_stride))
+    return are_finite(section(entries.rows.values, ZERO, entries.rows.starts[rows]))
+
+
+@kernel
 def prefetch_rows(source, objective, order, first, count):
     """Have the rows of the next batch on their way while this one is worked on.
 
     They come from all over the memory, one row's cache misses after the other's.
     """
     for sample in range(first, smaller(first + count, order.size)):
-        prefetch_row(source, order[sample])
+        if source is not None:
+            prefetch_row(source, order[sample])
         prefetch_row(objective.targets, order[sample])
 
 
@@ -113,6 +133,25 @@ def sum_in_order(values):
 
 
 @kernel
+def forward(memory, workspace, entries, index, tiles):
+    """Outputs of one layer."""
+    if entries is None or index > 0 or workspace.inputs.size > 0:
+        forward_layer(memory, workspace, None, index, tiles)
+    else:
+        forward_layer(memory, workspace, entries, index, tiles)
+
+
+@kernel
+def update(memory, workspace, entries, index, depth, solver, step, tiles):
+    """Gradient and update of one layer's weights."""
+    if entries is None or index > 0 or workspace.inputs.size > 0:
+        update_layer(memory, workspace, None, index, depth, solver, step, tiles)
+    else:
+        sort_by_column(entries)
+        update_layer(memory, workspace, entries, index, depth, solver, step, tiles)
+
+
+@kernel
 def run_batch(memory, workspace, objective, plan, step, order, weight, passed, rank, size):
     """One batch, from its gathered inputs to its update.
 
@@ -121,13 +160,13 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
 
     Returns the barriers passed and the summed loss of its samples.
     """
-    layers, rows = memory.layers, round_to_tile(order.size)
+    layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
     output, blocks = layers.shape[0] - 1, rows // TILE_ROWS
     for index in range(output):
-        forward_layer(memory, workspace, index, all_rows(layers[index], blocks, rank, size))
+        forward(memory, workspace, entries, index, all_rows(layers[index], blocks, rank, size))
         passed = barrier(memory.control, passed, size)
     first, last = share_samples(rows, workspace.lanes, rank, size)
-    forward_layer(memory, workspace, output, some_rows(layers[output], first, last))
+    forward(memory, workspace, entries, output, some_rows(layers[output], first, last))
     output_deltas(memory, workspace, objective, order, weight, first, last)
     if output > 0:
         backward_layer(memory, workspace, output, some_rows(layers[output - 1], first, last))
@@ -142,7 +181,7 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
             passed = barrier(memory.control, passed, size)
         # At once, while its weights, inputs and δ are in the caches.
         tiles = all_rows(layers[index], layers[index, BLOCKS], rank, size)
-        update_layer(memory, workspace, index, order.size, plan.solver, step, tiles)
+        update(memory, workspace, entries, index, order.size, plan.solver, step, tiles)
     return passed, loss
 
 
@@ -153,7 +192,7 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
     Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
     updates. A batch without weight is skipped; one whose loss is not finite is the last.
     """
-    n_inputs = memory.layers[0, N_INPUTS]
+    n_inputs, entries = memory.layers[0, N_INPUTS], workspace.entries
     updates = passed = np.int64(0)
     for start in range(0, order.size, plan.batch_size):
         batch = section(order, start, smaller(plan.batch_size, order.size - start))
@@ -162,7 +201,7 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
             continue
         divisor = plan.total_weight if plan.total_weight > 0 else weight
         batch_step = next_step(plan, step, updates, divisor)
-        gather_batch(workspace, source, batch, n_inputs, plan.input_scale)
+        gather_batch(workspace, entries, source, batch, n_inputs, plan.input_scale)
         prefetch_rows(source, objective, order, start + plan.batch_size, plan.batch_size)
         passed, loss = run_batch(
             memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
@@ -190,14 +229,15 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
     `memory.activations` is this thread's own. Returns whether all inputs were finite.
     """
     n_layers, lanes, finite = memory.layers.shape[0], workspace.lanes, True
+    n_inputs, entries = memory.layers[0, N_INPUTS], workspace.entries
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = section(order, start, smaller(plan.batch_size, last - start))
-        gather_batch(workspace, source, batch, memory.layers[0, N_INPUTS], plan.input_scale)
-        finite &= are_finite(section(workspace.inputs, ZERO, batch.size * workspace.input_stride))
+        gather_batch(workspace, entries, source, batch, n_inputs, plan.input_scale)
+        finite &= inputs_are_finite(workspace, entries, batch.size)
         for index in range(n_layers):
             tiles = some_rows(memory.layers[index], ZERO, batch.size)
-            forward_layer(memory, workspace, index, tiles)
+            forward(memory, workspace, entries, index, tiles)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes
@@ -210,7 +250,17 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
 
 
 @kernel
-def outputs_of_row(inputs, outputs, parameters, layers):
+def add_inputs(values, inputs, weights):
+    """Add every row of a weight matrix, times its input."""
+    for k in range(inputs.size):
+        row = section(weights, k * values.size, values.size)
+        value = inputs[k]
+        for j in range(values.size):
+            values[j] += value * row[j]
+
+
+@kernel
+def outputs_of_row(inputs, outputs, parameters, layers, entries):
     """Pass one sample through all layers, weights as they lie in the flat vector.
 
     Returns whether the logits are in `outputs`; they are in `inputs` after an even number of
@@ -221,13 +271,13 @@ def outputs_of_row(inputs, outputs, parameters, layers):
         n_inputs, n_outputs = layers[index, N_INPUTS], layers[index, N_OUTPUTS]
         bias = start + n_inputs * n_outputs
         values = section(outputs, ZERO, n_outputs)
+        weights = section(parameters, start, bias - start)
         for j in range(n_outputs):
             values[j] = parameters[bias + j]
-        for k in range(n_inputs):
-            weights = section(parameters, start + k * n_outputs, n_outputs)
-            value = inputs[k]
-            for j in range(values.size):
-                values[j] += value * weights[j]
+        if entries is None or index > 0:
+            add_inputs(values, section(inputs, ZERO, n_inputs), weights)
+        else:
+            add_entries(values, entries.rows, weights)
         activate(layers[index, ACTIVATION], values)
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
@@ -235,12 +285,15 @@ def outputs_of_row(inputs, outputs, parameters, layers):
 
 
 @cached_kernel
-def predict_few(parameters, layers, source, scale, activation, order, out, working, widest):
+def predict_few(
+    parameters, layers, source, entries, scale, activation, order, out, working, widest
+):
     """Write the outputs of the rows in `order`, not more than a vector's lanes, to `out`.
 
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
     `working` has room for two rows of the widest layer, and for `lanes` samples' outputs and one
-    number more of each. Returns whether all inputs were finite.
+    number more of each; `entries` for any of the rows if they are sparse, else it is None. Returns
+    whether all inputs were finite.
     """
     lanes, n_outputs = layers[0, LANES], out.shape[1]
     first, second = section(working, ZERO, widest), section(working, widest, widest)
@@ -248,9 +301,13 @@ def predict_few(parameters, layers, source, scale, activation, order, out, worki
     outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
     inputs, scale, finite = section(first, ZERO, layers[0, N_INPUTS]), type(working[0])(scale), True
     for sample in range(order.size):
-        gather_row(inputs, outputs, source, order[sample], scale)
-        finite &= are_finite(inputs)
-        swapped = outputs_of_row(first, second, parameters, layers)
+        if entries is not None:
+            gather_entries(entries, section(order, sample, ONE), scale)
+            finite &= are_finite(section(entries.rows.values, ZERO, entries.rows.starts[1]))
+        if source is not None:
+            gather_row(inputs, source, order[sample], scale)
+            finite &= are_finite(inputs)
+        swapped = outputs_of_row(first, second, parameters, layers, entries)
         row = second if swapped else first
         for unit in range(n_outputs):
             out[sample, unit] = row[unit]

@@ -182,7 +182,7 @@ def read_targets(objective, workspace, targets, count, order):
     else:
         row = workspace.row
         for sample in range(order.size):
-            gather_row(row, workspace.buffer, objective.targets, order[sample], one)
+            gather_row(row, objective.targets, order[sample], one)
             for unit in range(row.size):
                 targets[unit * count + sample] = row[unit]
 

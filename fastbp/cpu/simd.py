@@ -202,6 +202,51 @@ narrow_row = _make_tile(1, 1)
 wide_row = _make_tile(1, TILE_VECTORS)
 
 
+def _make_sum(n_vectors):
+    """Build the weighted sum of some rows that are `n_vectors` vectors wide."""
+
+    @intrinsic
+    def weighted_sum(typing_context, out, out_start, values, indices, first, last, right,
+                     right_start, right_stride, bias, bias_start):  # fmt: skip
+        real, index = out, types.intp
+        signature = types.void(
+            real, index, values, indices, index, index, right, index, index, bias, index
+        )
+
+        def codegen(context, builder, signature, arguments):
+            def pointer(at, offset):
+                return _data(context, builder, signature.args[at], arguments[at], offset)
+
+            vectors = _Vectors(builder, signature.args[0])
+            out, bias = pointer(0, arguments[1]), pointer(9, arguments[10])
+            values, indices = pointer(2, _INT64(0)), pointer(3, _INT64(0))
+            right, (first, last, stride) = pointer(6, arguments[7]), (*arguments[4:6], arguments[8])
+            offsets = [_INT64(v * vectors.count) for v in range(n_vectors)]
+            sums = [
+                cgutils.alloca_once_value(builder, vectors.load(bias, offset)) for offset in offsets
+            ]
+            with cgutils.for_range_slice(builder, first, last, _INT64(1)) as (entry, _):
+                value = vectors.broadcast(values, entry)
+                row = builder.mul(builder.load(builder.gep(indices, [entry])), stride)
+                for total, offset in zip(sums, offsets, strict=True):
+                    column = vectors.load(right, builder.add(row, offset))
+                    updated = vectors.multiply_add(value, column, builder.load(total))
+                    builder.store(updated, total)
+            for total, offset in zip(sums, offsets, strict=True):
+                vectors.store(builder.load(total), out, offset)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return weighted_sum
+
+
+# out[j] = bias[j] + Σₖ values[k] · right[indices[k], j] for one or two vectors of columns, k from
+# `first` to `last`, one after the other as in the tiles, so that sums have the same bits.
+narrow_sum = _make_sum(1)
+wide_sum = _make_sum(TILE_VECTORS)
+
+
 @intrinsic
 def transpose_square(
     typing_context, out, out_start, out_stride, source, source_start, source_stride

@@ -33,6 +33,7 @@ from fastbp.cpu.simd import (
     wide_row,
     wide_tile,
 )
+from fastbp.cpu.sparse import Entries, multiply_lines
 
 _HIDDEN = functions.HIDDEN_ACTIVATIONS
 IDENTITY, LOGISTIC, TANH, RELU = (
@@ -78,7 +79,7 @@ class Workspace(NamedTuple):
     targets: np.ndarray  # likewise, then their δ
     losses: np.ndarray  # every output's share of the loss
     row: np.ndarray  # the targets of one
-    buffer: np.ndarray  # for sparse rows
+    entries: Entries | None  # of a batch of sparse rows; None where rows are dense
 
 
 class Step(NamedTuple):
@@ -248,19 +249,29 @@ def columns_of_inputs(memory, workspace, index, column, depth):
 
 
 @phase
-def forward_layer(memory, workspace, index, tiles):
-    """Outputs of one layer: bias and activation while a tile is hot."""
+def forward_layer(memory, workspace, entries, index, tiles):
+    """Outputs of one layer: bias and activation while a tile is hot.
+
+    `entries` are its inputs where they are sparse, else None.
+    """
     layer = memory.layers[index]
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
         weights = layer[WEIGHTS] + panel * (bias_row + 1) * width
         out = panel_start(memory, layer, panel) + row * width
-        left = rows_of_inputs(memory, workspace, index, row)
-        multiply(
-            memory.activations, out, layer, panel, left, memory.weights, weights, depth,
-            memory.weights, weights + bias_row * width,
-        )  # fmt: skip
+        bias = weights + bias_row * width
+        if entries is None:
+            left = rows_of_inputs(memory, workspace, index, row)
+            multiply(
+                memory.activations, out, layer, panel, left, memory.weights, weights, depth,
+                memory.weights, bias,
+            )  # fmt: skip
+        else:
+            multiply_lines(
+                memory.activations, out, layer, panel, entries.rows, row, memory.weights, weights,
+                memory.weights, bias,
+            )  # fmt: skip
         activate(layer[ACTIVATION], section(memory.activations, out, TILE_ROWS * width))
 
 
@@ -361,16 +372,22 @@ def sum_deltas(memory, workspace, layer, panel, depth):
 
 
 @kernel
-def tile_gradient(memory, workspace, index, panel, column, depth):
+def tile_gradient(memory, workspace, entries, index, panel, column, depth):
     """The weight gradient of one tile: inputs from a column on, times one panel's δ."""
     layer = memory.layers[index]
     width, lanes = layer[WIDTH], layer[LANES]
-    left = columns_of_inputs(memory, workspace, index, column, depth)
     right = panel_start(memory, layer, panel)
-    multiply(
-        workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
-        workspace.zeros, ZERO,
-    )  # fmt: skip
+    if entries is None:
+        left = columns_of_inputs(memory, workspace, index, column, depth)
+        multiply(
+            workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
+            workspace.zeros, ZERO,
+        )  # fmt: skip
+    else:
+        multiply_lines(
+            workspace.tile, ZERO, layer, panel, entries.columns, column, memory.deltas, right,
+            workspace.zeros, ZERO,
+        )  # fmt: skip
     if layer[N_OUTPUTS] - panel * width <= lanes < width:
         for row in range(TILE_ROWS):
             padding = section(workspace.tile, row * width + lanes, width - lanes)
@@ -379,10 +396,11 @@ def tile_gradient(memory, workspace, index, panel, column, depth):
 
 
 @phase
-def update_layer(memory, workspace, index, depth, solver, step, tiles):
+def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
     """Gradient of one layer's weights, tile by tile, straight into the update.
 
-    `depth` is the number of rows in the batch.
+    `entries` are its inputs where they are sparse, else None; `depth` is the number of rows in the
+    batch.
     """
     layer = memory.layers[index]
     width = layer[WIDTH]
@@ -391,7 +409,7 @@ def update_layer(memory, workspace, index, depth, solver, step, tiles):
         if row < layer[N_INPUTS]:
             # The last tile's surplus rows are padding, which must stay zero.
             n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
-            tile_gradient(memory, workspace, index, panel, row, depth)
+            tile_gradient(memory, workspace, entries, index, panel, row, depth)
         else:
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
             sum_deltas(memory, workspace, layer, panel, depth)

@@ -1,0 +1,174 @@
+"""Sparse rows: only their entries are read, for a batch's outputs and for its gradient.
+
+What is not stored is zero, and is left out whatever its weight. So the numbers are the dense
+matrix's to the bit, unless weights are infinite: zero times those is NaN.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import issparse
+
+from fastbp.cpu.compilation import kernel, phase
+from fastbp.cpu.gather import CODES, read_row
+from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, aligned_zeros, round_up
+from fastbp.cpu.simd import TILE_ROWS, load_number, narrow_sum, section, wide_sum
+
+# With more of its elements stored, a batch is faster made dense.
+DENSE_ENOUGH = 0.2
+
+
+class SparseSource(NamedTuple):
+    """Addresses and dtypes of a CSR matrix's arrays; all of it integers."""
+
+    values: int
+    code: int
+    itemsize: int
+    columns: int
+    row_starts: int
+    is_wide: int  # whether columns and row starts have 64 bits
+
+
+class Lines(NamedTuple):
+    """Entries row by row, or column by column: line i's are from starts[i] to starts[i + 1]."""
+
+    starts: np.ndarray  # int64; surplus lines, up to whole tiles, are empty
+    indices: np.ndarray  # the entries' columns, or rows, int64
+    values: np.ndarray  # real
+
+
+class Entries(NamedTuple):
+    """One batch of a sparse matrix's rows, in the memory of one thread."""
+
+    source: SparseSource
+    rows: Lines
+    columns: Lines
+
+
+def density_of(X):
+    """The share of a matrix's elements to work on: those stored, or all if there are many."""
+    density = X.nnz / max(1, X.shape[0] * X.shape[1]) if issparse(X) else 1.0
+    return density if density < DENSE_ENOUGH else 1.0
+
+
+def most_entries(matrix, order, rows):
+    """Entries that `rows` neighbours in `order` have at most."""
+    ends = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(np.diff(matrix.indptr)[order], out=ends[1:])
+    rows = min(rows, len(order))
+    return int((ends[rows:] - ends[: len(ends) - rows]).max())
+
+
+def make_entries(matrix, rows, n_entries, dtype, learns=True):
+    """Make room for batches of up to so many rows of a CSR matrix, with so many entries in all.
+
+    The caller keeps the matrix alive while kernels read it.
+    """
+
+    def make_lines(n_starts, n_entries):
+        starts, indices = aligned_zeros(n_starts, np.int64), aligned_zeros(n_entries, np.int64)
+        return Lines(starts, indices, aligned_zeros(n_entries, dtype))
+
+    n_columns = round_up(matrix.shape[1], TILE_ROWS)
+    return Entries(
+        _source_of(matrix),
+        make_lines(round_up(rows, TILE_ROWS) + 1, n_entries),
+        make_lines(n_columns + 2, n_entries) if learns else make_lines(0, 0),
+    )
+
+
+def _source_of(matrix):
+    return SparseSource(
+        matrix.data.ctypes.data, CODES[matrix.dtype], matrix.dtype.itemsize,
+        matrix.indices.ctypes.data, matrix.indptr.ctypes.data,
+        int(matrix.indices.dtype.itemsize == 8),
+    )  # fmt: skip
+
+
+@kernel
+def _read_index(address, position, is_wide):
+    if is_wide:
+        return load_number(address, position, np.int64)
+    return np.int64(load_number(address, position, np.int32))
+
+
+@phase
+def gather_entries(entries, order, scale):
+    """Convert the entries of the rows in `order` to this thread's memory, times `scale`."""
+    source, rows = entries.source, entries.rows
+    scale = type(rows.values[0])(scale)
+    first = np.int64(0)
+    for sample in range(order.size):
+        start = _read_index(source.row_starts, order[sample], source.is_wide)
+        stop = _read_index(source.row_starts, order[sample] + 1, source.is_wide)
+        values = section(rows.values, first, stop - start)
+        address = source.values + start * source.itemsize
+        read_row(values, address, source.itemsize, source.code, scale)
+        columns = section(rows.indices, first, stop - start)
+        for k in range(columns.size):
+            columns[k] = _read_index(source.columns, start + k, source.is_wide)
+        rows.starts[sample] = first
+        first += stop - start
+    for sample in range(order.size, rows.starts.size):
+        rows.starts[sample] = first
+
+
+@phase
+def spread_entries(inputs, stride, rows, count):
+    """Make the batch dense, row by row."""
+    for row in range(count):
+        values = section(inputs, row * stride, stride)
+        for j in range(values.size):
+            values[j] = 0
+        for k in range(rows.starts[row], rows.starts[row + 1]):
+            values[rows.indices[k]] += rows.values[k]
+
+
+@phase
+def sort_by_column(entries):
+    """Bring the batch's entries into the order of their columns, and rows within a column."""
+    rows, columns = entries.rows, entries.columns
+    starts = columns.starts
+    for j in range(starts.size):
+        starts[j] = 0
+    for k in range(rows.starts[rows.starts.size - 1]):
+        starts[rows.indices[k] + 2] += 1
+    for j in range(2, starts.size):
+        starts[j] += starts[j - 1]
+    # Now column j starts at starts[j + 1], which moves on to its end, where column j + 1 starts.
+    for row in range(rows.starts.size - 1):
+        for k in range(rows.starts[row], rows.starts[row + 1]):
+            column = rows.indices[k]
+            at = starts[column + 1]
+            starts[column + 1] = at + 1
+            columns.indices[at] = row
+            columns.values[at] = rows.values[k]
+
+
+@kernel
+def multiply_lines(out, start, layer, panel, lines, line, right, right_start, bias, bias_start):
+    """Compute one tile of a panel of `layer`: entries · right + bias, from a line on."""
+    width = layer[WIDTH]
+    is_wide = layer[N_OUTPUTS] - panel * width > layer[LANES]
+    for i in range(TILE_ROWS):
+        first, last = lines.starts[line + i], lines.starts[line + i + 1]
+        if is_wide:
+            wide_sum(
+                out, start + i * width, lines.values, lines.indices, first, last, right,
+                right_start, width, bias, bias_start,
+            )  # fmt: skip
+        else:
+            narrow_sum(
+                out, start + i * width, lines.values, lines.indices, first, last, right,
+                right_start, width, bias, bias_start,
+            )  # fmt: skip
+
+
+@kernel
+def add_entries(values, rows, weights):
+    """Add the first row's entries, each times its row of a weight matrix."""
+    for k in range(rows.starts[1]):
+        row = section(weights, rows.indices[k] * values.size, values.size)
+        value = rows.values[k]
+        for j in range(values.size):
+            values[j] += value * row[j]

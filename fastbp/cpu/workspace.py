@@ -1,0 +1,78 @@
+"""The arrays that kernels work in: those that a team shares, and each thread's own."""
+
+import numpy as np
+
+from fastbp.cpu.layout import aligned_zeros, round_up
+from fastbp.cpu.simd import TILE_ROWS, lanes
+from fastbp.cpu.team import CONTROL_SIZE
+from fastbp.cpu.tiles import Memory, Workspace
+
+# Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
+OUTPUT_VECTORS = 4
+MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
+
+
+def make_memory(layout, weights, moments, rows, learns=True):
+    """Make the arrays that a team shares.
+
+    Parameters
+    ----------
+    layout : Layout
+    weights : ndarray of shape (layout.n_weights,)
+    moments : sequence of two ndarray, of that shape or empty
+    rows : int
+        Of the largest batch.
+    learns : bool, default=True
+        Whether there are a backward pass and updates.
+    """
+    capacity = round_up(rows, max(TILE_ROWS, lanes(layout.dtype)))
+    units = layout.n_units * capacity
+    return Memory(
+        layers=layout.table,
+        capacity=capacity,
+        weights=weights,
+        first_moment=moments[0],
+        second_moment=moments[1],
+        activations=aligned_zeros(units, layout.dtype),
+        deltas=aligned_zeros(units if learns else 0, layout.dtype),
+        square_norms=np.zeros(layout.n_blocks if learns else 0),
+        row_losses=np.zeros(capacity if learns else 0),
+        control=np.zeros(CONTROL_SIZE, np.int64),
+    )
+
+
+def make_workspace(layout, rows, entries=None, is_dense=True):
+    """Make the arrays of one thread.
+
+    Parameters
+    ----------
+    layout : Layout
+    rows : int
+        Of the largest batch.
+    entries : Entries or None, default=None
+        Of sparse rows.
+    is_dense : bool, default=True
+        Whether there is room for dense rows.
+    """
+    vector, n_outputs = lanes(layout.dtype), layout.network.layer_sizes[-1]
+    samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
+    input_rows = round_up(rows, TILE_ROWS) if is_dense else 0
+
+    def zeros(size):
+        return aligned_zeros(size, layout.dtype)
+
+    return Workspace(
+        inputs=zeros(input_rows * layout.input_stride),
+        input_stride=layout.input_stride,
+        transposed=zeros(layout.transposed_size),
+        tile=zeros(layout.tile_size),
+        zeros=zeros(layout.tile_size // TILE_ROWS),
+        one=np.ones(1, layout.dtype),
+        lanes=vector,
+        samples=zeros(samples),
+        outputs=zeros(round_up(n_outputs, vector) * samples),
+        targets=zeros(round_up(n_outputs, vector) * samples),
+        losses=zeros(n_outputs * samples),
+        row=zeros(n_outputs),
+        entries=entries,
+    )

@@ -9,6 +9,7 @@ The peak is the kernel's `VmHWM` from there on, less the process as it was but f
 """
 
 import ctypes
+import gc
 import json
 import os
 import re
@@ -46,6 +47,7 @@ def measure(package, solver, file):
         return model, time.perf_counter() - started
 
     fit(slice(10))
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")  # VmHWM starts anew

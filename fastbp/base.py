@@ -106,9 +106,10 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
             random_state = check_random_state(self.random_state)
-            start = self._first_parameters(network, dtype, goes_on, random_state)
             with _make_engine(network, dtype, self.n_threads, self.device) as engine:
-                engine.load_parameters(start)
+                engine.load_parameters(
+                    self._first_parameters(network, dtype, goes_on, random_state)
+                )
                 training = Training(
                     engine, data, self._settings(), self._progress_so_far(goes_on, incremental)
                 )

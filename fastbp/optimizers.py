@@ -86,10 +86,11 @@ class Optimizer:
         self.learning_rate = float(self.learning_rate_init)
 
     def reset(self, n_parameters, dtype):
-        """Forget all state; the moments become zeros."""
+        """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)
         self.step = 0
-        self.moments = [np.zeros(n_parameters, dtype) for _ in range(N_MOMENTS[self.solver])]
+        zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
+        self.moments = [zeros] * N_MOMENTS[self.solver]
 
     @property
     def adapts(self):

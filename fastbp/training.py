@@ -204,7 +204,7 @@ class Training:
         parameters = self.best_parameters
         if parameters is None:
             parameters = self.engine.store_parameters()
-        if not np.isfinite(parameters).all():
+        if not np.isfinite([parameters.min(), parameters.max()]).all():
             raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
         return parameters
 

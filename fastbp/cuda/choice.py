@@ -1,0 +1,85 @@
+"""Which program serves a task, and why, in a sentence. Pure Python: imports no CUDA.
+
+Each regime has one rule: a function of the task and the GPU that returns whether the program takes
+the task, and a sentence that says why or why not. `PROGRAMS` asks them in the order of preference;
+the last one takes everything in float32 and float64.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the rules know of a GPU: attributes of `fastbp.cuda.device.Device`, or a supposed one.
+
+    The defaults are an H200's.
+    """
+
+    name: str = "NVIDIA H200"
+    capability: tuple = (9, 0)
+    n_multiprocessors: int = 132
+    shared_memory: int = 232_448
+    memory: int = 150_000_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A program and why it was chosen.
+
+    Parameters
+    ----------
+    name : str
+        A key of `PROGRAMS`.
+    reason : str
+    """
+
+    name: str
+    reason: str
+
+    def load(self):
+        """Import the program's class; this imports CUDA."""
+        module, class_name, _ = PROGRAMS[self.name]
+        return getattr(import_module(module), class_name)
+
+
+def takes_steps(task, gpu):
+    """Generic kernels: everything in float32 and float64."""
+    if task.precision in ("float32", "float64"):
+        return True, f"generic {task.precision} kernels, a few for each step, replayed as a graph"
+    return False, "generic kernels compute in float32 and float64 only"
+
+
+# Name -> (module, class, rule), in the order of preference.
+PROGRAMS = {
+    "steps": ("fastbp.cuda.steps", "StepsProgram", takes_steps),
+}
+
+
+def choose(task, gpu):
+    """Choose the program for a task.
+
+    Parameters
+    ----------
+    task : fastbp.cuda.task.Task
+    gpu : Gpu or fastbp.cuda.device.Device
+
+    Returns
+    -------
+    choice : Choice
+
+    Raises
+    ------
+    ValueError
+        Where no program takes it; the message holds every rule's sentence.
+    """
+    refusals = []
+    for name, (_, _, rule) in PROGRAMS.items():
+        takes, reason = rule(task, gpu)
+        if takes:
+            return Choice(name, reason)
+        refusals.append(f"{name}: {reason}")
+    raise ValueError(
+        f"precision={task.precision!r} cannot be used here ({'; '.join(refusals)}). "
+        "Use precision='float32'."
+    )

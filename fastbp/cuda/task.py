@@ -1,0 +1,41 @@
+"""What a program is made for. Imports no CUDA."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastbp.network import Network
+
+SGD, NESTEROV, ADAM, GRADIENT = range(4)  # codes of the update rules
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a program is made for; it never changes in a program's life.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy dtype, float32 or float64
+        Of the parameters and moments as the host sees them, and of master weights.
+    precision : {"float32", "float64", "tf32", "bfloat16"}
+        Of the products; the first two name `dtype`.
+    batch_size : int
+        Rows a step at most, never more than an epoch has.
+    rule : int
+        SGD, NESTEROV, ADAM or GRADIENT. With GRADIENT (the steps program only) nothing is updated
+        and the gradients of all steps add up in the first moment.
+    """
+
+    network: Network
+    dtype: np.dtype
+    precision: str
+    batch_size: int
+    rule: int
+
+
+def rule_of(optimizer):
+    """The code of an optimizer's update rule."""
+    if optimizer.solver == "adam":
+        return ADAM
+    return NESTEROV if optimizer.nesterovs_momentum else SGD

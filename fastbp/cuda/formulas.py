@@ -21,6 +21,12 @@ LOG_LOSS, SQUARED_ERROR, POISSON = map(
 _NUMPY = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh}
 
 
+def device_function(function):
+    """Compile a function for kernels to call; it becomes a part of them."""
+    options = {} if is_simulated() else {"forceinline": True}
+    return cuda.jit(device=True, **options)(function)
+
+
 def compile_formula(function, **callees):
     """Compile a scalar formula as a device function.
 
@@ -28,7 +34,7 @@ def compile_formula(function, **callees):
     functions stand for `math`'s: they keep float32, and overflow to infinity as a GPU does.
     """
     names = {**function.__globals__, **(_NUMPY if is_simulated() else {}), **callees}
-    return cuda.jit(FunctionType(function.__code__, names, function.__name__), device=True)
+    return device_function(FunctionType(function.__code__, names, function.__name__))
 
 
 _logistic, _logistic_backward = map(compile_formula, functions.HIDDEN_ACTIVATIONS["logistic"])
@@ -51,7 +57,7 @@ nesterov = compile_formula(optimizers.nesterov)
 adam = compile_formula(optimizers.adam)
 
 
-@cuda.jit(device=True)
+@device_function
 def activate(code, z):
     """f(z) of every activation but softmax, which takes a whole row."""
     if code == RELU:
@@ -65,7 +71,7 @@ def activate(code, z):
     return z
 
 
-@cuda.jit(device=True)
+@device_function
 def activate_backward(code, delta, h):
     """δ f′(z) from h = f(z)."""
     if code == RELU:
@@ -79,7 +85,7 @@ def activate_backward(code, delta, h):
     return delta
 
 
-@cuda.jit(device=True)
+@device_function
 def output_loss(loss, activation, target, output, eps):
     """One output's share of its row's loss."""
     if loss == SQUARED_ERROR:
@@ -91,7 +97,7 @@ def output_loss(loss, activation, target, output, eps):
     return _cross_entropy(target, output, eps)
 
 
-@cuda.jit(device=True)
+@device_function
 def output_delta(loss, activation, target, output):
     """δ of one output in front of its activation, its row's weight not yet in it."""
     error = output_error(target, output)
@@ -100,7 +106,7 @@ def output_delta(loss, activation, target, output):
     return error
 
 
-@cuda.jit(device=True)
+@device_function
 def update(rule, weight, gradient, first, second, rate, momentum, beta_1, beta_2, epsilon):
     """The new parameter and its moments, by the rule of a code; all of one dtype."""
     if rule == ADAM:

@@ -119,6 +119,11 @@ class Program(ABC):
         Returns
         -------
         result : Result
+
+        Raises
+        ------
+        KeyboardInterrupt
+            With the updates made so far as its attribute `updates`, as far as they are known.
         """
 
     def flat_parameters(self):

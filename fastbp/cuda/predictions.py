@@ -1,0 +1,71 @@
+"""Outputs of rows, by the forward kernels of the generic program."""
+
+import numpy as np
+
+from fastbp import functions
+from fastbp.cuda import outputs, windows
+from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
+from fastbp.cuda.steps import Launcher
+from fastbp.cuda.toolkit import is_simulated
+
+MOST_ROWS = 4096
+MOST_BYTES = 256 * 2**20
+
+
+class Predictor:
+    """Passes rows through a network, some at a time.
+
+    Parameters
+    ----------
+    device : Device
+    network : Network
+    dtype : numpy dtype
+    n_rows : int
+        Rows wanted; `capacity` is how many it takes at a time.
+    """
+
+    def __init__(self, device, network, dtype, n_rows):
+        row_bytes = sum(network.layer_sizes) * np.dtype(dtype).itemsize
+        self.capacity = max(1, min(n_rows, MOST_ROWS, MOST_BYTES // row_bytes))
+        self.device, self.network = device, network
+        self._launcher = Launcher(device, network, dtype, self.capacity, self.capacity)
+        self._order = device.empty(self.capacity, np.int32)
+        self._table = device.empty(TABLE_WIDTH, np.float64)
+
+    def run(self, parameters, data, order, activation):
+        """Compute the outputs of at most `capacity` rows.
+
+        Parameters
+        ----------
+        parameters : device array of shape (n_parameters,)
+        data : DeviceData
+        order : ndarray of shape (n_rows,)
+        activation : str
+            Of the output layer.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n_rows, n_outputs)
+        were_finite : bool
+            Whether all inputs were.
+        """
+        launcher, device = self._launcher, self.device
+        n_rows, n_outputs = len(order), self.network.layer_sizes[-1]
+        table, state = np.zeros(TABLE_WIDTH), np.zeros(windows.STATE_SIZE)
+        table[WEIGHT] = table[ROWS] = state[windows.N_ROWS] = n_rows
+        device.write(self._table, table)
+        device.write(launcher.state, state)
+        device.write(launcher.infinite, np.zeros(1, np.int32))
+        device.write(self._order, order)
+        launcher.gather(data, self._order, n_rows, n_rows)
+        launcher.forward(parameters, self._table, 0, 0, len(self.network.shapes))
+        start = int(launcher.starts[len(self.network.shapes)])
+        code = functions.OUTPUT_ACTIVATIONS.index(activation)
+        threads = 16 if is_simulated() else 128
+        launcher.launch(
+            outputs.activate_rows, -(-n_rows // threads), threads, launcher.values, start, n_rows,
+            n_outputs, code,
+        )  # fmt: skip
+        values = device.read(launcher.values[start : start + n_rows * n_outputs])
+        were_finite = not device.read(launcher.infinite)[0]
+        return values.reshape(n_rows, n_outputs), were_finite

@@ -16,6 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from fastbp import parameters as params
 from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
+from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
+from fastbp.devices import make_engine as _make_engine
 from fastbp.lbfgs import fit_lbfgs
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -33,15 +35,6 @@ from fastbp.validation import (
     check_training_data,
     passes_as_it_is,
 )
-
-
-def _make_engine(network, dtype, n_threads, device):
-    """Make the engine of a device. The kernels are imported here, at the first use."""
-    if device != "cpu":
-        raise InvalidParameterError(f"device={device!r} is not available: device must be 'cpu'.")
-    from fastbp.cpu.engine import Engine
-
-    return Engine(network, dtype, n_threads)
 
 
 def takes_batches(estimator):
@@ -99,14 +92,16 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             )
         with self._unchanged_on_failure():
             goes_on = hasattr(self, "coefs_") and (incremental or self.warm_start)
+            device = self._choose_device()
             X, y = check_training_data(self, X, y, reset=not goes_on, numeric=self._numeric_targets)
             sample_weight = check_sample_weight(sample_weight, X)
-            dtype = self._choose_dtype(X, goes_on)
+            dtype = self._choose_dtype(X, goes_on, device)
             targets, n_outputs = self._encode(y, dtype, goes_on, incremental, classes)
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
             random_state = check_random_state(self.random_state)
-            with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+            precision = self.precision if self.precision in TENSOR_CORE_PRECISIONS else None
+            with _make_engine(network, dtype, self.n_threads, self.device, precision) as engine:
                 engine.load_parameters(
                     self._first_parameters(network, dtype, goes_on, random_state)
                 )
@@ -137,12 +132,28 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             vars(self).update(before)
             raise
 
-    def _choose_dtype(self, X, goes_on):
+    def _choose_device(self):
+        """Where this fit computes: "cpu" or "cuda"."""
+        if self.solver == "lbfgs" and self.precision in TENSOR_CORE_PRECISIONS:
+            raise InvalidParameterError(
+                f"precision={self.precision!r} is too coarse for the line search of "
+                "solver='lbfgs'. Use precision='float32' or 'float64', or solver 'sgd' or 'adam'."
+            )
+        device, reason = resolve(self.device)
+        if self.verbose and self.device == "auto":
+            where = "GPU" if device == "cuda" else "CPU"
+            print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")
+        return device
+
+    def _choose_dtype(self, X, goes_on, device):
+        if self.precision in TENSOR_CORE_PRECISIONS:
+            return np.dtype(np.float32)  # of the weights
         if self.precision != "auto":
             return np.dtype(self.precision)
         if goes_on:
             return self._parameter_dtype()
-        return np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+        is_single = X.dtype == np.float32 or device == "cuda"
+        return np.dtype(np.float32 if is_single else np.float64)
 
     def _parameter_dtype(self):
         arrays = self._learned("coefs_") + self._learned("intercepts_")

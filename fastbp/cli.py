@@ -1,13 +1,10 @@
 """The command line: train on MNIST, measure, fill the kernel cache, describe this machine."""
 
 import argparse
-import ctypes
 import os
-import platform
 import sys
 import time
 import warnings
-from importlib import metadata
 from math import inf
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from fastbp import MLPClassifier, __version__, datasets
+from fastbp.devices import TENSOR_CORE_PRECISIONS
 from fastbp.functions import HIDDEN_ACTIVATIONS
 from fastbp.parameters import ALIASES
 
@@ -163,7 +161,14 @@ def make_parser():
            help="folder of MNIST's IDX files (default: FASTBP_DATA; never downloaded)")  # fmt: skip
 
     add("warmup", warm_up, "compile all kernels and keep them, so that no first fit has to")
-    add("info", show_info, "show versions, CPU, threads, kernel cache and GPU")
+    about = add("info", show_info, "show versions, CPU, threads, kernel cache and GPU")
+    option = about.add_argument
+    option("--layers", type=layer_sizes, metavar="SIZES", help="say how a GPU would train this "
+           "network: units of all layers, such as 784,128,10")  # fmt: skip
+    option("--batch-size", type=positive_integer, help=f"of it (default: {BATCH_SIZE['MNIST']})")
+    option("--precision", choices=["float32", "float64", *TENSOR_CORE_PRECISIONS],
+           default="float32", help="of it (default: float32)")  # fmt: skip
+    option("--solver", choices=list(LEARNING_RATE), default="sgd", help="of it (default: sgd)")
     return parser
 
 
@@ -357,47 +362,14 @@ def warm_up(options, stopwatch):
 
 
 def show_info(options, stopwatch):
-    """Print versions, and what fastbp finds on this machine."""
-    from fastbp.cpu import engine
+    """Print versions, what fastbp finds on this machine, and how it would train a network."""
+    from fastbp import info
 
-    found = engine.describe()
-    lanes = " or ".join(f"{count} {dtype}" for dtype, count in found["lanes"].items())
-    rows = {
-        "fastbp": __version__,
-        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")},
-        **{name: metadata.version(name) for name in ("numba", "llvmlite")},
-        "CPU": found["cpu"],
-        "vectors": f"{found['vector_bits']} bits ({lanes})",
-        "threads": found["n_threads"],
-        "cache": found["cache_folder"] or "none can be written; set FASTBP_CACHE_DIR",
-        "GPU": f"not used, this version trains on the CPU only; {find_gpu()}",
-    }
-    for name, value in rows.items():
+    task = None
+    if options.layers is not None:
+        task = info.make_task(
+            options.layers, options.batch_size or BATCH_SIZE["MNIST"], options.precision,
+            options.solver,
+        )  # fmt: skip
+    for name, value in info.describe(task).items():
         print(f"{name:14}{value}")
-
-
-def find_gpu():
-    """Say which NVIDIA GPUs the driver offers, or why none, and whether numba-cuda is there.
-
-    Asks the driver itself: importing CUDA libraries takes long, and they do not tell these apart.
-    """
-    try:
-        numba_cuda = f"numba-cuda {metadata.version('numba-cuda')}"
-    except metadata.PackageNotFoundError:
-        numba_cuda = "numba-cuda is not installed"
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver ({library} cannot be loaded), {numba_cuda}"
-    count = ctypes.c_int()
-    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if error or not count.value:
-        return f"an NVIDIA driver but no usable GPU (CUDA error {error}), {numba_cuda}"
-    names = []
-    for device in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        driver.cuDeviceGetName(name, len(name), device)
-        names.append(name.value.decode(errors="replace"))
-    return f"found {', '.join(names)}, {numba_cuda}"

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 
+from fastbp.devices import DEVICES, TENSOR_CORE_PRECISIONS
 from fastbp.functions import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 
 ALIASES = {"sigmoid": "logistic"}
@@ -51,10 +52,10 @@ CONSTRAINTS = {
     "epsilon": [Interval(Real, 0, None, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
-    "precision": [StrOptions({"auto", "float32", "float64"})],
+    "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "input_scale": [Interval(Real, 0, None, closed="neither")],
-    "device": [StrOptions({"cpu"})],
+    "device": [StrOptions({*DEVICES})],
     "callback": [callable, None],
 }
 
@@ -195,15 +196,17 @@ PARAMETERS = """\
 """
 
 EXTRAS = """\
-    precision : {'auto', 'float32', 'float64'}, default='auto'
-        Type of the arithmetic and the weights; 'auto' is float32 where X is, else float64. A model
-        that goes on training keeps its own.
+    precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
+        Type of the arithmetic and the weights; 'auto' is float32 where X is or on a GPU, else
+        float64. A model that goes on training keeps its own. 'tf32' and 'bfloat16' are those of a
+        GPU's tensor cores, for products; weights and predictions are float32 then.
     n_threads : int or None, default=None
         Threads at most; None for the cores available. It does not change results.
     input_scale : float, default=1.0
         Multiplies X in `fit` and in predictions, row by row: 1/255 trains from bytes.
-    device : {'cpu'}, default='cpu'
-        Where to compute.
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute: 'cuda' is an NVIDIA GPU, 'auto' one if it can be used, else the CPU, and
+        says which if `verbose`. A fitted model computes where the attribute says at that time.
     callback : callable or None, default=None
         Called after every epoch with a `fastbp.training.EpochReport`; training stops where it
         returns something true.

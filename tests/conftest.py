@@ -1,11 +1,18 @@
 """What the tests share: small tasks of every kind, and the oracle as an engine."""
 
+import os
+
 import numpy as np
 import pytest
 from naive import NaiveEngine
 
 import fastbp
 from fastbp import base
+
+# Those of the CUDA kernels run by themselves, in numba's simulator, which needs numba-cuda:
+# NUMBA_ENABLE_CUDASIM=1 pytest tests/cuda
+SIMULATES = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+collect_ignore = [] if SIMULATES else ["cuda"]
 
 
 def make_tasks():
@@ -59,7 +66,7 @@ def spied_engine(monkeypatch):
             self.data, self.orders = data, [*getattr(self, "orders", []), order.copy()]
             return super().train_epoch(data, order, *args)
 
-    def make(network, dtype, n_threads, device):
+    def make(network, dtype, n_threads, device, precision=None):
         made.append(Spy(network, dtype, n_threads))
         return made[-1]
 

@@ -65,8 +65,9 @@ OWN_PARAMETERS = [
     ("n_threads", 2.0, "int"),
     ("input_scale", 0.0, r"range \(0.0"),
     ("input_scale", np.inf, ""),
-    ("device", "cuda", "cpu"),
-    ("device", "auto", "cpu"),
+    ("precision", "tf32", "device='cuda'"),
+    ("device", "gpu", "cuda"),
+    ("device", None, "cpu"),
     ("callback", 3, "callable"),
 ]
 

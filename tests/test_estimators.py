@@ -18,7 +18,6 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.metrics import accuracy_score, r2_score
 
 import fastbp
-from fastbp.base import _make_engine
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.training import EpochReport, hold_out
@@ -373,16 +372,6 @@ def test_validation_scores_are_those_of_score(task):
     _, rows = hold_out(len(X), 0.1, random, labels)
     score = r2_score if model.__class__ is fastbp.MLPRegressor else accuracy_score
     assert model.validation_scores_ == [pytest.approx(score(y[rows], model.predict(X[rows])))]
-
-
-@pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_other_devices_are_refused_in_predictions_too(device):
-    model, X, y = small("single")
-    model.fit(X, y).set_params(device=device)
-    with pytest.raises(ValueError, match=f"device='{device}'.*'cpu'"):
-        model.predict(X)
-    with pytest.raises(ValueError, match="device"):
-        _make_engine(model._network, np.float64, None, device)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

@@ -43,11 +43,18 @@ class Choice:
         return getattr(import_module(module), class_name)
 
 
+HEAD_OUTPUTS = 16  # so few output units take one kernel from their inputs to δ
+
+
 def takes_steps(task, gpu):
     """Generic kernels: everything in float32 and float64."""
-    if task.precision in ("float32", "float64"):
-        return True, f"generic {task.precision} kernels, a few for each step, replayed as a graph"
-    return False, "generic kernels compute in float32 and float64 only"
+    if task.precision not in ("float32", "float64"):
+        return False, "generic kernels compute in float32 and float64 only"
+    n_hidden = len(task.network.hidden_activations)
+    has_head = task.network.layer_sizes[-1] <= HEAD_OUTPUTS
+    forward_and_back = n_hidden + max(0, n_hidden - has_head)
+    n_kernels = forward_and_back + (1 if has_head else 2) + 1
+    return True, f"{n_kernels} generic {task.precision} kernels a step, many steps in a graph"
 
 
 # Name -> (module, class, rule), in the order of preference.

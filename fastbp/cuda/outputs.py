@@ -7,6 +7,7 @@ float64.
 import numpy as np
 from numba import types
 
+from fastbp.cuda.choice import HEAD_OUTPUTS
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
 from fastbp.cuda.formulas import (
     SOFTMAX,
@@ -22,8 +23,8 @@ from fastbp.cuda.program import Listed
 from fastbp.cuda.toolkit import cuda
 
 JUDGE_THREADS = 256
-# The fused kernel: rows a block, most outputs, and threads (in the simulator, few).
-HEAD_ROWS, HEAD_OUTPUTS, HEAD_THREADS, TOY_THREADS = 4, 16, 256, 64
+# The fused kernel: rows a block and threads (in the simulator, few).
+HEAD_ROWS, HEAD_THREADS, TOY_THREADS = 4, 256, 64
 _PAIRS = HEAD_ROWS * HEAD_OUTPUTS
 
 

@@ -81,11 +81,45 @@ def diagnose(found):
 
     Examples
     --------
-    >>> print(diagnose(Findings(numba_cuda="0.30.4", bindings="13.5.0")))
+    >>> print(diagnose(Findings()))
     there is no NVIDIA driver on this machine. Install one (from 580 on), or use device='cpu'.
     """
     toolkit = int((found.bindings or "13").split(".")[0])
     release, oldest = _OLDEST_DRIVER.get(toolkit, _OLDEST_DRIVER[13])
+    if not found.has_driver:
+        return (
+            "there is no NVIDIA driver on this machine. "
+            f"Install one (from {release} on), or use device='cpu'."
+        )
+    if 0 < found.driver_version < oldest or found.driver_error in (_OLD_DRIVER, _MISMATCH):
+        less = ", or use pip install 'fastbp[cuda12]'" if toolkit > 12 else ""
+        return (
+            f"the NVIDIA driver (for CUDA {_dotted(found.driver_version)}) is older than the "
+            f"toolkit (CUDA {toolkit}), or not the one that is loaded. Install driver {release} or "
+            f"later and restart{less}."
+        )
+    if found.driver_error and found.driver_error != _NO_DEVICE:
+        return (
+            f"the NVIDIA driver does not start (CUDA error {found.driver_error}). Check "
+            "nvidia-smi, restart the machine, or use device='cpu'."
+        )
+    if not found.gpus:
+        return (
+            "the NVIDIA driver sees no GPU. Check nvidia-smi, CUDA_VISIBLE_DEVICES and, in a "
+            "container, that it was given one (docker run --gpus all); or use device='cpu'."
+        )
+    name, capability = found.gpus[0]
+    if capability < OLDEST_CAPABILITY:
+        return (
+            f"the GPU ({name}) has compute capability {capability[0]}.{capability[1]}, but "
+            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} (Turing, 2018) is the oldest that "
+            "the toolkit supports. Use device='cpu'."
+        )
+    return _diagnose_packages(found)
+
+
+def _diagnose_packages(found):
+    """The same for what is installed beside fastbp."""
     if found.numba_cuda is None:
         return f"numba-cuda is not installed. Use {_INSTALL}."
     if found.implementation != "NVIDIA":
@@ -99,37 +133,12 @@ def diagnose(found):
             f"the CUDA toolkit's {', '.join(found.missing_libraries)} cannot be loaded, and "
             f"numba-cuda alone does not bring it. Use {_INSTALL}."
         )
-    if not found.has_driver:
-        return (
-            "there is no NVIDIA driver on this machine. "
-            f"Install one (from {release} on), or use device='cpu'."
-        )
-    too_old = 0 < found.driver_version < oldest
-    if too_old or found.driver_error in (_OLD_DRIVER, _MISMATCH):
-        less = ", or use pip install 'fastbp[cuda12]'" if toolkit > 12 else ""
-        version = f"{found.driver_version // 1000}.{found.driver_version % 1000 // 10}"
-        return (
-            f"the NVIDIA driver (CUDA {version}) is older than the toolkit (CUDA {toolkit}), or "
-            f"not the one that is loaded. Install driver {release} or later and restart{less}."
-        )
-    if found.driver_error == _NO_DEVICE or (not found.driver_error and not found.gpus):
-        return (
-            "the NVIDIA driver sees no GPU. Check nvidia-smi, CUDA_VISIBLE_DEVICES and, in a "
-            "container, that it was given one (docker run --gpus all); or use device='cpu'."
-        )
-    if found.driver_error:
-        return (
-            f"the NVIDIA driver does not start (CUDA error {found.driver_error}). Check "
-            "nvidia-smi, restart the machine, or use device='cpu'."
-        )
-    name, capability = found.gpus[0]
-    if capability < OLDEST_CAPABILITY:
-        return (
-            f"the GPU ({name}) has compute capability {capability[0]}.{capability[1]}, but "
-            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} (Turing, 2018) is the oldest that "
-            "the toolkit supports. Use device='cpu'."
-        )
     return None
+
+
+def _dotted(version):
+    """A version as the driver says it, as people do."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 @cache
@@ -222,5 +231,5 @@ def __getattr__(name):
     if name != "cuda":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if find_spec("numba_cuda") is None and not is_simulated():
-        raise DeviceError(f"device='cuda' cannot be used: {diagnose(Findings())}")
+        raise DeviceError(f"device='cuda' cannot be used: {_diagnose_packages(Findings())}")
     return _import_cuda()

@@ -1,0 +1,78 @@
+"""Which engine computes: the CPU's or CUDA's, by the estimators' `device` and `precision`."""
+
+from sklearn.utils._param_validation import InvalidParameterError
+
+DEVICES = "cpu", "cuda", "auto"
+TENSOR_CORE_PRECISIONS = "tf32", "bfloat16"
+
+
+def resolve(device):
+    """Find out what a `device` means on this machine.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "auto"}
+
+    Returns
+    -------
+    resolved : {"cpu", "cuda"}
+    reason : str or None
+        Why "auto" is the CPU, with the remedy.
+
+    Raises
+    ------
+    InvalidParameterError
+        A ValueError: another device.
+    fastbp.cuda.toolkit.DeviceError
+        A RuntimeError: "cuda" without a usable GPU, with what is missing and the remedy.
+
+    Examples
+    --------
+    >>> resolve("cpu")
+    ('cpu', None)
+    """
+    if device == "cpu":
+        return "cpu", None
+    if device not in DEVICES:
+        raise InvalidParameterError(f"device must be 'cpu', 'cuda' or 'auto', got {device!r}.")
+    from fastbp.cuda import toolkit
+
+    if device == "cuda":
+        toolkit.require_gpu()
+        return "cuda", None
+    problem = toolkit.problem()
+    return ("cuda", None) if problem is None else ("cpu", problem)
+
+
+def make_engine(network, dtype, n_threads, device, precision=None):
+    """Make the engine of a device. Its kernels are imported here, at the first use.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy dtype, float32 or float64
+    n_threads : int or None
+        Of the CPU.
+    device : {"cpu", "cuda", "auto"}
+    precision : str or None, default=None
+        Of the GPU's products; None is `dtype`.
+
+    Raises
+    ------
+    InvalidParameterError
+        A ValueError: a precision that the CPU does not have.
+    """
+    device, reason = resolve(device)
+    if device == "cuda":
+        from fastbp.cuda.engine import Engine as CudaEngine
+
+        return CudaEngine(network, dtype, precision)
+    if precision in TENSOR_CORE_PRECISIONS:
+        missing = "device='cuda'" if reason is None else f"a usable GPU, but {reason} Until then"
+        raise InvalidParameterError(
+            f"precision={precision!r} is one of a GPU's tensor cores. It needs {missing}; or set "
+            "precision='float32'."
+        )
+    from fastbp.cpu.engine import Engine
+
+    return Engine(network, dtype, n_threads)

@@ -1,0 +1,87 @@
+"""What `fastbp info` shows: versions, this machine, its GPU, and how that would train a network."""
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from fastbp import __version__
+from fastbp.cuda import toolkit
+from fastbp.cuda.choice import Gpu, choose
+from fastbp.cuda.task import ADAM, NESTEROV, Task
+from fastbp.network import Network
+
+
+def describe(task=None):
+    """All rows of `fastbp info`.
+
+    Parameters
+    ----------
+    task : fastbp.cuda.task.Task or None, default=None
+        A network whose way on a GPU is to be explained.
+
+    Returns
+    -------
+    rows : dict of str
+    """
+    from fastbp.cpu import engine
+
+    found = engine.describe()
+    lanes = " or ".join(f"{count} {dtype}" for dtype, count in found["lanes"].items())
+    rows = {
+        "fastbp": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")},
+        **{name: metadata.version(name) for name in ("numba", "llvmlite")},
+        "CPU": found["cpu"],
+        "vectors": f"{found['vector_bits']} bits ({lanes})",
+        "threads": found["n_threads"],
+        "cache": found["cache_folder"] or "none can be written; set FASTBP_CACHE_DIR",
+        "GPU": describe_gpu(),
+    }
+    if task is not None:
+        rows["network"] = "-".join(map(str, task.network.layer_sizes))
+        rows["on a GPU"] = explain(task)
+    return rows
+
+
+def describe_gpu():
+    """Say what device="auto" takes here, and why; with numba-cuda's version."""
+    problem = toolkit.problem()
+    if problem is not None:
+        return f"none, device='auto' is the CPU: {problem}"
+    if toolkit.is_simulated():
+        return "simulated"
+    found = toolkit.look_around()
+    (name, capability), driver = found.gpus[0], found.driver_version
+    return (
+        f"{name} (compute capability {capability[0]}.{capability[1]}), driver for CUDA "
+        f"{driver // 1000}.{driver % 1000 // 10}, numba-cuda {found.numba_cuda}"
+    )
+
+
+def make_task(layer_sizes, batch_size, precision, solver):
+    """A classifier's task, as the CUDA engine would meet it."""
+    sizes = layer_sizes if len(layer_sizes) > 1 else (*layer_sizes, 1)
+    hidden, n_outputs = sizes[1:-1], sizes[-1]
+    network = Network(
+        sizes, ("relu",) * len(hidden), "softmax" if n_outputs > 1 else "logistic", "log_loss"
+    )
+    dtype = np.dtype("float64" if precision == "float64" else "float32")
+    rule = ADAM if solver == "adam" else NESTEROV
+    return Task(network, dtype, precision, batch_size, rule)
+
+
+def explain(task):
+    """Say which program a task takes, and why; on this machine's GPU, or else on an H200."""
+    gpu, where = Gpu(), "supposing an H200"
+    if toolkit.problem() is None:
+        from fastbp.cuda.device import Device
+
+        gpu = Device()
+        where = gpu.name
+    try:
+        choice = choose(task, gpu)
+    except ValueError as error:
+        return f"{error} ({where})"
+    return f"{choice.name}: {choice.reason} ({where})"

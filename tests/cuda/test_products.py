@@ -95,7 +95,7 @@ def test_update(layer, name, dtype):
     slope = layer["inputs"].T @ layer["deltas"] + decay * layer["weights"]
     gradient = np.concatenate([slope.ravel(), layer["deltas"].sum(axis=0)])
     expected = momentum * start / 2 - rate * gradient
-    tolerance = 100 * np.finfo(dtype).eps
+    tolerance = 100 * float(np.finfo(dtype).eps)
     np.testing.assert_allclose(device.read(velocity), expected, atol=tolerance)
     expected = start + momentum * expected - rate * gradient
     np.testing.assert_allclose(device.read(parameters), expected, atol=tolerance)

@@ -30,6 +30,12 @@ def reporting(device=None):
                 "precision='float32', end other programs on the GPU (nvidia-smi lists them), or "
                 "use device='cpu'."
             ) from error
+        if "before forking" in text:
+            raise DeviceError(
+                "device='cuda': this process was forked from one that has used the GPU, and CUDA "
+                "does not outlive a fork. Start it by multiprocessing's 'spawn' or joblib's loky, "
+                "or use device='cpu'."
+            ) from error
         if "CUDA_ERROR" in text:
             raise DeviceError(
                 f"device='cuda': the GPU failed and is lost to this process ({text}). Nothing of "
@@ -68,7 +74,7 @@ class Device:
         self._cuda = cuda
         if is_simulated():
             self.stream, self._core_stream = 0, None
-            self.name, self.capability, self.n_multiprocessors = "simulator", (9, 0), 4
+            self.name, self.capability, self.n_multiprocessors = "simulator", (8, 0), 4
             self.shared_memory, self.memory = 48 * 1024, _GIB
             return
         with reporting():

@@ -210,7 +210,7 @@ def _list_kernels(name):
         *(integer,) * 5, types.float64, table,
     )  # fmt: skip
     return {
-        f"judge {name}": Listed(JUDGES[name], judge, 64),
+        f"judge {name}": Listed(JUDGES[name], judge, 80),
         f"head {name}": Listed(HEADS[name, HEAD_THREADS], head, 96),
         f"activate_rows {name}": Listed(activate_rows, (array, *(integer,) * 4), 48),
     }

@@ -82,7 +82,8 @@ def choose_form(rows, columns, dtype, n_multiprocessors, simulated=False):
     for name in ("large", "medium", "small"):
         down, across = FORMS[name].tiles(rows, columns)
         is_available = dtype == np.float32 or name not in SINGLE_ONLY
-        if is_available and 4 * down * across >= 3 * n_multiprocessors:
+        is_filled = FORMS[name].columns < 2 * columns and FORMS[name].rows < 2 * rows
+        if is_available and is_filled and 4 * down * across >= 3 * n_multiprocessors:
             return name
     return "thin"
 

@@ -124,5 +124,6 @@ def test_forms_are_large_where_there_is_work():
     assert choose(1024, 512) == "medium"
     assert choose(4096, 2048) == "large"
     assert choose(4096, 2048, np.float64) == "medium"
+    assert choose(100_000, 20) == "small"  # a larger tile would be half empty
     for form in products.FORMS.values():
         assert form.threads & (form.threads - 1) == 0  # sums over a block halve it

@@ -75,6 +75,7 @@ def test_lbfgs():
     np.testing.assert_allclose(on_gpu.loss_curve_, on_cpu.loss_curve_, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_is_an_error_and_changes_nothing():
     model, X, y = small("single", solver="sgd", learning_rate_init=1e6, device="cuda", **QUICK)
     model.set_params(max_iter=20)

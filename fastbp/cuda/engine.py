@@ -86,11 +86,12 @@ class Engine:
 
     def _make_epoch(self, order, table, batch_size, optimizer, alpha):
         """Bring an epoch's order and table to the device, always to the same arrays."""
-        size = len(table) * batch_size
-        if size not in self._epoch_arrays:
-            arrays = self.device.empty(size, np.int32), self.device.empty(table.shape, table.dtype)
-            self._epoch_arrays = {size: arrays}
-        on_device = self._epoch_arrays[size]
+        shape = len(table), batch_size
+        if shape not in self._epoch_arrays:
+            self._epoch_arrays = {}  # their memory is free before more is taken
+            rows = self.device.empty(len(table) * batch_size, np.int32)
+            self._epoch_arrays[shape] = rows, self.device.empty(table.shape, table.dtype)
+        on_device = self._epoch_arrays[shape]
         self.device.write(on_device[0], order)
         self.device.write(on_device[1], table)
         return Epoch(

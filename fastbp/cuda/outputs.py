@@ -18,8 +18,8 @@ from fastbp.cuda.formulas import (
     output_delta,
     output_loss,
 )
-from fastbp.cuda.products import sum_of_block
 from fastbp.cuda.program import Listed
+from fastbp.cuda.tiles import sum_of_block
 from fastbp.cuda.toolkit import cuda
 
 JUDGE_THREADS = 256

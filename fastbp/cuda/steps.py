@@ -15,6 +15,7 @@ from fastbp.cuda.data import ROWS, TABLE_WIDTH, SparseRows
 from fastbp.cuda.device import compiled
 from fastbp.cuda.program import Program, Result
 from fastbp.cuda.task import ADAM
+from fastbp.cuda.tiles import FORMS, choose_form
 from fastbp.cuda.toolkit import is_simulated
 
 WINDOW_STEPS = 64  # at most
@@ -60,10 +61,8 @@ class Launcher:
 
     def launch_product(self, kind, rows, columns, *arguments):
         """Launch a product whose result has so many rows and columns."""
-        name = products.choose_form(
-            rows, columns, self.dtype, self.device.n_multiprocessors, is_simulated()
-        )
-        form = products.FORMS[name]
+        name = choose_form(rows, columns, self.dtype, self.device.n_multiprocessors, is_simulated())
+        form = FORMS[name]
         down, across = form.tiles(rows, columns)
         self.launch(
             products.kernel(kind, name, self.dtype), (across, down), form.threads, *arguments
@@ -131,14 +130,14 @@ class StepsProgram(Program):
         """The table of layers for the kernel that updates them all."""
         shapes = self.task.network.shapes
         largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-        self.update_form = products.choose_form(
+        self.update_form = choose_form(
             largest[0] + 1, largest[1], self.task.dtype, self.device.n_multiprocessors,
             is_simulated(),
         )  # fmt: skip
         layers = np.zeros((len(shapes), products.LAYER_WIDTH), np.int64)
         self.n_tiles = 0
         for layer, (fan_in, fan_out) in enumerate(shapes):
-            down, across = products.FORMS[self.update_form].tiles(fan_in + 1, fan_out)
+            down, across = FORMS[self.update_form].tiles(fan_in + 1, fan_out)
             layers[layer] = (
                 fan_in, fan_out, self.launcher.inputs_of(layer, 0), self.delta_starts[layer],
                 self.launcher.weights[layer], self.n_tiles, across,
@@ -262,7 +261,7 @@ class StepsProgram(Program):
             self._launch_backward(step, layer)
         launcher.launch(
             products.kernel("update", self.update_form, task.dtype), self.n_tiles,
-            products.FORMS[self.update_form].threads, self.table, step, self.layers, n_layers,
+            FORMS[self.update_form].threads, self.table, step, self.layers, n_layers,
             launcher.values, launcher.inputs_of(0, first_row), self.deltas, self.parameters,
             self.first, self.second, self.norms, task.rule, epoch.momentum, epoch.beta_1,
             epoch.beta_2, epoch.epsilon,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulation import SimulatedDevice, speed_up
 
-from fastbp.cuda import products
+from fastbp.cuda import products, tiles
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
 from fastbp.cuda.task import NESTEROV
 
@@ -36,16 +36,16 @@ def step_table(n_rows, dtype=np.float64):
 
 FORMS = [
     (form, dtype)
-    for form in products.FORMS
+    for form in tiles.FORMS
     for dtype in (np.float32, np.float64)
-    if dtype is np.float32 or form not in products.SINGLE_ONLY
+    if dtype is np.float32 or form not in tiles.SINGLE_ONLY
 ]
 
 
 @pytest.mark.parametrize(("name", "dtype"), FORMS)
 def test_forward_and_backward(layer, name, dtype):
     n_rows, n_inputs, n_outputs = ROWS_AND_SIZES
-    device, form = SimulatedDevice(), products.FORMS[name]
+    device, form = SimulatedDevice(), tiles.FORMS[name]
     table = device.upload(step_table(n_rows).ravel())
     before = np.zeros(3)
     parameters = np.concatenate([before, layer["weights"].ravel(), layer["bias"]]).astype(dtype)
@@ -77,7 +77,7 @@ def test_forward_and_backward(layer, name, dtype):
 @pytest.mark.parametrize(("name", "dtype"), FORMS)
 def test_update(layer, name, dtype):
     n_rows, n_inputs, n_outputs = ROWS_AND_SIZES
-    device, form = SimulatedDevice(), products.FORMS[name]
+    device, form = SimulatedDevice(), tiles.FORMS[name]
     table, decay, rate, momentum = step_table(n_rows), 0.3, 0.1, 0.9
     table[1, [products.RATE, products.DECAY]] = rate, decay
     down, across = form.tiles(n_inputs + 1, n_outputs)
@@ -105,7 +105,7 @@ def test_update(layer, name, dtype):
 
 def test_a_step_without_weight_changes_nothing(layer):
     n_rows, n_inputs, n_outputs = ROWS_AND_SIZES
-    device, form = SimulatedDevice(), products.FORMS["toy"]
+    device, form = SimulatedDevice(), tiles.FORMS["toy"]
     values = device.upload(np.full(n_rows * (n_inputs + n_outputs), 7.0))
     device.launch(
         products.kernel("forward", "toy", np.float64), (1, 1), form.threads,
@@ -117,7 +117,7 @@ def test_a_step_without_weight_changes_nothing(layer):
 
 def test_forms_are_large_where_there_is_work():
     def choose(rows, columns, dtype=np.float32):
-        return products.choose_form(rows, columns, dtype, 132)
+        return tiles.choose_form(rows, columns, dtype, 132)
 
     assert choose(64, 128) == "thin"
     assert choose(785, 128) == "small"
@@ -125,5 +125,5 @@ def test_forms_are_large_where_there_is_work():
     assert choose(4096, 2048) == "large"
     assert choose(4096, 2048, np.float64) == "medium"
     assert choose(100_000, 20) == "small"  # a larger tile would be half empty
-    for form in products.FORMS.values():
+    for form in tiles.FORMS.values():
         assert form.threads & (form.threads - 1) == 0  # sums over a block halve it

@@ -1,0 +1,541 @@
+"""All PTX instructions that the kernels use beside plain Python, one function each.
+
+Global memory is addressed by int64 addresses in bytes, shared memory by uint32 addresses within the
+shared window (`shared_address`). "ISA" in a docstring is NVIDIA's "PTX ISA", chapter "Instruction
+Set"; the section meant bears the instruction's name.
+
+Fragments
+---------
+In `mma.sync` the 32 lanes of a warp hold parts of A (16 × k), B (k × 8) and C (16 × 8). With
+g = lane // 4 and t = lane % 4, register by register (row, column), as the ISA has it under "Matrix
+Fragments for mma.m16n8k8" and "… mma.m16n8k16":
+
+====  =======================  ==================================================
+      tf32, k = 8              bfloat16, k = 16: two numbers a register, low first
+====  =======================  ==================================================
+a0    (g, t)                   (g, 2t), (g, 2t+1)
+a1    (g+8, t)                 (g+8, 2t), (g+8, 2t+1)
+a2    (g, t+4)                 (g, 2t+8), (g, 2t+9)
+a3    (g+8, t+4)               (g+8, 2t+8), (g+8, 2t+9)
+b0    (t, g)                   (2t, g), (2t+1, g)
+b1    (t+4, g)                 (2t+8, g), (2t+9, g)
+c0…3  (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1), float32
+====  =======================  ==================================================
+
+`ldmatrix` reads four 8 × 16-byte matrices; lane 8i + r brings the address of row r of matrix i.
+Lane (g, t) receives of each the 4 bytes t of row g: of tf32 and bfloat16 alike the registers above,
+where k runs along the rows. With `.trans` (2-byte numbers only) it receives the numbers g of the
+rows 2t and 2t+1: the same, where k runs across the rows.
+"""
+
+import inspect
+import struct
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.cuda.extending import intrinsic
+
+U16, U32, I64 = types.uint16, types.uint32, types.int64
+F32, F64 = types.float32, types.float64
+_LLVM = {
+    U16: (ir.IntType(16), "h"),
+    U32: (ir.IntType(32), "r"),
+    I64: (ir.IntType(64), "l"),
+    F32: (ir.FloatType(), "f"),
+    F64: (ir.DoubleType(), "d"),
+}
+
+
+def _call_assembly(context, builder, signature, arguments, template, memory, collective):
+    """Emit one inline-assembly call and return its result, a tuple where it has several."""
+    result = signature.return_type
+    results = [] if result is types.void else list(getattr(result, "types", (result,)))
+    outputs = [_LLVM[kind][0] for kind in results]
+    if len(outputs) > 1:
+        returned = ir.LiteralStructType(outputs)
+    else:
+        returned = outputs[0] if outputs else ir.VoidType()
+    constraints = ["=" + _LLVM[kind][1] for kind in results]
+    constraints += [_LLVM[kind][1] for kind in signature.args]
+    constraints += ["~{memory}"] if memory else []
+    kind = ir.FunctionType(returned, [argument.type for argument in arguments])
+    # What the warp does together must neither move into a branch nor be doubled.
+    assembly = ir.InlineAsm(kind, template, ",".join(constraints), memory or collective)
+    value = builder.call(assembly, arguments, attrs=("convergent",) if collective else ())
+    if not outputs:
+        return context.get_dummy_value()
+    if len(outputs) == 1:
+        return value
+    parts = [builder.extract_value(value, i) for i in range(len(outputs))]
+    return context.make_tuple(builder, result, parts)
+
+
+def _instruction(template, *, memory=False, collective=False):
+    """Decorate a function whose annotations are the instruction's operands.
+
+    `memory`: it reads or writes memory, or orders such accesses. `collective`: all lanes of a warp
+    execute it together. In the simulator the function's own body runs.
+    """
+
+    def decorate(function):
+        if config.ENABLE_CUDASIM:
+            return function
+        annotations = dict(function.__annotations__)
+        result = annotations.pop("return", types.void)
+        if isinstance(result, tuple):
+            result = types.Tuple(result)
+        operands = tuple(annotations.values())
+
+        def define(typing_context, *arguments):
+            def generate(context, builder, signature, values):
+                return _call_assembly(
+                    context, builder, signature, values, template, memory, collective
+                )
+
+            return result(*operands), generate
+
+        own = inspect.signature(function)
+        first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        define.__signature__ = inspect.Signature([first, *own.parameters.values()])
+        define.__name__, define.__doc__ = function.__name__, function.__doc__
+        compiled = intrinsic(define)
+        compiled.in_python = function  # for tests
+        return compiled
+
+    return decorate
+
+
+def _in_simulator(name):
+    raise NotImplementedError(f"ptx.{name} has no counterpart in numba's CUDA simulator")
+
+
+# ---- addresses -------------------------------------------------------------------------------
+
+
+def _pointer(context, builder, array_type, array, index):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.ptrtoint(builder.gep(data, [index]), ir.IntType(64))
+
+
+if config.ENABLE_CUDASIM:
+
+    def global_address(array, index):
+        """Address in bytes of an element; the simulator has none."""
+        _in_simulator("global_address")
+
+    def shared_address(array, index):
+        """Address in the shared window; the simulator has none."""
+        _in_simulator("shared_address")
+
+else:
+
+    @intrinsic
+    def global_address(typing_context, array, index):
+        """Address in bytes of an element, counted from the array's first along its memory."""
+
+        def generate(context, builder, signature, values):
+            return _pointer(context, builder, signature.args[0], *values)
+
+        return I64(array, I64), generate
+
+    @intrinsic
+    def shared_address(typing_context, array, index):
+        """cvta.to.shared: address of an element of a shared array (ISA: Data Movement)."""
+
+        def generate(context, builder, signature, values):
+            pointer = _pointer(context, builder, signature.args[0], *values)
+            assembly = ir.InlineAsm(
+                ir.FunctionType(ir.IntType(32), [ir.IntType(64)]),
+                "{ .reg .u64 a; cvta.to.shared.u64 a, $1; cvt.u32.u64 $0, a; }",
+                "=r,l",
+            )
+            return builder.call(assembly, [pointer])
+
+        return U32(array, I64), generate
+
+
+# ---- numbers ---------------------------------------------------------------------------------
+
+
+@_instruction("mov.b32 $0, $1;")
+def float_bits(value: F32) -> U32:
+    """mov.b32: a float32's bits (ISA: Data Movement)."""
+    return np.float32(value).view(np.uint32)
+
+
+@_instruction("mov.b32 $0, $1;")
+def bits_float(bits: U32) -> F32:
+    """mov.b32: the float32 of these bits (ISA: Data Movement)."""
+    return np.uint32(bits).view(np.float32)
+
+
+@_instruction("cvt.rna.tf32.f32 $0, $1;")
+def round_tf32(value: F32) -> U32:
+    """cvt.rna.tf32.f32: float32 to tf32, 10 bits of mantissa, ties away from zero (ISA: cvt)."""
+    bits = int(np.float32(value).view(np.uint32))
+    if bits & 0x7FFFFFFF > 0x7F800000:
+        return np.uint32(0x7FFFFFFF)
+    return np.uint32((bits + 0x1000) & 0xFFFFE000)
+
+
+@_instruction("cvt.rn.bf16x2.f32 $0, $2, $1;")
+def pack_bf16(low: F32, high: F32) -> U32:
+    """cvt.rn.bf16x2.f32: two float32 to bfloat16 in one register, ties to even (ISA: cvt)."""
+    packed = 0
+    for shift, value in ((0, low), (16, high)):
+        bits = struct.unpack("<I", np.float32(value).tobytes())[0]
+        is_nan = bits & 0x7FFFFFFF > 0x7F800000
+        half = 0x7FFF if is_nan else (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        packed |= half << shift
+    return np.uint32(packed)
+
+
+@_instruction("shl.b32 $0, $1, 16;")
+def low_bf16(packed: U32) -> F32:
+    """shl.b32: the lower bfloat16 of a register as float32, exactly (ISA: shl)."""
+    return np.uint32((int(packed) << 16) & 0xFFFFFFFF).view(np.float32)
+
+
+@_instruction("and.b32 $0, $1, 0xffff0000;")
+def high_bf16(packed: U32) -> F32:
+    """and.b32: the upper bfloat16 of a register as float32, exactly (ISA: and)."""
+    return np.uint32(int(packed) & 0xFFFF0000).view(np.float32)
+
+
+# ---- loads and stores ------------------------------------------------------------------------
+
+
+@_instruction("ld.global.u32 $0, [$1];", memory=True)
+def ld_global_u32(address: I64) -> U32:
+    """ld.global.u32: one word (ISA: ld)."""
+    _in_simulator("ld_global_u32")
+
+
+@_instruction("ld.global.v2.u32 {$0,$1}, [$2];", memory=True)
+def ld_global_v2_u32(address: I64) -> (U32, U32):
+    """ld.global.v2.u32: two words, address a multiple of 8 (ISA: ld)."""
+    _in_simulator("ld_global_v2_u32")
+
+
+@_instruction("ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", memory=True)
+def ld_global_v4_u32(address: I64) -> (U32, U32, U32, U32):
+    """ld.global.v4.u32: four words, address a multiple of 16 (ISA: ld)."""
+    _in_simulator("ld_global_v4_u32")
+
+
+@_instruction("ld.global.f32 $0, [$1];", memory=True)
+def ld_global_f32(address: I64) -> F32:
+    """ld.global.f32: one float32 (ISA: ld)."""
+    _in_simulator("ld_global_f32")
+
+
+@_instruction("ld.global.f64 $0, [$1];", memory=True)
+def ld_global_f64(address: I64) -> F64:
+    """ld.global.f64: one float64 (ISA: ld)."""
+    _in_simulator("ld_global_f64")
+
+
+@_instruction("ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
+def ld_global_v4_f32(address: I64) -> (F32, F32, F32, F32):
+    """ld.global.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
+    _in_simulator("ld_global_v4_f32")
+
+
+@_instruction("ld.global.s64 $0, [$1];", memory=True)
+def ld_global_s64(address: I64) -> I64:
+    """ld.global.s64: one int64 (ISA: ld)."""
+    _in_simulator("ld_global_s64")
+
+
+@_instruction("st.global.u16 [$0], $1;", memory=True)
+def st_global_u16(address: I64, value: U16):
+    """st.global.u16: half a word (ISA: st)."""
+    _in_simulator("st_global_u16")
+
+
+@_instruction("st.global.u32 [$0], $1;", memory=True)
+def st_global_u32(address: I64, value: U32):
+    """st.global.u32: one word (ISA: st)."""
+    _in_simulator("st_global_u32")
+
+
+@_instruction("st.global.v2.u32 [$0], {$1,$2};", memory=True)
+def st_global_v2_u32(address: I64, v0: U32, v1: U32):
+    """st.global.v2.u32: two words, address a multiple of 8 (ISA: st)."""
+    _in_simulator("st_global_v2_u32")
+
+
+@_instruction("st.global.v4.u32 [$0], {$1,$2,$3,$4};", memory=True)
+def st_global_v4_u32(address: I64, v0: U32, v1: U32, v2: U32, v3: U32):
+    """st.global.v4.u32: four words, address a multiple of 16 (ISA: st)."""
+    _in_simulator("st_global_v4_u32")
+
+
+@_instruction("st.global.f32 [$0], $1;", memory=True)
+def st_global_f32(address: I64, value: F32):
+    """st.global.f32: one float32 (ISA: st)."""
+    _in_simulator("st_global_f32")
+
+
+@_instruction("st.global.f64 [$0], $1;", memory=True)
+def st_global_f64(address: I64, value: F64):
+    """st.global.f64: one float64 (ISA: st)."""
+    _in_simulator("st_global_f64")
+
+
+@_instruction("st.global.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
+def st_global_v4_f32(address: I64, v0: F32, v1: F32, v2: F32, v3: F32):
+    """st.global.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
+    _in_simulator("st_global_v4_f32")
+
+
+@_instruction("ld.shared.f32 $0, [$1];", memory=True)
+def ld_shared_f32(address: U32) -> F32:
+    """ld.shared.f32: one float32 (ISA: ld)."""
+    _in_simulator("ld_shared_f32")
+
+
+@_instruction("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
+def ld_shared_v4_f32(address: U32) -> (F32, F32, F32, F32):
+    """ld.shared.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
+    _in_simulator("ld_shared_v4_f32")
+
+
+@_instruction("ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", memory=True)
+def ld_shared_v4_u32(address: U32) -> (U32, U32, U32, U32):
+    """ld.shared.v4.u32: four words, address a multiple of 16 (ISA: ld)."""
+    _in_simulator("ld_shared_v4_u32")
+
+
+@_instruction("st.shared.f32 [$0], $1;", memory=True)
+def st_shared_f32(address: U32, value: F32):
+    """st.shared.f32: one float32 (ISA: st)."""
+    _in_simulator("st_shared_f32")
+
+
+@_instruction("st.shared.v2.f32 [$0], {$1,$2};", memory=True)
+def st_shared_v2_f32(address: U32, v0: F32, v1: F32):
+    """st.shared.v2.f32: two float32, address a multiple of 8 (ISA: st)."""
+    _in_simulator("st_shared_v2_f32")
+
+
+@_instruction("st.shared.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
+def st_shared_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
+    """st.shared.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
+    _in_simulator("st_shared_v4_f32")
+
+
+@_instruction("prefetch.global.L2 [$0];", memory=True)
+def prefetch_l2(address: I64):
+    """prefetch.global.L2: have a line of global memory brought into L2 (ISA: prefetch)."""
+
+
+# ---- asynchronous copies: sm_80 and later ----------------------------------------------------
+
+
+@_instruction("cp.async.ca.shared.global [$0], [$1], 4;", memory=True)
+def cp_async_4(shared: U32, address: I64):
+    """cp.async.ca: copy 4 bytes from global to shared memory in the background (ISA: cp.async)."""
+    _in_simulator("cp_async_4")
+
+
+@_instruction("cp.async.ca.shared.global [$0], [$1], 8;", memory=True)
+def cp_async_8(shared: U32, address: I64):
+    """cp.async.ca: copy 8 bytes, both addresses multiples of 8 (ISA: cp.async)."""
+    _in_simulator("cp_async_8")
+
+
+@_instruction("cp.async.cg.shared.global [$0], [$1], 16;", memory=True)
+def cp_async_16(shared: U32, address: I64):
+    """cp.async.cg: copy 16 bytes past L1, both addresses multiples of 16 (ISA: cp.async)."""
+    _in_simulator("cp_async_16")
+
+
+@_instruction("cp.async.cg.shared.global [$0], [$1], 16, $2;", memory=True)
+def cp_async_16_or_zeros(shared: U32, address: I64, n_bytes: U32):
+    """cp.async.cg with src-size: copy `n_bytes` (0 to 16), fill up with zeros (ISA: cp.async)."""
+    _in_simulator("cp_async_16_or_zeros")
+
+
+@_instruction("cp.async.commit_group;", memory=True)
+def cp_async_commit():
+    """cp.async.commit_group: this thread's copies so far are a group (ISA: cp.async)."""
+    _in_simulator("cp_async_commit")
+
+
+@_instruction("cp.async.wait_group 0;", memory=True)
+def cp_async_wait_0():
+    """cp.async.wait_group 0: wait for all of this thread's groups (ISA: cp.async)."""
+    _in_simulator("cp_async_wait_0")
+
+
+@_instruction("cp.async.wait_group 1;", memory=True)
+def cp_async_wait_1():
+    """cp.async.wait_group 1: wait for all groups but the last (ISA: cp.async)."""
+    _in_simulator("cp_async_wait_1")
+
+
+@_instruction("cp.async.wait_group 2;", memory=True)
+def cp_async_wait_2():
+    """cp.async.wait_group 2: wait for all groups but the last two (ISA: cp.async)."""
+    _in_simulator("cp_async_wait_2")
+
+
+# ---- tensor cores ----------------------------------------------------------------------------
+
+
+@_instruction(
+    "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];", memory=True, collective=True
+)
+def ldmatrix_x4(address: U32) -> (U32, U32, U32, U32):
+    """ldmatrix.x4: four 8 × 16-byte matrices to fragments (ISA: ldmatrix)."""
+    _in_simulator("ldmatrix_x4")
+
+
+@_instruction(
+    "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
+    memory=True,
+    collective=True,
+)
+def ldmatrix_x4_trans(address: U32) -> (U32, U32, U32, U32):
+    """ldmatrix.x4.trans: four 8 × 8 matrices of 2-byte numbers, transposed (ISA: ldmatrix)."""
+    _in_simulator("ldmatrix_x4_trans")
+
+
+@_instruction(
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+    "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
+    collective=True,
+)
+def mma_tf32(
+    a0: U32, a1: U32, a2: U32, a3: U32, b0: U32, b1: U32, c0: F32, c1: F32, c2: F32, c3: F32
+) -> (F32, F32, F32, F32):
+    """mma.m16n8k8 tf32: C + A B in float32 (ISA: mma, "Matrix Fragments for mma.m16n8k8")."""
+    _in_simulator("mma_tf32")
+
+
+@_instruction(
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
+    collective=True,
+)
+def mma_bf16(
+    a0: U32, a1: U32, a2: U32, a3: U32, b0: U32, b1: U32, c0: F32, c1: F32, c2: F32, c3: F32
+) -> (F32, F32, F32, F32):
+    """mma.m16n8k16 bf16: C + A B in float32 (ISA: mma, "Matrix Fragments for mma.m16n8k16")."""
+    _in_simulator("mma_bf16")
+
+
+# ---- between blocks --------------------------------------------------------------------------
+
+
+@_instruction("ld.acquire.gpu.global.u32 $0, [$1];", memory=True)
+def ld_acquire(address: I64) -> U32:
+    """ld.acquire.gpu: what was written before the matching release is seen after it (ISA: ld)."""
+    _in_simulator("ld_acquire")
+
+
+@_instruction("st.release.gpu.global.u32 [$0], $1;", memory=True)
+def st_release(address: I64, value: U32):
+    """st.release.gpu: publish this thread's earlier writes with the value (ISA: st)."""
+    _in_simulator("st_release")
+
+
+@_instruction("red.release.gpu.global.add.u32 [$0], $1;", memory=True)
+def red_release_add(address: I64, value: U32):
+    """red.release.gpu.add: add, and publish this thread's earlier writes (ISA: red)."""
+    _in_simulator("red_release_add")
+
+
+@_instruction("atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", memory=True)
+def atom_add(address: I64, value: U32) -> U32:
+    """atom.acq_rel.gpu.add: add, and return what was there before (ISA: atom)."""
+    _in_simulator("atom_add")
+
+
+@_instruction("fence.acq_rel.gpu;", memory=True)
+def fence_gpu():
+    """fence.acq_rel.gpu: order this thread's accesses for the whole GPU (ISA: membar/fence)."""
+    _in_simulator("fence_gpu")
+
+
+# ---- clusters of blocks: sm_90 and later -----------------------------------------------------
+
+
+@_instruction("barrier.cluster.arrive.release.aligned;", memory=True, collective=True)
+def cluster_arrive():
+    """barrier.cluster.arrive.release: publish what was written so far (ISA: barrier.cluster)."""
+    _in_simulator("cluster_arrive")
+
+
+@_instruction("barrier.cluster.arrive.relaxed.aligned;", memory=True, collective=True)
+def cluster_arrive_relaxed():
+    """barrier.cluster.arrive.relaxed: arrive without publishing (ISA: barrier.cluster)."""
+    _in_simulator("cluster_arrive_relaxed")
+
+
+@_instruction("barrier.cluster.wait.acquire.aligned;", memory=True, collective=True)
+def cluster_wait():
+    """barrier.cluster.wait.acquire: wait for all threads of the cluster (ISA: barrier.cluster)."""
+    _in_simulator("cluster_wait")
+
+
+@_instruction("mov.u32 $0, %cluster_ctarank;")
+def cluster_rank() -> U32:
+    """mov %cluster_ctarank: this block's number in its cluster (ISA: Special Registers)."""
+    _in_simulator("cluster_rank")
+
+
+@_instruction("mapa.shared::cluster.u32 $0, $1, $2;")
+def map_shared(address: U32, rank: U32) -> U32:
+    """mapa: the same shared address in another block of the cluster (ISA: mapa)."""
+    _in_simulator("map_shared")
+
+
+@_instruction("ld.shared::cluster.f32 $0, [$1];", memory=True)
+def ld_cluster_f32(address: U32) -> F32:
+    """ld.shared::cluster.f32: one float32 from a mapped address (ISA: ld)."""
+    _in_simulator("ld_cluster_f32")
+
+
+@_instruction("ld.shared::cluster.f64 $0, [$1];", memory=True)
+def ld_cluster_f64(address: U32) -> F64:
+    """ld.shared::cluster.f64: one float64 from a mapped address (ISA: ld)."""
+    _in_simulator("ld_cluster_f64")
+
+
+@_instruction("ld.shared::cluster.u32 $0, [$1];", memory=True)
+def ld_cluster_u32(address: U32) -> U32:
+    """ld.shared::cluster.u32: one word from a mapped address (ISA: ld)."""
+    _in_simulator("ld_cluster_u32")
+
+
+@_instruction("ld.shared::cluster.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
+def ld_cluster_v4_f32(address: U32) -> (F32, F32, F32, F32):
+    """ld.shared::cluster.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
+    _in_simulator("ld_cluster_v4_f32")
+
+
+@_instruction("st.shared::cluster.f32 [$0], $1;", memory=True)
+def st_cluster_f32(address: U32, value: F32):
+    """st.shared::cluster.f32: one float32 to a mapped address (ISA: st)."""
+    _in_simulator("st_cluster_f32")
+
+
+@_instruction("st.shared::cluster.f64 [$0], $1;", memory=True)
+def st_cluster_f64(address: U32, value: F64):
+    """st.shared::cluster.f64: one float64 to a mapped address (ISA: st)."""
+    _in_simulator("st_cluster_f64")
+
+
+@_instruction("st.shared::cluster.u32 [$0], $1;", memory=True)
+def st_cluster_u32(address: U32, value: U32):
+    """st.shared::cluster.u32: one word to a mapped address (ISA: st)."""
+    _in_simulator("st_cluster_u32")
+
+
+@_instruction("st.shared::cluster.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
+def st_cluster_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
+    """st.shared::cluster.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
+    _in_simulator("st_cluster_v4_f32")

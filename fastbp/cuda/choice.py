@@ -57,8 +57,28 @@ def takes_steps(task, gpu):
     return True, f"{n_kernels} generic {task.precision} kernels a step, many steps in a graph"
 
 
+TENSOR_CORES = (8, 0)  # the first GPUs whose tensor cores take tf32 and bfloat16
+SMALLEST_TILE = 68_000  # bytes of shared memory
+
+
+def takes_wide(task, gpu):
+    """Products on tensor cores: everything in tf32 and bfloat16."""
+    if task.precision not in ("tf32", "bfloat16"):
+        return False, "tensor cores compute in tf32 and bfloat16 only"
+    if gpu.capability < TENSOR_CORES:
+        return (
+            False,
+            f"{task.precision} needs an Ampere GPU (compute capability 8.0) or a later one",
+        )
+    if gpu.shared_memory < SMALLEST_TILE:
+        return False, f"a block needs {SMALLEST_TILE} bytes of shared memory"
+    kind = "bfloat16" if task.precision == "bfloat16" else "float32 rounded to tf32"
+    return True, f"products on tensor cores in {kind}, float32 master weights, a graph for a step"
+
+
 # Name -> (module, class, rule), in the order of preference.
 PROGRAMS = {
+    "wide": ("fastbp.cuda.wide", "WideProgram", takes_wide),
     "steps": ("fastbp.cuda.steps", "StepsProgram", takes_steps),
 }
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from numba import float32, int64, types, uint32
 
 from fastbp.cuda import ptx
-from fastbp.cuda.toolkit import cuda
+from fastbp.cuda.toolkit import cuda, is_simulated
 
 STEP_BYTES = 128  # of k, along a row
 PIECE = 16  # bytes that one cp.async copies
@@ -113,7 +113,10 @@ class Side(NamedTuple):
     rows: int
 
 
-def _inlined(function):
+def inlined(function):
+    """Compile a device function that never becomes a call: its arrays are registers."""
+    if is_simulated():  # it has no such option
+        return cuda.jit(function, device=True)
     return cuda.jit(function, device=True, forceinline=True)
 
 
@@ -122,7 +125,7 @@ def _make_copy(tile, size, rows_a_pass):
     n_bytes = tile.threads * PIECE
     passes = size * STEP_BYTES // n_bytes
 
-    @_inlined
+    @inlined
     def copy(shared, address, pitch):
         for i in range(passes):
             ptx.cp_async_16(shared + uint32(i * n_bytes), address + int64(i * rows_a_pass) * pitch)
@@ -133,7 +136,7 @@ def _make_copy(tile, size, rows_a_pass):
 def _make_along(tile, size, read, lane):
     """An operand whose rows run along k."""
 
-    @_inlined
+    @inlined
     def place(thread, address, pitch, first):
         row, piece = thread >> 3, thread & 7
         shared = row * STEP_BYTES + ((piece ^ (row & 7)) << 4)
@@ -147,7 +150,7 @@ def _make_across(tile, size, item_size, read, lane):
     pieces = size * item_size // PIECE
     is_tf32 = item_size == 4
 
-    @_inlined
+    @inlined
     def place(thread, address, pitch, first):
         row, piece = thread // pieces, thread % pieces
         turn = (row & 3) << 1 if is_tf32 else row & 7
@@ -161,11 +164,11 @@ def _make_across(tile, size, item_size, read, lane):
 def _a_along(tile, item_size):
     fragments = tile.m_fragments
 
-    @_inlined
+    @inlined
     def lane_start(first, lane):
         return (first + (lane & 15)) * STEP_BYTES + (((lane >> 4) ^ (lane & 7)) << 4)
 
-    @_inlined
+    @inlined
     def read(a, buffer, start, quarter):
         start = start ^ uint32(quarter * 32)
         for i in range(fragments):
@@ -179,12 +182,12 @@ def _a_along(tile, item_size):
 def _b_along(tile, item_size):
     fragments = tile.n_fragments
 
-    @_inlined
+    @inlined
     def lane_start(first, lane):
         row = first + (lane & 7) + ((lane >> 4) << 3)
         return row * STEP_BYTES + ((((lane >> 3) & 1) ^ (lane & 7)) << 4)
 
-    @_inlined
+    @inlined
     def read(b, buffer, start, quarter):
         start = start ^ uint32(quarter * 32)
         for j in range(0, fragments, 2):
@@ -200,12 +203,12 @@ def _a_across(tile, item_size):
 
     if item_size == 2:
 
-        @_inlined
+        @inlined
         def lane_start(first, lane):
             k, piece = (lane & 7) + ((lane >> 4) << 3), (first >> 3) + ((lane >> 3) & 1)
             return k * row_bytes + ((piece ^ (lane & 7)) << 4)
 
-        @_inlined
+        @inlined
         def read(a, buffer, start, quarter):
             for i in range(fragments):
                 a[buffer, i, 0], a[buffer, i, 1], a[buffer, i, 2], a[buffer, i, 3] = (
@@ -216,12 +219,12 @@ def _a_across(tile, item_size):
 
     else:
 
-        @_inlined
+        @inlined
         def lane_start(first, lane):
             k, row = lane & 3, first + 2 * (lane >> 2)
             return k * row_bytes + (((row >> 2) ^ (k << 1)) << 4) + ((row & 3) << 2)
 
-        @_inlined
+        @inlined
         def read(a, buffer, start, quarter):
             for i in range(fragments):
                 there = (start ^ uint32((i & 1) * 64)) + uint32((i >> 1) * 128)
@@ -238,12 +241,12 @@ def _b_across(tile, item_size):
 
     if item_size == 2:
 
-        @_inlined
+        @inlined
         def lane_start(first, lane):
             piece = (first >> 3) + (lane >> 4)
             return (lane & 15) * row_bytes + ((piece ^ (lane & 7)) << 4)
 
-        @_inlined
+        @inlined
         def read(b, buffer, start, quarter):
             for j in range(0, fragments, 2):
                 b[buffer, j, 0], b[buffer, j, 1], b[buffer, j + 1, 0], b[buffer, j + 1, 1] = (
@@ -254,12 +257,12 @@ def _b_across(tile, item_size):
 
     else:
 
-        @_inlined
+        @inlined
         def lane_start(first, lane):
             k, column = lane & 3, first + (lane >> 2)
             return k * row_bytes + (((column >> 2) ^ (k << 1)) << 4) + ((column & 3) << 2)
 
-        @_inlined
+        @inlined
         def read(b, buffer, start, quarter):
             for j in range(fragments):
                 there = (start ^ uint32((j & 3) * 32)) + uint32((j >> 2) * 128)
@@ -271,7 +274,7 @@ def _b_across(tile, item_size):
     return _make_across(tile, tile.columns, item_size, read, lane_start)
 
 
-@_inlined
+@inlined
 def stages_start():
     """Where the stages begin in this block's dynamic shared memory."""
     start = ptx.shared_address(cuda.shared.array(0, types.uint8), 0)
@@ -307,12 +310,12 @@ def make_multiply(precision, tile, a_runs_along, b_runs_along):
     wait = _WAITS[stages]
     multiply_quarter = _make_multiply_quarter(precision, tile)
 
-    @_inlined
+    @inlined
     def following(stage):
         stage = uint32(stage + stage_bytes)
         return uint32(0) if stage == end else stage
 
-    @_inlined
+    @inlined
     def multiply(sums, a, a_pitch, first_row, b, b_pitch, first_column, n_steps):
         a_fragments = cuda.local.array(a_shape, uint32)
         b_fragments = cuda.local.array(b_shape, uint32)
@@ -369,7 +372,7 @@ def _make_multiply_quarter(precision, tile):
     mma = {"bfloat16": ptx.mma_bf16, "tf32": ptx.mma_tf32}[precision]
     m_fragments, n_fragments = tile.m_fragments, tile.n_fragments
 
-    @_inlined
+    @inlined
     def multiply_quarter(sums, a, b, buffer):
         for i in range(m_fragments):
             for j in range(n_fragments):
@@ -405,7 +408,7 @@ def make_spread(precision, tile, a_runs_along, b_runs_along):
     m_fragments, n_fragments, m_warps = tile.m_fragments, tile.n_fragments, tile.m_warps
     rows_in_pairs = precision == "tf32" and not a_runs_along
 
-    @_inlined
+    @inlined
     def spread(sums):
         start, thread = stages_start(), cuda.threadIdx.x
         lane, warp = thread & 31, thread >> 5

@@ -87,7 +87,7 @@ class WideProgram(Program):
         self.has_head = self.sizes[-1] <= outputs.MOST_OF_HEAD
         self.n_moments = 2 if task.rule == ADAM else 1
         self._kernels = {}
-        self._graph, self._graph_key = None, None
+        self._graph = self._graph_key = self._recorded = None
         self._allocate()
 
     # ---- memory -------------------------------------------------------------------------------
@@ -396,20 +396,30 @@ class WideProgram(Program):
 
     def train(self, data, epoch):
         self.device.write(self.state, self._first_state(data, epoch))
-        steps = epoch.n_steps
-        key = id(data), id(epoch.order), id(epoch.table)
+        try:
+            self._run_steps(data, epoch)
+        except KeyboardInterrupt as interrupt:
+            interrupt.updates = self._result().updates
+            raise
+        return self._result()
+
+    def _run_steps(self, data, epoch):
+        """Go through all steps; they are recorded where there is more than one."""
+        steps, key = epoch.n_steps, (id(data), id(epoch.order), id(epoch.table))
         if self._graph_key != key:
             self._step(data, epoch)  # compiles what is new
             steps -= 1
-            self._graph = self.device.record(lambda: self._step(data, epoch))
-            self._graph_key, self._recorded = key, (data, epoch)  # kept alive: so are their ids
+            if steps > 0:
+                self._graph = self.device.record(lambda: self._step(data, epoch))
+                self._graph_key = key
+                self._recorded = data, epoch  # kept alive, and so are their ids
         for _ in range(steps):
             self._graph()
+
+    def _result(self):
         state = self.device.read(self.state)
-        return Result(
-            float(state[batches.LOSS_SUM]), float(state[batches.WEIGHT_SUM]),
-            int(state[batches.UPDATES]),
-        )  # fmt: skip
+        loss, weight = state[batches.LOSS_SUM], state[batches.WEIGHT_SUM]
+        return Result(float(loss), float(weight), int(state[batches.UPDATES]))
 
     def _first_state(self, data, epoch):
         state = np.zeros(batches.STATE_SIZE)

@@ -15,6 +15,7 @@ from fastbp.cuda.data import RATE as TABLE_RATE
 from fastbp.cuda.data import ROWS as TABLE_ROWS
 from fastbp.cuda.data import TABLE_WIDTH
 from fastbp.cuda.data import WEIGHT as TABLE_WEIGHT
+from fastbp.cuda.tensor_products import inlined
 from fastbp.cuda.toolkit import cuda
 
 # Elements of the state. The first group belongs to the step, the second to the epoch, the third is
@@ -28,23 +29,19 @@ from fastbp.cuda.toolkit import cuda
 THREADS = 256  # of a block
 
 
-def _inlined(function):
-    return cuda.jit(function, device=True, forceinline=True)
-
-
-@_inlined
+@inlined
 def of_state(state, element):
     """An element of the state."""
     return ptx.ld_global_f64(state + 8 * element)
 
 
-@_inlined
+@inlined
 def real_of_state(state, element):
     """An element of the state as float32."""
     return float32(ptx.ld_global_f64(state + 8 * element))
 
 
-@_inlined
+@inlined
 def rows_of_step(state):
     """Rows of the step's batch; zero where the step is not to be made."""
     if of_state(state, IS_ACTIVE) == 0.0:
@@ -64,11 +61,11 @@ def make_store(precision):
     """
     if precision == "bfloat16":
 
-        @_inlined
+        @inlined
         def store(row, column, v0, v1, v2, v3):
             ptx.st_global_v2_u32(row + column * 2, ptx.pack_bf16(v0, v1), ptx.pack_bf16(v2, v3))
 
-        @_inlined
+        @inlined
         def load(row, column):
             low, high = ptx.ld_global_v2_u32(row + column * 2)
             return (
@@ -78,13 +75,13 @@ def make_store(precision):
                 ptx.high_bf16(high),
             )
 
-        @_inlined
+        @inlined
         def store_one(row, column, value):
             ptx.st_global_u16(row + column * 2, ptx.pack_bf16(value, float32(0)))
 
     else:
 
-        @_inlined
+        @inlined
         def store(row, column, v0, v1, v2, v3):
             ptx.st_global_v4_u32(
                 row + column * 4,
@@ -94,11 +91,11 @@ def make_store(precision):
                 ptx.round_tf32(v3),
             )
 
-        @_inlined
+        @inlined
         def load(row, column):
             return ptx.ld_global_v4_f32(row + column * 4)
 
-        @_inlined
+        @inlined
         def store_one(row, column, value):
             ptx.st_global_u32(row + column * 4, ptx.round_tf32(value))
 
@@ -112,7 +109,7 @@ def make_block_sum(threads):
     All threads get the sum. Two calls need a `syncthreads` between them.
     """
 
-    @_inlined
+    @inlined
     def block_sum(value):
         values = cuda.shared.array(threads, float64)
         thread = cuda.threadIdx.x

@@ -14,7 +14,7 @@ from numba import float32, float64, int64
 
 from fastbp.cuda import formulas, ptx
 from fastbp.cuda.task import ADAM
-from fastbp.cuda.tensor_products import ITEM_SIZES, STEP_BYTES, make_multiply, make_spread
+from fastbp.cuda.tensor_products import ITEM_SIZES, STEP_BYTES, inlined, make_multiply, make_spread
 from fastbp.cuda.toolkit import cuda
 from fastbp.cuda.wide_batches import (
     BETA_1,
@@ -35,7 +35,7 @@ def _parts(precision, tile, a_runs_along, b_runs_along):
     return make_multiply(*sides), make_spread(*sides), (tile.m_fragments, tile.n_fragments, 4)
 
 
-@cuda.jit(device=True, forceinline=True)
+@inlined
 def _kept(value, keep):
     return value if keep else float32(0)
 
@@ -153,7 +153,7 @@ def make_update(rule):
     """
     has_second = rule == ADAM
 
-    @cuda.jit(device=True, forceinline=True)
+    @inlined
     def update(state, weights, first_moment, second_moment, offset, gradient):
         second = float32(0)
         if has_second:

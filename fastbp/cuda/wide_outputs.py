@@ -11,7 +11,7 @@ from functools import cache
 from numba import float32, float64, int64
 
 from fastbp.cuda import formulas, ptx
-from fastbp.cuda.tensor_products import PADDING_ROWS
+from fastbp.cuda.tensor_products import PADDING_ROWS, inlined
 from fastbp.cuda.toolkit import cuda
 from fastbp.cuda.wide_batches import (
     DECAY,
@@ -34,11 +34,7 @@ GRADIENT_THREADS = 128  # each four units
 _WARPS = THREADS // 32
 
 
-def _inlined(function):
-    return cuda.jit(function, device=True, forceinline=True)
-
-
-@_inlined
+@inlined
 def _target(targets, index, output, n_outputs, is_class):
     """What the output of a row should be."""
     if is_class:
@@ -46,7 +42,7 @@ def _target(targets, index, output, n_outputs, is_class):
     return ptx.ld_global_f32(targets + 4 * (index * n_outputs + output))
 
 
-@_inlined
+@inlined
 def _weight(sample_weight, index):
     """A row's weight; all are one where there are none."""
     if sample_weight == 0:
@@ -54,7 +50,7 @@ def _weight(sample_weight, index):
     return ptx.ld_global_f64(sample_weight + 8 * index)
 
 
-@_inlined
+@inlined
 def _row_of_data(state, order, row):
     start = int64(of_state(state, START))
     return int64(ptx.ld_global_u32(order + 4 * (start + row)))
@@ -71,7 +67,7 @@ def _make_logits(precision, n_padded):
     mma = ptx.mma_bf16 if precision == "bfloat16" else ptx.mma_tf32
     n_fragments = n_padded // 8
 
-    @_inlined
+    @inlined
     def logits(parts, inputs, inputs_pitch, weights, weights_pitch, n_units):
         sums = cuda.local.array((n_fragments, 4), float32)
         for j in range(n_fragments):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "compile_kernels.py"
-MODULES = ["fastbp.cuda.products", "fastbp.cuda.windows", "fastbp.cuda.outputs"]
+MODULES = ["fastbp.cuda.products", "fastbp.cuda.windows", "fastbp.cuda.outputs", "fastbp.cuda.wide_kernels"]
 
 
 @pytest.mark.parametrize("target", ["8.0", "9.0"])

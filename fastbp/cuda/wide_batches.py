@@ -44,9 +44,26 @@ def real_of_state(state, element):
 @inlined
 def rows_of_step(state):
     """Rows of the step's batch; zero where the step is not to be made."""
-    if of_state(state, IS_ACTIVE) == 0.0:
-        return int64(0)
-    return int64(of_state(state, ROWS))
+    active, rows = of_state(state, IS_ACTIVE), of_state(state, ROWS)
+    return int64(rows) if active != 0.0 else int64(0)
+
+
+@inlined
+def sum_apart(address, distance, count):
+    """Sum `count` float32 that lie so many bytes apart, in order.
+
+    Eight are on their way at a time: one after the other, each would take the memory's latency.
+    """
+    values = cuda.local.array(8, float32)
+    total = float32(0)
+    for first in range(0, count, 8):
+        for i in range(8):
+            values[i] = float32(0)
+            if first + i < count:
+                values[i] = ptx.ld_global_f32(address + (first + i) * distance)
+        for i in range(8):
+            total += values[i]
+    return total
 
 
 @cache
@@ -137,15 +154,15 @@ def make_gather(precision):
 
     def gather(state, X, order, batch, pitch):
         column, row = (cuda.blockIdx.y * THREADS + cuda.threadIdx.x) * 4, int64(cuda.blockIdx.x)
-        if of_state(state, IS_ACTIVE) == 0.0 or column >= X.shape[1]:
+        rows, start = rows_of_step(state), int64(of_state(state, START))
+        scale, zero = real_of_state(state, INPUT_SCALE), float32(0)
+        if rows == 0 or column >= X.shape[1]:
             return
         target = batch + row * pitch
-        zero = float32(0)
-        if row >= rows_of_step(state):
+        if row >= rows:
             store(target, column, zero, zero, zero, zero)
             return
-        scale = real_of_state(state, INPUT_SCALE)
-        index, n = order[int64(of_state(state, START)) + row], X.shape[1]
+        index, n = order[start + row], X.shape[1]
         store(
             target,
             column,
@@ -238,9 +255,8 @@ def sum_columns(state, matrix, pitch, sums, sums_pitch, rows_a_sum, n_columns):
     column, group = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, int64(cuda.blockIdx.y)
     last = min(rows_of_step(state), (group + 1) * rows_a_sum)
     if column < n_columns:
-        total = float32(0)
-        for row in range(group * rows_a_sum, last):
-            total += ptx.ld_global_f32(matrix + row * pitch + column * 4)
+        first = group * rows_a_sum
+        total = sum_apart(matrix + first * pitch + column * 4, pitch, last - first)
         ptx.st_global_f32(sums + group * sums_pitch + column * 4, total)
 
 

@@ -19,7 +19,7 @@ from fastbp.cuda.tensor_products import Tile
 _INTEGER, _REAL = types.int64, types.float64
 _ORDER = types.int32[::1]
 _LARGE, _MEDIUM, _SMALL = Tile(4, 8, 2, 4, 4), Tile(4, 4, 2, 4, 3), Tile(2, 4, 2, 2, 4)
-_LIMITS = {_LARGE: 255, _MEDIUM: 168, _SMALL: 128}
+_LIMITS = {_LARGE: 255, _MEDIUM: 168, _SMALL: 168}
 
 
 def _numbers(count):

@@ -27,7 +27,11 @@ from fastbp.cuda.wide_batches import (
     make_store,
     real_of_state,
     rows_of_step,
+    sum_apart,
 )
+
+# Rows whose numbers are on their way from memory at a time. They divide every tile's.
+AT_ONCE, UPDATES_AT_ONCE = 8, 4
 
 
 def _parts(precision, tile, a_runs_along, b_runs_along):
@@ -119,16 +123,23 @@ def make_backward(precision, tile, activation):
         quad, turn = thread % quads, thread // quads
         column = first_column + 4 * quad
         s0 = s1 = s2 = s3 = float32(0)
-        for tile_row in range(turn, tile_rows, rows_a_turn):
-            offset = (first_row + tile_row) * outputs_pitch
-            d0, d1, d2, d3 = ptx.ld_shared_v4_f32(tile_start + (tile_row * pitch + 4 * quad) * 4)
-            h0, h1, h2, h3 = load(values + offset, column)
-            d0 = formulas.activate_backward(activation, d0, h0)
-            d1 = formulas.activate_backward(activation, d1, h1)
-            d2 = formulas.activate_backward(activation, d2, h2)
-            d3 = formulas.activate_backward(activation, d3, h3)
-            s0, s1, s2, s3 = s0 + d0, s1 + d1, s2 + d2, s3 + d3
-            store(outputs + offset, column, d0, d1, d2, d3)
+        h = cuda.local.array((AT_ONCE, 4), float32)
+        for first in range(turn, tile_rows, rows_a_turn * AT_ONCE):
+            for i in range(AT_ONCE):
+                offset = (first_row + first + i * rows_a_turn) * outputs_pitch
+                h[i, 0], h[i, 1], h[i, 2], h[i, 3] = load(values + offset, column)
+            for i in range(AT_ONCE):
+                tile_row = first + i * rows_a_turn
+                d0, d1, d2, d3 = ptx.ld_shared_v4_f32(
+                    tile_start + (tile_row * pitch + 4 * quad) * 4
+                )
+                d0 = formulas.activate_backward(activation, d0, h[i, 0])
+                d1 = formulas.activate_backward(activation, d1, h[i, 1])
+                d2 = formulas.activate_backward(activation, d2, h[i, 2])
+                d3 = formulas.activate_backward(activation, d3, h[i, 3])
+                s0, s1, s2, s3 = s0 + d0, s1 + d1, s2 + d2, s3 + d3
+                target = outputs + (first_row + tile_row) * outputs_pitch
+                store(target, column, d0, d1, d2, d3)
         cuda.syncthreads()  # the tile has been read: its place serves for the sums
         ptx.st_shared_v4_f32(tile_start + (turn * pitch + 4 * quad) * 4, s0, s1, s2, s3)
         cuda.syncthreads()
@@ -209,49 +220,55 @@ def make_gradient(precision, tile, rule):
         rate, momentum = real_of_state(state, RATE), real_of_state(state, MOMENTUM)
         beta_1, beta_2 = real_of_state(state, BETA_1), real_of_state(state, BETA_2)
         epsilon, decay = real_of_state(state, EPSILON), real_of_state(state, DECAY)
-        squares = float32(0)
-        last_row = min(int64(tile_rows), n_rows - first_row)
-        for tile_row in range(thread // quads, last_row, rows_a_turn):
-            row = first_row + tile_row
-            offset = row * weights_pitch + column * 4
-            g0, g1, g2, g3 = ptx.ld_shared_v4_f32(tile_start + (tile_row * pitch + 4 * quad) * 4)
-            w0, w1, w2, w3 = ptx.ld_global_v4_f32(weights + offset)
-            m0, m1, m2, m3 = ptx.ld_global_v4_f32(first_moment + offset)
-            v0 = v1 = v2 = v3 = float32(0)
-            if has_second:
-                v0, v1, v2, v3 = ptx.ld_global_v4_f32(second_moment + offset)
-            squares += w0 * w0 + w1 * w1 + (w2 * w2 + w3 * w3)
-            w0, m0, v0 = formulas.update(
-                rule, w0, g0 + decay * w0, m0, v0, rate, momentum, beta_1, beta_2, epsilon
-            )
-            w1, m1, v1 = formulas.update(
-                rule, w1, g1 + decay * w1, m1, v1, rate, momentum, beta_1, beta_2, epsilon
-            )
-            w2, m2, v2 = formulas.update(
-                rule, w2, g2 + decay * w2, m2, v2, rate, momentum, beta_1, beta_2, epsilon
-            )
-            w3, m3, v3 = formulas.update(
-                rule, w3, g3 + decay * w3, m3, v3, rate, momentum, beta_1, beta_2, epsilon
-            )
-            ptx.st_global_v4_f32(weights + offset, w0, w1, w2, w3)
-            ptx.st_global_v4_f32(first_moment + offset, m0, m1, m2, m3)
-            if has_second:
-                ptx.st_global_v4_f32(second_moment + offset, v0, v1, v2, v3)
-            left = n_columns - column  # an ε that underflows would make the padding NaN
-            store(
-                rounded + row * rounded_pitch, column, _kept(w0, left > 0), _kept(w1, left > 1),
-                _kept(w2, left > 2), _kept(w3, left > 3),
-            )  # fmt: skip
+        squares, g = float32(0), cuda.local.array(4, float32)
+        w = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
+        m = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
+        v = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
+        left = n_columns - column
+        for first in range(thread // quads, tile_rows, rows_a_turn * UPDATES_AT_ONCE):
+            for i in range(UPDATES_AT_ONCE):
+                row = first_row + first + i * rows_a_turn
+                if row < n_rows:
+                    offset = row * weights_pitch + column * 4
+                    w[i, 0], w[i, 1], w[i, 2], w[i, 3] = ptx.ld_global_v4_f32(weights + offset)
+                    m[i, 0], m[i, 1], m[i, 2], m[i, 3] = ptx.ld_global_v4_f32(first_moment + offset)
+                    if has_second:
+                        v[i, 0], v[i, 1], v[i, 2], v[i, 3] = ptx.ld_global_v4_f32(
+                            second_moment + offset
+                        )
+            for i in range(UPDATES_AT_ONCE):
+                tile_row = first + i * rows_a_turn
+                row = first_row + tile_row
+                if row < n_rows:
+                    offset = row * weights_pitch + column * 4
+                    g[0], g[1], g[2], g[3] = ptx.ld_shared_v4_f32(
+                        tile_start + (tile_row * pitch + 4 * quad) * 4
+                    )
+                    for c in range(4):
+                        squares += w[i, c] * w[i, c]
+                        w[i, c], m[i, c], v[i, c] = formulas.update(
+                            rule, w[i, c], g[c] + decay * w[i, c], m[i, c], v[i, c], rate,
+                            momentum, beta_1, beta_2, epsilon,
+                        )  # fmt: skip
+                    ptx.st_global_v4_f32(weights + offset, w[i, 0], w[i, 1], w[i, 2], w[i, 3])
+                    ptx.st_global_v4_f32(first_moment + offset, m[i, 0], m[i, 1], m[i, 2], m[i, 3])
+                    if has_second:
+                        ptx.st_global_v4_f32(
+                            second_moment + offset, v[i, 0], v[i, 1], v[i, 2], v[i, 3]
+                        )
+                    for c in range(4):  # an ε that underflows would make the padding NaN
+                        w[i, c] = _kept(w[i, c], left > c)
+                    target = rounded + row * rounded_pitch
+                    store(target, column, w[i, 0], w[i, 1], w[i, 2], w[i, 3])
         total = block_sum(float64(squares))
         if thread == 0:
             block = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x
             ptx.st_global_f64(penalties + 8 * block, total)
         column = first_column + thread
         if first_row == 0 and thread < tile_columns and column < n_columns:
-            g0 = float32(0)
-            for group in range((rows + rows_a_sum - 1) // rows_a_sum):
-                g0 += ptx.ld_global_f32(sums_of_rows + group * sums_pitch + column * 4)
+            n_sums = (rows + rows_a_sum - 1) // rows_a_sum
+            gradient_of_bias = sum_apart(sums_of_rows + column * 4, sums_pitch, n_sums)
             offset = n_rows * weights_pitch + column * 4
-            update_one(state, weights, first_moment, second_moment, offset, g0)
+            update_one(state, weights, first_moment, second_moment, offset, gradient_of_bias)
 
     return gradient

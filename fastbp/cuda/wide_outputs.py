@@ -8,7 +8,7 @@ update by the gradient's.
 
 from functools import cache
 
-from numba import float32, float64, int64
+from numba import float32, float64, int64, uint32
 
 from fastbp.cuda import formulas, ptx
 from fastbp.cuda.tensor_products import PADDING_ROWS, inlined
@@ -23,14 +23,17 @@ from fastbp.cuda.wide_batches import (
     of_state,
     real_of_state,
     rows_of_step,
+    sum_apart,
 )
 from fastbp.cuda.wide_layers import make_update
 
 MOST_OF_HEAD = 32
 HEAD_ROWS = 16  # of a block
 UNIT_BYTES = 64  # of the inner dimension, two `mma` long
+UNITS_AT_ONCE = 2  # of a warp
 GRADIENT_ROWS = 64  # of the batch, a block
 GRADIENT_THREADS = 128  # each four units
+AT_ONCE = 4  # rows of them on their way; divides GRADIENT_ROWS
 _WARPS = THREADS // 32
 
 
@@ -70,6 +73,8 @@ def _make_logits(precision, n_padded):
     @inlined
     def logits(parts, inputs, inputs_pitch, weights, weights_pitch, n_units):
         sums = cuda.local.array((n_fragments, 4), float32)
+        a = cuda.local.array((UNITS_AT_ONCE, 8), uint32)
+        b = cuda.local.array((UNITS_AT_ONCE, n_fragments, 4), uint32)
         for j in range(n_fragments):
             for c in range(4):
                 sums[j, c] = float32(0)
@@ -78,19 +83,29 @@ def _make_logits(precision, n_padded):
         upper = inputs + g * inputs_pitch + t * 16
         lower = upper + 8 * inputs_pitch
         weights = weights + g * weights_pitch + t * 16
-        for unit in range(warp, n_units, _WARPS):
-            a0, a2, a4, a6 = ptx.ld_global_v4_u32(upper + unit * UNIT_BYTES)
-            a1, a3, a5, a7 = ptx.ld_global_v4_u32(lower + unit * UNIT_BYTES)
-            for j in range(n_fragments):
-                b0, b1, b2, b3 = ptx.ld_global_v4_u32(
-                    weights + 8 * j * weights_pitch + unit * UNIT_BYTES
-                )
-                s0, s1, s2, s3 = mma(
-                    a0, a1, a2, a3, b0, b1, sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3]
-                )
-                sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3] = mma(
-                    a4, a5, a6, a7, b2, b3, s0, s1, s2, s3
-                )
+        for first in range(warp, n_units, _WARPS * UNITS_AT_ONCE):
+            for i in range(UNITS_AT_ONCE):
+                offset = (first + i * _WARPS) * UNIT_BYTES
+                for c in range(8):
+                    a[i, c] = uint32(0)
+                for j in range(n_fragments):
+                    for c in range(4):
+                        b[i, j, c] = uint32(0)
+                if first + i * _WARPS < n_units:
+                    a[i, 0], a[i, 2], a[i, 4], a[i, 6] = ptx.ld_global_v4_u32(upper + offset)
+                    a[i, 1], a[i, 3], a[i, 5], a[i, 7] = ptx.ld_global_v4_u32(lower + offset)
+                    for j in range(n_fragments):
+                        b[i, j, 0], b[i, j, 1], b[i, j, 2], b[i, j, 3] = ptx.ld_global_v4_u32(
+                            weights + 8 * j * weights_pitch + offset
+                        )
+            for i in range(UNITS_AT_ONCE):
+                for j in range(n_fragments):
+                    for half in range(2):
+                        sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3] = mma(
+                            a[i, 4 * half], a[i, 4 * half + 1], a[i, 4 * half + 2],
+                            a[i, 4 * half + 3], b[i, j, 2 * half], b[i, j, 2 * half + 1],
+                            sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3],
+                        )  # fmt: skip
         for j in range(n_fragments):
             parts[warp, g, 8 * j + 2 * t] = sums[j, 0]
             parts[warp, g, 8 * j + 2 * t + 1] = sums[j, 1]
@@ -196,14 +211,15 @@ def make_head_gradient(precision, n_outputs):
     def head_gradient(state, inputs, inputs_pitch, deltas, parts, part_size, n_units):
         shared = cuda.shared.array(shape, float32)
         sums = cuda.local.array(sums_shape, float32)
+        h = cuda.local.array((AT_ONCE, 4), float32)
         first_row, thread = int64(cuda.blockIdx.y) * GRADIENT_ROWS, cuda.threadIdx.x
         n_rows = min(int64(GRADIENT_ROWS), rows_of_step(state) - first_row)
         if n_rows <= 0:
             return
-        for i in range(thread, n_rows * n_padded, GRADIENT_THREADS):
+        for i in range(thread, GRADIENT_ROWS * n_padded, GRADIENT_THREADS):
             row, output = i // n_padded, i % n_padded
             delta = float32(0)
-            if output < n_outputs:
+            if row < n_rows and output < n_outputs:
                 delta = ptx.ld_global_f32(deltas + (first_row * n_padded + i) * 4)
             shared[row, output] = delta
         cuda.syncthreads()
@@ -219,14 +235,15 @@ def make_head_gradient(precision, n_outputs):
         for u in range(4):
             for output in range(n_padded):
                 sums[u, output] = float32(0)
-        for row in range(n_rows):
-            h0, h1, h2, h3 = load(inputs + (first_row + row) * inputs_pitch, unit)
-            for output in range(n_padded):
-                delta = shared[row, output]
-                sums[0, output] += h0 * delta
-                sums[1, output] += h1 * delta
-                sums[2, output] += h2 * delta
-                sums[3, output] += h3 * delta
+        source = inputs + first_row * inputs_pitch
+        for group in range(0, n_rows, AT_ONCE):
+            for i in range(AT_ONCE):  # rows behind the batch's have δ of zero
+                h[i, 0], h[i, 1], h[i, 2], h[i, 3] = load(source + (group + i) * inputs_pitch, unit)
+            for i in range(AT_ONCE):
+                for output in range(n_padded):
+                    delta = shared[group + i, output]
+                    for u in range(4):
+                        sums[u, output] += h[i, u] * delta
         for u in range(4):
             if unit + u < n_units:
                 for output in range(n_padded):
@@ -258,9 +275,8 @@ def make_head_update(precision, n_outputs, rule):
         unit, output = i // n_padded, i % n_padded
         square = 0.0
         if unit <= n_units and output < n_outputs:
-            gradient = float32(0)
-            for part in range((rows + GRADIENT_ROWS - 1) // GRADIENT_ROWS):
-                gradient += ptx.ld_global_f32(parts + part * part_size + i * 4)
+            n_parts = (rows + GRADIENT_ROWS - 1) // GRADIENT_ROWS
+            gradient = sum_apart(parts + i * 4, part_size, n_parts)
             offset = unit * weights_pitch + output * 4
             if unit < n_units:
                 weight = ptx.ld_global_f32(weights + offset)

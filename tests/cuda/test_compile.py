@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "compile_kernels.py"
-MODULES = ["fastbp.cuda.products", "fastbp.cuda.windows", "fastbp.cuda.outputs", "fastbp.cuda.wide_kernels"]
+MODULES = ["products", "windows", "outputs", "wide_kernels"]
 
 
 @pytest.mark.parametrize("target", ["8.0", "9.0"])
@@ -17,7 +17,7 @@ def test_kernels_compile_without_spills(target):
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     run = subprocess.run(
-        [sys.executable, str(PROGRAM), target, *MODULES],
+        [sys.executable, str(PROGRAM), target, *(f"fastbp.cuda.{name}" for name in MODULES)],
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -6,7 +6,9 @@ PTX ISA, apart from the kernels: which lane holds which element of a matrix.
 """
 
 import numpy as np
-from emulator import WARP, Address, Array, EmulationError
+from emulator import WARP, WINDOW, EmulationError
+
+from fastbp.cuda import ptx as real_ptx
 
 LANES = np.arange(WARP)
 GROUP, MEMBER = LANES >> 2, LANES & 3  # "groupID" and "threadID_in_group" of the manual
@@ -76,11 +78,29 @@ def _accumulate(left, right, c):
     return [tuple(d[lane]) for lane in range(WARP)]
 
 
+_DTYPES = {
+    "u16": np.uint16,
+    "u32": np.uint32,
+    "f32": np.float32,
+    "f64": np.float64,
+    "s64": np.int64,
+}
+
+
 class EmulatedPtx:
-    """One machine's intrinsics. A subclass adds its own, or gives them other names."""
+    """One machine's intrinsics, by the names of `fastbp.cuda.ptx`.
+
+    What is not here, such as conversions of numbers, is that module's own Python.
+    """
 
     def __init__(self, machine):
         self.machine = machine
+        for kind, dtype in _DTYPES.items():
+            self._add_accesses(kind, np.dtype(dtype))
+
+    def __getattr__(self, name):
+        intrinsic = getattr(real_ptx, name)
+        return getattr(intrinsic, "in_python", intrinsic)
 
     def collective(self, what, combine, arguments):
         """Meet the other lanes of the warp; `combine` makes 32 results of 32 lanes' arguments."""
@@ -89,30 +109,68 @@ class EmulatedPtx:
             raise EmulationError(f"{what} in a warp of {len(warp)} lanes")
         return self.machine.meet(what, warp, arguments, combine)
 
-    # ---- addresses and asynchronous copies ------------------------------------------------------
+    # ---- loads and stores -----------------------------------------------------------------------
 
-    def shared_address(self, array, index):
-        """The address of an element of a one-dimensional shared array."""
-        return Address(array.memory, int(index) * array.dtype.itemsize)
+    def _add_accesses(self, kind, dtype):
+        """ld and st of one kind of number: global, shared, cluster; scalars, pairs and fours."""
+        for space in ("global", "shared", "cluster"):
+            for vector, n in (("", 1), ("v2_", 2), ("v4_", 4)):
+                is_mapped = space == "cluster"
 
-    def copy_async(self, destination, array, index, n_bytes):
-        """cp.async of 4, 8 or 16 bytes; they arrive when the group is waited for, not earlier."""
-        source = Address(array.memory, int(index) * array.dtype.itemsize)
-        for address in (destination, source):
-            address.memory.words(address.offset, n_bytes)  # is it inside, is it aligned
-        thread, memory = self.machine.current, destination.memory
-        memory.note_write(destination.offset, n_bytes)
-        memory.pending.update(dict.fromkeys(memory.words(destination.offset, n_bytes), thread))
-        thread.copies.append((destination, source, n_bytes))
+                def load(address, n=n, is_mapped=is_mapped):
+                    values = self._load(address, dtype, n, is_mapped)
+                    return values[0] if n == 1 else tuple(values)
 
-    def copy_async_16(self, destination, array, index):
-        self.copy_async(destination, array, index, 16)
+                def store(address, *values, n=n, is_mapped=is_mapped):
+                    assert len(values) == n
+                    self._store(address, dtype, values, is_mapped)
 
-    def copy_async_4(self, destination, array, index):
-        self.copy_async(destination, array, index, 4)
+                setattr(self, f"ld_{space}_{vector}{kind}", load)
+                setattr(self, f"st_{space}_{vector}{kind}", store)
 
-    def commit_copies(self):
-        """cp.async.commit_group: the copies so far become one group."""
+    def _load(self, address, dtype, n, is_mapped):
+        memory, offset = self.machine.resolve(address, is_mapped)
+        memory.note_read(offset, n * dtype.itemsize)
+        first = offset // dtype.itemsize
+        return memory.view(dtype)[first : first + n].copy()
+
+    def _store(self, address, dtype, values, is_mapped):
+        memory, offset = self.machine.resolve(address, is_mapped)
+        memory.note_write(offset, len(values) * dtype.itemsize)
+        first = offset // dtype.itemsize
+        memory.view(dtype)[first : first + len(values)] = values
+
+    def global_address(self, array, index):
+        return self.machine.address(array, index)
+
+    shared_address = global_address
+
+    # ---- asynchronous copies --------------------------------------------------------------------
+
+    def copy_async(self, shared, address, n_bytes, n_copied=None):
+        """cp.async: the bytes arrive when their group is waited for, not earlier."""
+        memory, start = self.machine.resolve(shared)
+        source, first = self.machine.resolve(address)
+        source.words(first, n_bytes)  # is it inside, is it aligned
+        memory.note_write(start, n_bytes)
+        thread = self.machine.current
+        memory.pending.update(dict.fromkeys(memory.words(start, n_bytes), thread))
+        n_copied = n_bytes if n_copied is None else int(n_copied)
+        thread.copies.append((memory, start, n_bytes, source, first, n_copied))
+
+    def cp_async_4(self, shared, address):
+        self.copy_async(shared, address, 4)
+
+    def cp_async_8(self, shared, address):
+        self.copy_async(shared, address, 8)
+
+    def cp_async_16(self, shared, address):
+        self.copy_async(shared, address, 16)
+
+    def cp_async_16_or_zeros(self, shared, address, n_bytes):
+        self.copy_async(shared, address, 16, n_bytes)
+
+    def cp_async_commit(self):
         thread = self.machine.current
         thread.groups.append(thread.copies)
         thread.copies = []
@@ -121,59 +179,84 @@ class EmulatedPtx:
         """cp.async.wait_group: all but the last so many groups are complete."""
         thread = self.machine.current
         while len(thread.groups) > n_groups:
-            for destination, source, n_bytes in thread.groups.pop(0):
-                memory, start = destination.memory, destination.offset
+            for memory, start, n_bytes, source, first, n_copied in thread.groups.pop(0):
                 for word in memory.words(start, n_bytes):
                     del memory.pending[word]
-                source.memory.note_read(source.offset, n_bytes)
-                stop = source.offset + n_bytes
-                memory.bytes[start : start + n_bytes] = source.memory.bytes[source.offset : stop]
+                if n_copied:
+                    source.note_read(first, n_bytes)
+                memory.bytes[start : start + n_bytes] = 0
+                memory.bytes[start : start + n_copied] = source.bytes[first : first + n_copied]
                 memory.note_write(start, n_bytes)
+
+    def cp_async_wait_0(self):
+        self.wait_for_copies(0)
+
+    def cp_async_wait_1(self):
+        self.wait_for_copies(1)
+
+    def cp_async_wait_2(self):
+        self.wait_for_copies(2)
 
     # ---- warps ----------------------------------------------------------------------------------
 
-    def mma_bfloat16(self, *arguments):
-        return self.collective("mma bf16", mma_bfloat16, arguments)
+    def mma_bf16(self, *arguments):
+        return self.collective("mma_bf16", mma_bfloat16, arguments)
 
-    def mma_tensorfloat32(self, *arguments):
-        return self.collective("mma tf32", mma_tensorfloat32, arguments)
+    def mma_tf32(self, *arguments):
+        return self.collective("mma_tf32", mma_tensorfloat32, arguments)
 
-    def load_matrices(self, address, count, transposed):
-        """ldmatrix of 1, 2 or 4 matrices: lane l has the address of row l % 8 of matrix l // 8."""
-        if self.machine.current.lane < 8 * count:
-            address.memory.note_read(address.offset, 16)
+    def load_matrices(self, address, transposed):
+        """ldmatrix.x4: lane l has the address of row l % 8 of matrix l // 8."""
+        place = self.machine.resolve(address)
+        place[0].note_read(place[1], 16)
 
-        def combine(addresses):
-            rows = [
-                one.memory.bytes[one.offset : one.offset + 16].view(np.uint16)
-                for one in addresses[: 8 * count]
-            ]
-            matrices = np.stack(rows).reshape(count, 8, 8)
+        def combine(places):
+            rows = [memory.bytes[start : start + 16].view(np.uint16) for memory, start in places]
+            matrices = np.stack(rows).reshape(4, 8, 8)
             if transposed:
                 matrices = matrices.transpose(0, 2, 1)
             halves = matrices[:, GROUP[:, None], _pair(2 * MEMBER)].astype(np.uint32)
             registers = halves[..., 0] | halves[..., 1] << np.uint32(16)  # matrix, lane
             return [tuple(registers[:, lane]) for lane in range(WARP)]
 
-        return self.collective("ldmatrix", combine, address)
+        return self.collective("ldmatrix", combine, place)
 
-    def load_matrices_4(self, address):
-        return self.load_matrices(address, 4, False)
+    def ldmatrix_x4(self, address):
+        return self.load_matrices(address, False)
 
-    def load_matrices_4_transposed(self, address):
-        return self.load_matrices(address, 4, True)
+    def ldmatrix_x4_trans(self, address):
+        return self.load_matrices(address, True)
 
-    def shuffle_xor(self, value, mask):
-        """shfl.sync.bfly: the value of the lane whose number differs in the mask's bits."""
-        lane = self.machine.current.lane
+    # ---- between blocks -------------------------------------------------------------------------
 
-        def combine(values):
-            return [values[other ^ mask] for other in range(WARP)]
+    def ld_acquire(self, address):
+        """Others run before the load, so that a thread that spins sees their progress."""
+        self.machine.pause()
+        memory, offset = self.machine.resolve(address)
+        return memory.view(np.dtype(np.uint32))[offset // 4]
 
-        assert lane < WARP
-        return self.collective(f"shuffle {mask}", combine, value)
+    def atom_add(self, address, value):
+        memory, offset = self.machine.resolve(address)
+        view = memory.view(np.dtype(np.uint32))
+        before = view[offset // 4]
+        view[offset // 4] = before + np.uint32(value)
+        return before
+
+    def red_release_add(self, address, value):
+        self.atom_add(address, value)
+
+    def st_release(self, address, value):
+        memory, offset = self.machine.resolve(address)
+        memory.view(np.dtype(np.uint32))[offset // 4] = value
+
+    def fence_gpu(self):
+        pass
 
     # ---- clusters -------------------------------------------------------------------------------
+
+    def cluster_rank(self):
+        block = self.machine.current.block
+        return np.uint32(block.cluster.blocks.index(block))
 
     def cluster_arrive(self):
         """barrier.cluster.arrive.release: what this thread wrote is there for those that wait."""
@@ -200,36 +283,9 @@ class EmulatedPtx:
             machine.wait(thread, "cluster_wait")
         thread.cluster_epoch += 1
 
-    def peer_address(self, address, rank):
+    def map_shared(self, address, rank):
         """mapa: the same place in the shared memory of another block of the cluster."""
-        block = self.machine.current.block
-        own = [place for place, memory in block.shared.items() if memory is address.memory]
-        if not own or not 0 <= rank < len(block.cluster.blocks):
-            raise EmulationError(f"no such place in block {rank}, at {self.machine.place()}")
-        peer = block.cluster.blocks[rank]
-        if own[0] not in peer.shared:
-            raise EmulationError(f"block {rank} may not have started yet, {self.machine.place()}")
-        return Address(peer.shared[own[0]], address.offset)
-
-    def load_peer_float32(self, address):
-        """ld.shared::cluster.f32"""
-        return address.memory.load(address.offset, np.dtype(np.float32))
-
-    def store_peer_float32(self, address, value):
-        """st.shared::cluster.f32"""
-        address.memory.store(address.offset, np.dtype(np.float32), value)
-
-    # ---- vectors and bits -----------------------------------------------------------------------
-
-    def load_float32x4(self, address):
-        """ld.shared.v4.f32"""
-        address.memory.note_read(address.offset, 16)
-        return tuple(Array(address.memory, np.float32, (4,)).memory.view(np.dtype(np.float32))[
-            address.offset // 4 : address.offset // 4 + 4
-        ])  # fmt: skip
-
-    def float_to_bits(self, value):
-        return np.float32(value).view(np.uint32)
-
-    def bits_to_float(self, bits):
-        return np.uint32(bits).view(np.float32)
+        if not 0 <= rank < len(self.machine.current.block.cluster.blocks):
+            raise EmulationError(f"no block {rank} in the cluster, at {self.machine.place()}")
+        self.machine.resolve(address)
+        return (int(rank) + 1) * WINDOW + int(address)

@@ -27,6 +27,8 @@ import numpy as np
 
 WARP = 32
 WORD = 4  # bytes; the granularity at which races are seen
+ALIGNMENT = 1024  # of shared arrays
+WINDOW = 1 << 24  # addresses of a block's shared memory; those of its peers follow, by rank
 Triple = namedtuple("Triple", "x y z")
 
 
@@ -80,7 +82,15 @@ class Block:
         for thread in self.threads:
             thread.warp.append(thread)
         self.cluster = None
-        self.shared = {"dynamic": Memory(machine, np.zeros(dynamic_shared_bytes, np.uint8), False)}
+        self.shared = {}  # address in the shared window -> Memory
+        self.shared_array("dynamic", dynamic_shared_bytes)
+
+    def shared_array(self, place, n_bytes):
+        """The memory of the array that the kernel declares at a place of its program."""
+        start = self.machine.shared_start(place, n_bytes)
+        if start not in self.shared:
+            self.shared[start] = Memory(self.machine, np.zeros(n_bytes, np.uint8), False)
+        return self.shared[start]
 
 
 class Cluster:
@@ -202,23 +212,12 @@ class Array:
         self.memory.store(self.offset(index), self.dtype, value)
 
 
-class Address:
-    """The address of a byte; in numba an integer."""
-
-    def __init__(self, memory, offset):
-        self.memory, self.offset = memory, int(offset)
-
-    def __add__(self, n_bytes):
-        return Address(self.memory, self.offset + int(n_bytes))
-
-    __radd__ = __add__
-
-
 class Machine:
     """All threads of one launch, the baton, and the places where threads wait for each other."""
 
     def __init__(self, grid, block, cluster=1, dynamic_shared_bytes=0, seed=None):
         self.grid_shape, self.block_shape = _triple(grid), _triple(block)
+        self.shared_places = {}  # place of a declaration -> (address, bytes)
         n_blocks, n_threads = np.prod(self.grid_shape), np.prod(self.block_shape)
         self.blocks = [
             Block(self, rank, int(n_threads), dynamic_shared_bytes) for rank in range(n_blocks)
@@ -230,7 +229,52 @@ class Machine:
         self.random = None if seed is None else random.Random(seed)
         self.current, self.failure, self.live = None, None, len(self.threads)
         self.runnable, self.meetings = list(self.threads), {}
-        self.finished = threading.Event()
+        self.global_memories = {}  # address -> Memory
+
+    # ---- addresses ------------------------------------------------------------------------------
+
+    def add_global(self, array):
+        """Take an array of the host for one on the device, at the address that it has."""
+        address = array.__array_interface__["data"][0]
+        if not array.flags.c_contiguous:
+            raise ValueError("the emulator takes C-contiguous arrays")
+        if address not in self.global_memories:
+            memory = Memory(self, array.reshape(-1).view(np.uint8), True)
+            self.global_memories[address] = memory
+        return Array(self.global_memories[address], array.dtype, array.shape)
+
+    def shared_start(self, place, n_bytes):
+        """Where the array declared at a place lies in every block's shared window."""
+        if place not in self.shared_places:
+            used = sum(size for _, size in self.shared_places.values())
+            size = (n_bytes // ALIGNMENT + 1) * ALIGNMENT
+            self.shared_places[place] = ALIGNMENT + used, size
+        return self.shared_places[place][0]
+
+    def address(self, array, index):
+        """The address of an element, counted along the array's memory."""
+        block, memory = self.current.block, array.memory
+        for memories in (block.shared, self.global_memories):
+            for start, one in memories.items():
+                if one is memory:
+                    return start + int(index) * array.dtype.itemsize
+        raise EmulationError(f"an array of another block, at {self.place()}")
+
+    def resolve(self, address, mapped=False):
+        """The memory and the byte in it that an address means; `mapped` by `map_shared`."""
+        address, block = int(address), self.current.block
+        memories = self.global_memories
+        if address < 1 << 32:
+            rank, address = divmod(address, WINDOW)
+            if mapped != bool(rank):
+                raise EmulationError(f"a {'un' * mapped}mapped address, at {self.place()}")
+            memories = (block.cluster.blocks[rank - 1] if rank else block).shared
+        for start, memory in memories.items():
+            if start <= address < start + memory.bytes.size:
+                return memory, address - start
+        raise EmulationError(
+            f"{self.current} uses address {address} where no array is, at {self.place()}"
+        )
 
     # ---- the baton ------------------------------------------------------------------------------
 
@@ -256,8 +300,6 @@ class Machine:
             self.current.baton.release()
         elif self.live:
             self.fail(EmulationError("deadlock:\n" + self.waiting_threads()))
-        else:
-            self.finished.set()
 
     def waiting_threads(self):
         places = {}
@@ -373,15 +415,13 @@ class EmulatedCuda:
     def _shared_array(self, shape, dtype):
         machine, dtype = self._machine, _dtype_of(dtype)
         shape = (shape,) if isinstance(shape, int) else shape
-        shared = machine.current.block.shared
+        block = machine.current.block
         if shape == (0,):
-            memory = shared["dynamic"]
+            memory = block.shared_array("dynamic", 0)
             return Array(memory, dtype, (memory.bytes.size // dtype.itemsize,))
         frame = sys._getframe(1)
-        place = frame.f_code, frame.f_lasti
-        if place not in shared:
-            shared[place] = Memory(machine, np.zeros(_n_bytes(shape, dtype), np.uint8), False)
-        return Array(shared[place], dtype, shape)
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        return Array(block.shared_array((frame.f_code, frame.f_lasti), n_bytes), dtype, shape)
 
     def _local_array(self, shape, dtype):
         dtype = _dtype_of(dtype)
@@ -395,10 +435,6 @@ class EmulatedCuda:
         before = view[position]
         view[position] = before + value
         return before
-
-
-def _n_bytes(shape, dtype):
-    return -(-int(np.prod(shape)) * dtype.itemsize // 16) * 16
 
 
 def _dtype_of(numba_type):
@@ -435,7 +471,9 @@ def _emulated(function, replacements, done):
     return copy
 
 
-def launch(kernel, grid, block, arguments, *, ptx, cluster=1, dynamic_shared_bytes=0, seed=None):
+def launch(
+    kernel, grid, block, arguments, *, ptx, memory=(), cluster=1, dynamic_shared_bytes=0, seed=None
+):
     """Run a kernel to its end; the arrays among its arguments are changed in place.
 
     Parameters
@@ -447,6 +485,8 @@ def launch(kernel, grid, block, arguments, *, ptx, cluster=1, dynamic_shared_byt
         NumPy arrays (C-contiguous) and numbers.
     ptx : callable
         Makes the namespace of intrinsics for a `Machine`.
+    memory : sequence of ndarray
+        Further arrays, which the kernel knows by their addresses on the host.
     cluster : int, default=1
         Blocks of a cluster.
     dynamic_shared_bytes : int, default=0
@@ -460,16 +500,7 @@ def launch(kernel, grid, block, arguments, *, ptx, cluster=1, dynamic_shared_byt
     """
     machine = Machine(grid, block, cluster, dynamic_shared_bytes, seed)
     replacements = {"cuda": EmulatedCuda(machine), "ptx": ptx(machine)}
-    seen = [
-        Array(Memory(machine, _bytes_of(one), True), one.dtype, one.shape)
-        if isinstance(one, np.ndarray)
-        else one
-        for one in arguments
-    ]
+    for array in memory:
+        machine.add_global(array)
+    seen = [machine.add_global(one) if isinstance(one, np.ndarray) else one for one in arguments]
     machine.run(_emulated(kernel, replacements, {}), seen)
-
-
-def _bytes_of(array):
-    if not array.flags.c_contiguous:
-        raise ValueError("the emulator takes C-contiguous arrays")
-    return array.reshape(-1).view(np.uint8)

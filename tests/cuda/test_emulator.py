@@ -67,10 +67,12 @@ def staged(source, out, waits):
     shared = cuda.shared.array(64, np.float32)
     thread = cuda.threadIdx.x
     if thread < 16:
-        ptx.copy_async_16(ptx.shared_address(shared, 4 * thread), source, 4 * thread)
-    ptx.commit_copies()
+        ptx.cp_async_16(
+            ptx.shared_address(shared, 4 * thread), ptx.global_address(source, 4 * thread)
+        )
+    ptx.cp_async_commit()
     if waits:
-        ptx.wait_for_copies(0)
+        ptx.cp_async_wait_0()
     cuda.syncthreads()
     out[thread] = shared[63 - thread]
 
@@ -94,8 +96,8 @@ def rotate(out, n_steps, waits):
         ptx.cluster_arrive()
         if waits:
             ptx.cluster_wait()
-        place = ptx.peer_address(ptx.shared_address(shared, step % 2), (rank + 1) % size)
-        value = ptx.load_peer_float32(place)
+        place = ptx.map_shared(ptx.shared_address(shared, step % 2), (rank + 1) % size)
+        value = ptx.ld_cluster_f32(place)
     out[cuda.grid(1)] = value
 
 
@@ -103,7 +105,7 @@ def test_a_clusters_blocks_read_each_others_memory():
     out = np.zeros(12, np.float32)
     launch(rotate, 4, 3, (out, 5, True), ptx=EmulatedPtx, cluster=4)
     np.testing.assert_array_equal(out.reshape(4, 3)[:, 0], [1, 2, 3, 0])
-    with pytest.raises(EmulationError, match=r"no barrier|nobody|not have started|arrives twice"):
+    with pytest.raises(EmulationError, match=r"no barrier|nobody|where no array is|arrives twice"):
         launch(rotate, 4, 3, (out, 5, False), ptx=EmulatedPtx, cluster=4)
 
 
@@ -116,13 +118,13 @@ def multiply(a, b, out, rows, columns):
     for i in range(4):
         right[4 * lane + i] = b[4 * lane + i]
     cuda.syncthreads()
-    fragment = ptx.load_matrices_4(ptx.shared_address(left, (lane & 15) * 16 + (lane >> 4) * 8))
+    fragment = ptx.ldmatrix_x4(ptx.shared_address(left, (lane & 15) * 16 + (lane >> 4) * 8))
     b0 = np.uint32(right[(lane >> 2) * 16 + 2 * (lane & 3)])
     b0 |= np.uint32(right[(lane >> 2) * 16 + 2 * (lane & 3) + 1]) << np.uint32(16)
     b1 = np.uint32(right[(lane >> 2) * 16 + 2 * (lane & 3) + 8])
     b1 |= np.uint32(right[(lane >> 2) * 16 + 2 * (lane & 3) + 9]) << np.uint32(16)
     zero = np.float32(0)
-    results = ptx.mma_bfloat16(*fragment, b0, b1, zero, zero, zero, zero)
+    results = ptx.mma_bf16(*fragment, b0, b1, zero, zero, zero, zero)
     for i in range(4):
         out[rows[lane, i] * 8 + columns[lane, i]] = results[i]
 

@@ -203,6 +203,29 @@ def high_bf16(packed: U32) -> F32:
     return np.uint32(int(packed) & 0xFFFF0000).view(np.float32)
 
 
+@_instruction("prmt.b32 $0, $1, $2, 0x7632;")
+def truncate_bf16(low: F32, high: F32) -> U32:
+    """prmt.b32: the upper halves of two float32, which are bfloat16 cut off (ISA: prmt)."""
+    bits = [int(np.float32(value).view(np.uint32)) for value in (low, high)]
+    return np.uint32(bits[0] >> 16 | bits[1] & 0xFFFF0000)
+
+
+@_instruction("{ .reg .b32 t; and.b32 t, $1, 0xffff0000; sub.f32 $0, $1, t; }")
+def bf16_remainder(value: F32) -> F32:
+    """and.b32, sub.f32: what `truncate_bf16` cuts off, exactly (ISA: and, sub)."""
+    cut = np.uint32(int(np.float32(value).view(np.uint32)) & 0xFFFF0000).view(np.float32)
+    return np.float32(value) - cut
+
+
+@_instruction("{ .reg .b32 t; prmt.b32 t, $1, 0x4b000000, $2; add.f32 $0, t, 0fCB000000; }")
+def byte_float(word: U32, selector: U32) -> F32:
+    """prmt.b32, add.f32: byte i of a word, selector 0x7650 + i, as a number (ISA: prmt).
+
+    The byte becomes the lowest of the float32 2²³ + byte.
+    """
+    return np.float32(int(word) >> 8 * (int(selector) & 3) & 0xFF)
+
+
 # ---- loads and stores ------------------------------------------------------------------------
 
 
@@ -294,6 +317,12 @@ def st_global_v4_f32(address: I64, v0: F32, v1: F32, v2: F32, v3: F32):
 def ld_shared_f32(address: U32) -> F32:
     """ld.shared.f32: one float32 (ISA: ld)."""
     _in_simulator("ld_shared_f32")
+
+
+@_instruction("ld.shared.u32 $0, [$1];", memory=True)
+def ld_shared_u32(address: U32) -> U32:
+    """ld.shared.u32: one word (ISA: ld)."""
+    _in_simulator("ld_shared_u32")
 
 
 @_instruction("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)

@@ -1,0 +1,269 @@
+"""How a network is laid out over one cluster of blocks. Pure Python: imports no CUDA.
+
+The first layer's units are shared out over the blocks by columns, so that each block computes its
+own units from all features. Every later layer is shared out by rows: a block multiplies the values
+of its own units, the sums of all blocks' products are exchanged, and each block adds up those of its
+own units, or all of them for the outputs. Going back, the δ of a layer that is not the last are
+gathered from all blocks; gradients and updates concern a block's own parameters alone.
+
+Offsets and sizes are in words of 4 bytes, from the start of a block's shared memory.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbp import functions
+from fastbp.cuda.task import ADAM, Task
+
+TILE = 16  # rows of a batch, and features, that one tensor-core product takes
+UNIT_TILE = 8  # units likewise
+CLUSTER_SIZES = 16, 8  # in the order of preference; more than 8 blocks only where the GPU lets them
+ALIGNMENT = 4  # words; vectors and asynchronous copies have 16 bytes
+MAX_TILES = 16  # of batch and units together: fragments of δ that a thread's registers hold
+TERMS = {"float32": 3, "tf32": 2, "bfloat16": 1}
+_MAX_LAYERS = 8
+
+# The table in front of shared memory: what the kernel must know, then a record a layer.
+(
+    N_LAYERS, BATCH_SIZE, N_STEPS, N_FEATURES, ROW_CHUNKS, TILES, TILE_STRIDE, TILE_SIZE, SCRATCH,
+    ROW_STRIDE, ORDERS, TABLES, TARGETS, N_TARGETS, IS_CLASS, SAMPLE_WEIGHTS, HAS_WEIGHTS, LOSS,
+    ERRORS, EXPONENTIALS, USED, HEAD_SIZE,
+) = range(22)  # fmt: skip
+(
+    N_INPUTS, N_OUTPUTS, ACTIVATION, INPUT_SHARE, SHARE, FLAT_WEIGHTS, FLAT_BIAS, WEIGHTS,
+    WEIGHT_STRIDE, WEIGHTS_SIZE, BIAS, BIAS_SIZE, VALUES, SUMS, SUMS_SIZE, DELTAS, LAYER_SIZE,
+) = range(17)  # fmt: skip
+# What follows the table in global memory: addresses (int64), then hyper-parameters (float64).
+(
+    PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, X_ROWS, TARGET_ROWS, WEIGHT_ROWS, ORDER, STEP_TABLE,
+    LOSSES, N_ADDRESSES,
+) = range(10)  # fmt: skip
+(
+    MOMENTUM, BETA_1, BETA_2, EPSILON, ALPHA, INPUT_SCALE, LOSS_SCALE, EPS, N_NUMBERS,
+) = range(9)  # fmt: skip
+
+
+class Shape(NamedTuple):
+    """What a kernel is compiled for; everything else is in the table."""
+
+    cluster: int  # blocks
+    warps: int  # of a block
+    row_tiles: int  # of TILE rows of a batch
+    unit_tiles: int  # of UNIT_TILE units of the first layer that a block has
+    terms: int  # bfloat16 that stand for one float32 in a product
+    input_size: int  # bytes of a number of X, 1 or 4
+    rule: int  # how parameters are updated
+
+
+def round_up(size, multiple):
+    """The next multiple of `multiple`, from `size` on."""
+    return -(-size // multiple) * multiple
+
+
+def without_conflicts(size):
+    """A row's stride in words: 4 more than a multiple of 8.
+
+    Then the 32 lanes that read 8 rows at 4 neighbouring words, or 4 pairs of rows at 8 words, find
+    them in 32 different banks.
+    """
+    return round_up(size + 4, 8) - 4
+
+
+@dataclass(frozen=True)
+class ClusterLayout:
+    """Where a block keeps what.
+
+    Parameters
+    ----------
+    task : Task
+    cluster : int
+        Blocks.
+    input_size : int
+        Bytes of a number of X: 1 or 4.
+    has_weights : bool
+        Whether samples have weights.
+    target_is_class : bool
+    warps : int or None, default=None
+        Of a block; None for as many as a GPU should have.
+
+    Attributes
+    ----------
+    shape : Shape
+    words : ndarray of int64
+        The table, without its records' ends.
+    n_bytes : int
+        Of shared memory a block.
+    """
+
+    task: Task
+    cluster: int
+    input_size: int
+    has_weights: bool
+    target_is_class: bool
+    warps: int | None = None
+
+    @property
+    def n_rows(self):
+        """Rows of a batch in whole tiles."""
+        return round_up(self.task.batch_size, TILE)
+
+    @property
+    def n_units(self):
+        """The first layer's units of a block, in whole tiles."""
+        return round_up(-(-self.task.network.layer_sizes[1] // self.cluster), UNIT_TILE)
+
+    @property
+    def n_features(self):
+        """Features of a row in whole tiles: what X must have on the device."""
+        return round_up(self.task.network.layer_sizes[0], TILE)
+
+    @property
+    def shape(self):
+        unit_tiles = self.n_units // UNIT_TILE
+        return Shape(
+            self.cluster, self.warps or (16 if unit_tiles == 1 else 8), self.n_rows // TILE, unit_tiles,
+            TERMS[self.task.precision], self.input_size, self.task.rule,
+        )  # fmt: skip
+
+    @property
+    def words(self):
+        return _lay_out(self)[0]
+
+    def block(self, addresses, numbers, n_steps):
+        """What the kernel gets: addresses, numbers (as bits) and the table, int64."""
+        words = self.words.copy()
+        words[N_STEPS] = n_steps
+        bits = np.asarray(numbers, np.float64).view(np.int64)
+        return np.concatenate([np.asarray(addresses, np.int64), bits, words])
+
+    @property
+    def n_bytes(self):
+        return 4 * _lay_out(self)[1]
+
+
+@cache
+def _lay_out(layout):
+    """The table's words, and the size of it all."""
+    network, shape = layout.task.network, layout.shape
+    n_layers, n_outputs = len(network.shapes), network.layer_sizes[-1]
+    used = round_up(HEAD_SIZE + n_layers * LAYER_SIZE, ALIGNMENT)
+
+    def take(size, at=None):
+        nonlocal used
+        start = used if at is None else at
+        used = max(used, start + round_up(size, ALIGNMENT))
+        return start
+
+    stride = without_conflicts(layout.n_rows)
+    head = np.zeros(HEAD_SIZE, np.int64)
+    head[[N_LAYERS, BATCH_SIZE, N_FEATURES]] = n_layers, layout.task.batch_size, layout.n_features
+    head[ROW_STRIDE], head[LOSS] = stride, functions.LOSSES.index(network.loss)
+    head[ROW_CHUNKS] = layout.n_features * layout.input_size // 16
+    head[TILE_STRIDE] = without_conflicts(4 * int(head[ROW_CHUNKS]))
+    head[TILE_SIZE] = head[TILE_STRIDE] * layout.n_rows
+    head[TILES] = take(2 * int(head[TILE_SIZE]))
+    head[ORDERS], head[TABLES] = take(3 * layout.n_rows), take(3 * 8)
+    head[IS_CLASS] = layout.target_is_class
+    head[N_TARGETS] = 1 if layout.target_is_class else n_outputs
+    head[TARGETS] = take(2 * layout.n_rows * int(head[N_TARGETS]))
+    head[HAS_WEIGHTS] = layout.has_weights
+    head[SAMPLE_WEIGHTS] = take(4 * layout.n_rows if layout.has_weights else 0)
+    records = [_lay_out_layer(layout, index, take, stride) for index in range(n_layers)]
+
+    # The first layer's sums of half the warps; when they are added up, what comes later in a step.
+    head[SCRATCH] = take(shape.warps // 2 * layout.n_units * stride)
+    head[ERRORS] = take(max(network.layer_sizes[2:]) * stride, int(head[SCRATCH]))
+    after = int(head[ERRORS]) + round_up(max(network.layer_sizes[2:]) * stride, ALIGNMENT)
+    records[0][DELTAS] = take(layout.n_units * stride, after)
+    head[EXPONENTIALS] = take(n_outputs * stride, after)  # needed no more when there are δ
+    head[USED] = used
+    return np.concatenate([head, *records]), used
+
+
+def _lay_out_layer(layout, index, take, stride):
+    """One layer's record."""
+    network, cluster = layout.task.network, layout.cluster
+    n_inputs, n_outputs = network.shapes[index]
+    is_output = index == len(network.shapes) - 1
+    record = np.zeros(LAYER_SIZE, np.int64)
+    record[N_INPUTS], record[N_OUTPUTS] = n_inputs, n_outputs
+    record[ACTIVATION] = functions.OUTPUT_ACTIVATIONS.index(network.activations[index])
+    record[INPUT_SHARE] = n_inputs if index == 0 else -(-n_inputs // cluster)
+    record[SHARE] = n_outputs if is_output else -(-n_outputs // cluster)
+    before = sum((fan_in + 1) * fan_out for fan_in, fan_out in network.shapes[:index])
+    record[FLAT_WEIGHTS], record[FLAT_BIAS] = before, before + n_inputs * n_outputs
+
+    copies = 3 if layout.task.rule == ADAM else 2  # the parameters and their moments
+    if index == 0:  # unit by unit, as the tensor cores take them
+        record[WEIGHT_STRIDE] = without_conflicts(layout.n_features)
+        size = layout.n_units * int(record[WEIGHT_STRIDE])
+    else:
+        record[WEIGHT_STRIDE] = n_outputs
+        size = round_up(int(record[INPUT_SHARE]) * n_outputs, ALIGNMENT)
+    record[WEIGHTS_SIZE], record[WEIGHTS] = size, take(copies * size)
+    record[BIAS_SIZE] = record[SHARE]
+    record[BIAS] = take(copies * int(record[SHARE]))
+    units = layout.n_units if index == 0 else int(record[SHARE])
+    if not is_output:
+        record[VALUES] = take(units * stride)
+        if index:  # peers read these; the first layer's δ are a block's own, in the scratch
+            record[DELTAS] = take(units * stride)
+    if index:
+        # With one barrier a step, a block may write the next step's sums while another reads this
+        # step's.
+        record[SUMS_SIZE] = n_outputs * stride if len(network.shapes) == 2 else 0
+        record[SUMS] = take((1 if record[SUMS_SIZE] == 0 else 2) * n_outputs * stride)
+    return record
+
+
+def takes_clusters(task, gpu):
+    """Whether one cluster can train a task's network on a GPU, and why or why not.
+
+    Inputs are assumed to be those that take the least room, bytes; `layout_for` looks at them.
+    """
+    layout = layout_for(task, gpu, 1, False, True)
+    if isinstance(layout, str):
+        return False, layout
+    return True, (
+        f"one cluster of {layout.cluster} blocks keeps the parameters in shared memory, "
+        f"{layout.n_bytes // 1024} KiB a block, and runs an epoch in one launch"
+    )
+
+
+def layout_for(task, gpu, input_size, has_weights, target_is_class):
+    """The layout over the first cluster size that fits.
+
+    Parameters
+    ----------
+    task : Task
+    gpu : Gpu or Device
+        Its `capability`, `shared_memory` and, where it is known, `largest_cluster`.
+    input_size : int
+        Bytes of a number of X.
+    has_weights, target_is_class : bool
+
+    Returns
+    -------
+    layout : ClusterLayout, or str where there is none: why
+    """
+    n_layers = len(task.network.shapes)
+    if tuple(gpu.capability) < (9, 0):
+        return "clusters of blocks need a GPU of compute capability 9.0 (Hopper) or later"
+    if task.precision not in TERMS:
+        return "a cluster computes in float32, tf32 or bfloat16"
+    if not 2 <= n_layers <= _MAX_LAYERS:
+        return f"a cluster takes networks with 1 to {_MAX_LAYERS - 1} hidden layers"
+    for cluster in CLUSTER_SIZES:
+        if cluster > getattr(gpu, "largest_cluster", cluster):
+            continue
+        layout = ClusterLayout(task, cluster, input_size, has_weights, target_is_class)
+        tiles = layout.shape.row_tiles * layout.shape.unit_tiles
+        if tiles <= MAX_TILES and layout.n_bytes <= gpu.shared_memory:
+            return layout
+    return (
+        f"parameters, moments and two batches of {task.batch_size} rows do not fit into the "
+        f"shared memory of {CLUSTER_SIZES[0]} blocks, or not into their registers"
+    )

@@ -8,6 +8,8 @@ the last one takes everything in float32 and float64.
 from dataclasses import dataclass
 from importlib import import_module
 
+from fastbp.cuda.cluster_layout import takes_clusters
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -21,6 +23,7 @@ class Gpu:
     n_multiprocessors: int = 132
     shared_memory: int = 232_448
     memory: int = 150_000_000_000
+    largest_cluster: int = 16
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def takes_wide(task, gpu):
 
 # Name -> (module, class, rule), in the order of preference.
 PROGRAMS = {
+    "clusters": ("fastbp.cuda.clusters", "ClustersProgram", takes_clusters),
     "wide": ("fastbp.cuda.wide", "WideProgram", takes_wide),
     "steps": ("fastbp.cuda.steps", "StepsProgram", takes_steps),
 }

@@ -1,9 +1,9 @@
 """How a network is laid out over one cluster of blocks. Pure Python: imports no CUDA.
 
 The first layer's units are shared out over the blocks by columns, so that each block computes its
-own units from all features. Every later layer is shared out by rows: a block multiplies the values
-of its own units, the sums of all blocks' products are exchanged, and each block adds up those of its
-own units, or all of them for the outputs. Going back, the δ of a layer that is not the last are
+own units from all features. Every later layer is shared out by rows: a block multiplies the
+values of its own units, the sums of all blocks' products are exchanged, and each block adds up those
+of its own units, or all of them for the outputs. Going back, the δ of a layer that is not the last are
 gathered from all blocks; gradients and updates concern a block's own parameters alone.
 
 Offsets and sizes are in words of 4 bytes, from the start of a block's shared memory.
@@ -16,15 +16,19 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions
-from fastbp.cuda.task import ADAM, Task
+from fastbp.cuda.task import ADAM, GRADIENT, Task
 
 TILE = 16  # rows of a batch, and features, that one tensor-core product takes
 UNIT_TILE = 8  # units likewise
-CLUSTER_SIZES = 16, 8  # in the order of preference; more than 8 blocks only where the GPU lets them
+CLUSTER_SIZES = 16, 8, 4, 2  # more than 8 blocks only where the GPU lets them
 ALIGNMENT = 4  # words; vectors and asynchronous copies have 16 bytes
 MAX_TILES = 16  # of batch and units together: fragments of δ that a thread's registers hold
 TERMS = {"float32": 3, "tf32": 2, "bfloat16": 1}
-_MAX_LAYERS = 8
+INPUT_BYTES = {"uint8": 1, "float32": 4}
+MAX_LAYERS = 8
+# Multiply-adds of a step that one block does for the layers behind the first, without tensor cores:
+# with more of them it is better to spread a step over the whole GPU.
+MAX_LATER_WORK = 300_000
 
 # The table in front of shared memory: what the kernel must know, then a record a layer.
 (
@@ -121,10 +125,17 @@ class ClusterLayout:
         return round_up(self.task.network.layer_sizes[0], TILE)
 
     @property
+    def later_work(self):
+        """Multiply-adds of a step, one way, that a block does behind the first layer."""
+        shapes = self.task.network.shapes[1:]
+        return self.n_rows * sum(-(-fan_in // self.cluster) * n for fan_in, n in shapes)
+
+    @property
     def shape(self):
-        unit_tiles = self.n_units // UNIT_TILE
+        row_tiles, unit_tiles = self.n_rows // TILE, self.n_units // UNIT_TILE
+        warps = self.warps or (16 if row_tiles * unit_tiles <= 4 else 8)
         return Shape(
-            self.cluster, self.warps or (16 if unit_tiles == 1 else 8), self.n_rows // TILE, unit_tiles,
+            self.cluster, warps, row_tiles, unit_tiles,
             TERMS[self.task.precision], self.input_size, self.task.rule,
         )  # fmt: skip
 
@@ -220,50 +231,57 @@ def _lay_out_layer(layout, index, take, stride):
 
 
 def takes_clusters(task, gpu):
-    """Whether one cluster can train a task's network on a GPU, and why or why not.
-
-    Inputs are assumed to be those that take the least room, bytes; `layout_for` looks at them.
-    """
-    layout = layout_for(task, gpu, 1, False, True)
+    """Whether one cluster trains a task's network on a GPU well, and why or why not."""
+    layout = layout_for(task, gpu, has_weights=True, target_is_class=False)
     if isinstance(layout, str):
         return False, layout
     return True, (
-        f"one cluster of {layout.cluster} blocks keeps the parameters in shared memory, "
+        f"one cluster of {layout.cluster} blocks keeps all parameters in shared memory, "
         f"{layout.n_bytes // 1024} KiB a block, and runs an epoch in one launch"
     )
 
 
-def layout_for(task, gpu, input_size, has_weights, target_is_class):
-    """The layout over the first cluster size that fits.
+def layout_for(task, gpu, has_weights, target_is_class):
+    """The layout over the first cluster that fits.
 
     Parameters
     ----------
     task : Task
     gpu : Gpu or Device
-        Its `capability`, `shared_memory` and, where it is known, `largest_cluster`.
-    input_size : int
-        Bytes of a number of X.
     has_weights, target_is_class : bool
+        True and False take the most room.
 
     Returns
     -------
     layout : ClusterLayout, or str where there is none: why
     """
-    n_layers = len(task.network.shapes)
+    network = task.network
     if tuple(gpu.capability) < (9, 0):
         return "clusters of blocks need a GPU of compute capability 9.0 (Hopper) or later"
-    if task.precision not in TERMS:
-        return "a cluster computes in float32, tf32 or bfloat16"
-    if not 2 <= n_layers <= _MAX_LAYERS:
-        return f"a cluster takes networks with 1 to {_MAX_LAYERS - 1} hidden layers"
-    for cluster in CLUSTER_SIZES:
-        if cluster > getattr(gpu, "largest_cluster", cluster):
-            continue
-        layout = ClusterLayout(task, cluster, input_size, has_weights, target_is_class)
+    if task.precision not in TERMS or task.rule == GRADIENT:
+        return "clusters train in float32, tf32 or bfloat16"
+    if task.inputs not in INPUT_BYTES:
+        return f"clusters take dense X of {' or '.join(INPUT_BYTES)}, not {task.inputs}"
+    if not 2 <= len(network.shapes) <= MAX_LAYERS:
+        return f"clusters take networks of 1 to {MAX_LAYERS - 1} hidden layers"
+    for cluster in _cluster_sizes(network.layer_sizes[1], gpu.largest_cluster):
+        layout = ClusterLayout(
+            task, cluster, INPUT_BYTES[task.inputs], has_weights, target_is_class
+        )
         tiles = layout.shape.row_tiles * layout.shape.unit_tiles
-        if tiles <= MAX_TILES and layout.n_bytes <= gpu.shared_memory:
+        if (
+            tiles <= MAX_TILES
+            and layout.later_work <= MAX_LATER_WORK
+            and layout.n_bytes <= gpu.shared_memory
+        ):
             return layout
     return (
         f"parameters, moments and two batches of {task.batch_size} rows do not fit into the "
-        f"shared memory of {CLUSTER_SIZES[0]} blocks, or not into their registers"
+        f"shared memory and registers of {gpu.largest_cluster} blocks"
     )
+
+
+def _cluster_sizes(n_units, largest):
+    """Sizes to try: first those that give each block a whole tile of units, the largest first."""
+    sizes = [size for size in CLUSTER_SIZES if size <= largest]
+    return sorted(sizes, key=lambda size: (size * UNIT_TILE > n_units, -size))

@@ -9,12 +9,11 @@ that a lane reads four neighbouring features of a row at once, and so that lanes
 each other at a bank (`cluster_layout.without_conflicts`). g = lane // 4, t = lane % 4 as in `ptx`.
 """
 
-from numba import float32, int32, uint32
+from numba import float32, uint32
 
 from fastbp.cuda import ptx
 from fastbp.cuda.cluster_layout import (
     DELTAS,
-    HEAD_SIZE,
     N_FEATURES,
     N_INPUTS,
     ROW_STRIDE,
@@ -26,16 +25,16 @@ from fastbp.cuda.cluster_layout import (
     WEIGHTS,
     WEIGHTS_SIZE,
 )
-from fastbp.cuda.formulas import update
+from fastbp.cuda.cluster_memory import get, load, shared_place, store, word
+from fastbp.cuda.formulas import device_function, update
 from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import cuda
 
-device = cuda.jit(device=True, forceinline=True)
 # Selectors of `ptx.byte_float`, for the bytes of a word, the lowest first.
 FIRST_BYTE, SECOND_BYTE, THIRD_BYTE, FOURTH_BYTE = range(0x7650, 0x7654)
 
 
-@device
+@device_function
 def four_bytes(address):
     """Four neighbouring bytes as numbers."""
     word = ptx.ld_shared_u32(address)
@@ -47,7 +46,7 @@ def four_bytes(address):
     )
 
 
-@device
+@device_function
 def four_floats(address):
     """Four neighbouring float32."""
     return ptx.ld_shared_v4_f32(address)
@@ -68,14 +67,14 @@ def make_pack(terms, n_terms):
     """
     last = n_terms - 1 if terms < 3 else -1
 
-    @device
+    @device_function
     def pack(low, high, term):
         return ptx.pack_bf16(low, high) if term == last else ptx.truncate_bf16(low, high)
 
     return pack
 
 
-@device
+@device_function
 def reduce_four(a, b, c, d):
     """What is left of four numbers after a term."""
     return (
@@ -92,27 +91,31 @@ def make_forward(shape):
     Warps share out the features, 16 at a time. Behind the function's last barrier, `SCRATCH` holds
     the sums of warps w and w + warps / 2 at [w][unit][row].
     """
-    warps, row_tiles, unit_tiles, terms = shape.warps, shape.row_tiles, shape.unit_tiles, shape.terms
+    warps, row_tiles, unit_tiles, terms = (
+        shape.warps,
+        shape.row_tiles,
+        shape.unit_tiles,
+        shape.terms,
+    )
     half, n_units = shape.warps // 2, 8 * shape.unit_tiles
     read, input_terms, item = input_reader(shape)
     pack, pack_input = make_pack(terms, terms), make_pack(terms, input_terms)
 
-    @device
+    @device_function
     def forward(slot):
-        words = cuda.shared.array(0, int32)
-        base = ptx.shared_address(words, 0)
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         g, t = lane >> 2, lane & 3
-        stride, row_bytes = words[HEAD_SIZE + WEIGHT_STRIDE], 4 * words[TILE_STRIDE]
-        weights = base + 4 * (words[HEAD_SIZE + WEIGHTS] + g * stride + 4 * t)
-        inputs = base + 4 * (words[TILES] + slot * words[TILE_SIZE]) + g * row_bytes + 4 * t * item
+        stride, row_bytes = get(0, WEIGHT_STRIDE), 4 * word(TILE_STRIDE)
+        weights = shared_place(get(0, WEIGHTS) + g * stride + 4 * t)
+        tile = shared_place(word(TILES) + slot * word(TILE_SIZE))
+        inputs = tile + g * row_bytes + 4 * t * item
         sums = cuda.local.array((row_tiles, unit_tiles, 4), float32)
         right = cuda.local.array((unit_tiles, terms, 2), uint32)
         for m in range(row_tiles):
             for n in range(unit_tiles):
                 for i in range(4):
                     sums[m, n, i] = float32(0)
-        for step in range(warp, words[N_FEATURES] >> 4, warps):
+        for step in range(warp, word(N_FEATURES) >> 4, warps):
             for n in range(unit_tiles):
                 a, b, c, d = ptx.ld_shared_v4_f32(weights + 4 * (8 * n * stride + 16 * step))
                 for j in range(terms):
@@ -137,8 +140,8 @@ def make_forward(shape):
                             )  # fmt: skip
 
         # Half the warps leave their sums to the other half: that needs half the room.
-        values, row_stride = cuda.shared.array(0, float32), words[ROW_STRIDE]
-        start = words[SCRATCH] + ((warp % half) * n_units + 2 * t) * row_stride + g
+        row_stride = word(ROW_STRIDE)
+        start = word(SCRATCH) + ((warp % half) * n_units + 2 * t) * row_stride + g
         for turn in range(2):
             if (warp >= half) == (turn == 0):
                 for m in range(row_tiles):
@@ -147,37 +150,40 @@ def make_forward(shape):
                             unit, row = 8 * n + (i & 1), 16 * m + 8 * (i >> 1)
                             place = start + unit * row_stride + row
                             if turn == 1:
-                                sums[m, n, i] += values[place]
-                            values[place] = sums[m, n, i]
+                                sums[m, n, i] += load(place)
+                            store(place, sums[m, n, i])
             cuda.syncthreads()
 
     return forward
 
 
 def make_gradient(shape):
-    """The first layer's gradient from the rows in one of the two tiles and `DELTAS`; and the update.
+    """The first layer's gradient from the rows in a tile and `DELTAS`, and the update.
 
     Warps share out the features, 32 at a time. Returns the sum of the squares of the weights that
     this thread has updated, as they were before.
     """
-    warps, row_tiles, unit_tiles, terms = shape.warps, shape.row_tiles, shape.unit_tiles, shape.terms
+    warps, row_tiles, unit_tiles, terms = (
+        shape.warps,
+        shape.row_tiles,
+        shape.unit_tiles,
+        shape.terms,
+    )
     read, input_terms, item = input_reader(shape)
     pack, pack_input = make_pack(terms, terms), make_pack(terms, input_terms)
     update_four = make_update(shape.rule)
 
-    @device
+    @device_function
     def gradient(slot, count, scale, decay, rate, momentum, beta_1, beta_2, epsilon):
-        words, values = cuda.shared.array(0, int32), cuda.shared.array(0, float32)
-        base = ptx.shared_address(words, 0)
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         g, t = lane >> 2, lane & 3
-        n_features, row_bytes = words[N_FEATURES], 4 * words[TILE_STRIDE]
-        inputs = base + 4 * (words[TILES] + slot * words[TILE_SIZE]) + 2 * t * row_bytes
+        n_features, row_bytes = word(N_FEATURES), 4 * word(TILE_STRIDE)
+        inputs = shared_place(word(TILES) + slot * word(TILE_SIZE)) + 2 * t * row_bytes
         right = cuda.local.array((row_tiles, unit_tiles, terms, 2), uint32)
         for m in range(row_tiles):
             for n in range(unit_tiles):
-                place = words[HEAD_SIZE + DELTAS] + (8 * n + g) * words[ROW_STRIDE] + 16 * m + 2 * t
-                a, b, c, d = values[place], values[place + 1], values[place + 8], values[place + 9]
+                place = get(0, DELTAS) + (8 * n + g) * word(ROW_STRIDE) + 16 * m + 2 * t
+                a, b, c, d = load(place), load(place + 1), load(place + 8), load(place + 9)
                 for j in range(terms):
                     right[m, n, j, 0], right[m, n, j, 1] = pack(a, b, j), pack(c, d, j)
                     a, b, c, d = reduce_four(a, b, c, d)
@@ -203,8 +209,14 @@ def make_gradient(shape):
                 for pair in range(2):
                     low, high = 2 * pair, 2 * pair + 1  # the features of rows g and g + 8 of A
                     for i in range(input_terms):
-                        a0, a1 = pack_input(x[0, low], x[1, low], i), pack_input(x[0, high], x[1, high], i)
-                        a2, a3 = pack_input(x[2, low], x[3, low], i), pack_input(x[2, high], x[3, high], i)
+                        a0, a1 = (
+                            pack_input(x[0, low], x[1, low], i),
+                            pack_input(x[0, high], x[1, high], i),
+                        )
+                        a2, a3 = (
+                            pack_input(x[2, low], x[3, low], i),
+                            pack_input(x[2, high], x[3, high], i),
+                        )
                         for k in range(4):
                             x[k, low] = ptx.bf16_remainder(x[k, low])
                             x[k, high] = ptx.bf16_remainder(x[k, high])
@@ -236,14 +248,12 @@ def make_gradient(shape):
 def make_update(rule):
     """The update of one unit's weights of four features, as far as there are so many."""
 
-    @device
+    @device_function
     def update_four(
         unit, feature, g0, g1, g2, g3, scale, decay, rate, momentum, beta_1, beta_2, epsilon
     ):
-        words = cuda.shared.array(0, int32)
-        place = words[HEAD_SIZE + WEIGHTS] + unit * words[HEAD_SIZE + WEIGHT_STRIDE] + feature
-        address = ptx.shared_address(words, 0) + 4 * place
-        size = 4 * words[HEAD_SIZE + WEIGHTS_SIZE]
+        address = shared_place(get(0, WEIGHTS) + unit * get(0, WEIGHT_STRIDE) + feature)
+        size = 4 * get(0, WEIGHTS_SIZE)
         slope, w = cuda.local.array(4, float32), cuda.local.array(4, float32)
         first, second = cuda.local.array(4, float32), cuda.local.array(4, float32)
         slope[0], slope[1], slope[2], slope[3] = g0, g1, g2, g3
@@ -255,7 +265,7 @@ def make_update(rule):
         for i in range(4):
             if rule != ADAM:
                 second[i] = float32(0)
-            if feature + i < words[HEAD_SIZE + N_INPUTS]:
+            if feature + i < get(0, N_INPUTS):
                 squares += w[i] * w[i]
                 w[i], first[i], second[i] = update(
                     rule, w[i], scale * slope[i] + decay * w[i], first[i], second[i],

@@ -74,6 +74,11 @@ def upload_rows(device, X, dtype):
     return device.upload(_narrow(X, dtype))
 
 
+def form_of(X, dtype):
+    """What X will be on the device: the name of its dtype, or "sparse"."""
+    return "sparse" if issparse(X) else _narrow(X[:0], dtype).dtype.name
+
+
 def _narrow(array, dtype):
     """As an array goes up: no wider than the arithmetic, and bytes for booleans."""
     if array.dtype == np.bool_:

@@ -5,7 +5,7 @@ side by side in Python threads do not disturb each other, not even while one rec
 """
 
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -60,6 +60,9 @@ class Device:
         Bytes that a block may have at most, after `allow_shared_memory`.
     memory : int
         Bytes of the GPU's memory.
+    largest_cluster : int
+        Most blocks of a cluster, each with all of a multiprocessor's shared memory; 1 where there
+        are no clusters.
 
     Raises
     ------
@@ -131,6 +134,17 @@ class Device:
         """Launch a kernel of `cuda.jit`; inside `record`, into the graph."""
         with reporting(self):
             kernel[grid, block, self.stream, shared_memory](*arguments)
+
+    @cached_property
+    def largest_cluster(self):
+        from fastbp.cuda.cluster_launch import largest_cluster
+
+        return 1 if self._core_stream is None else largest_cluster(self)
+
+    @property
+    def core_stream(self):
+        """cuda.core's view of `stream`; None in the simulator."""
+        return self._core_stream
 
     def record(self, work):
         """Make a graph of the launches that `work()` makes.

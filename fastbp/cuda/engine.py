@@ -7,7 +7,7 @@ What a program is, what it gets and what it returns: `fastbp.cuda.program`. Whic
 import numpy as np
 
 from fastbp.cuda.choice import choose
-from fastbp.cuda.data import WEIGHT, DeviceData, Epoch, make_table, upload_rows
+from fastbp.cuda.data import WEIGHT, DeviceData, Epoch, form_of, make_table, upload_rows
 from fastbp.cuda.device import Device
 from fastbp.cuda.predictions import MOST_ROWS, Predictor
 from fastbp.cuda.task import GRADIENT, Task, rule_of
@@ -117,7 +117,10 @@ class Engine:
     def train_epoch(self, data, order, batch_size, optimizer, alpha):
         """Go through some rows once, in batches; as the CPU engine's `train_epoch`."""
         batch_size = min(int(batch_size), len(order))
-        task = Task(self.network, self.dtype, self.precision, batch_size, rule_of(optimizer))
+        task = Task(
+            self.network, self.dtype, self.precision, batch_size, rule_of(optimizer),
+            form_of(data.X, self.dtype),
+        )  # fmt: skip
         program = self._program_for(task)
         table = make_table(data, order, batch_size, optimizer, task.rule, alpha)
         epoch = self._make_epoch(order, table, batch_size, optimizer, alpha)

@@ -25,6 +25,8 @@ class Task:
     rule : int
         SGD, NESTEROV, ADAM or GRADIENT. With GRADIENT (the steps program only) nothing is updated
         and the gradients of all steps add up in the first moment.
+    inputs : str, default="float32"
+        What X is on the device: the name of its dtype, or "sparse".
     """
 
     network: Network
@@ -32,6 +34,7 @@ class Task:
     precision: str
     batch_size: int
     rule: int
+    inputs: str = "float32"
 
 
 def rule_of(optimizer):

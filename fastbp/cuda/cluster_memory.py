@@ -1,0 +1,44 @@
+"""Access to a block's shared memory, by places in words of 4 bytes; all arrays in it are one."""
+
+from numba import float32, float64, int32, uint32
+
+from fastbp.cuda import ptx
+from fastbp.cuda.cluster_layout import HEAD_SIZE, LAYER_SIZE
+from fastbp.cuda.formulas import device_function
+from fastbp.cuda.toolkit import cuda
+
+
+@device_function
+def word(place):
+    """An integer in shared memory. Unsigned indices spare numba the look for negative ones."""
+    return cuda.shared.array(0, int32)[uint32(place)]
+
+
+@device_function
+def load(place):
+    """A float32 in shared memory."""
+    return cuda.shared.array(0, float32)[uint32(place)]
+
+
+@device_function
+def store(place, value):
+    """Write a float32 to shared memory."""
+    cuda.shared.array(0, float32)[uint32(place)] = value
+
+
+@device_function
+def load_double(place):
+    """A float64 in shared memory; `place` counts words."""
+    return cuda.shared.array(0, float64)[uint32(place) >> uint32(1)]
+
+
+@device_function
+def get(index, field):
+    """A field of a layer's record."""
+    return word(HEAD_SIZE + index * LAYER_SIZE + field)
+
+
+@device_function
+def shared_place(place):
+    """The address of a word of shared memory."""
+    return uint32(ptx.shared_address(cuda.shared.array(0, int32), 0) + 4 * place)

@@ -161,12 +161,12 @@ def move_layer(flat, copy, index, rank, stores):
 
 
 @device_function
-def copy_order(parameters, step, turn, n_rows):
+def copy_order(parameters, step, turn, n_rows, n_threads):
     """Start the copies of a step's order and numbers; `turn` is the step modulo 3."""
     batch_size, thread = word(BATCH_SIZE), cuda.threadIdx.x
     source = address(parameters, ORDER) + 4 * int64(step) * batch_size
-    place = shared_place(word(ORDERS) + turn * n_rows)
-    for row in range(thread, batch_size, cuda.blockDim.x):
+    place = shared_place(word(ORDERS) + (step & 1) * n_rows)
+    for row in range(thread, batch_size, n_threads):
         ptx.cp_async_4(place + 4 * row, source + 4 * row)
     if thread < 2:
         source = address(parameters, STEP_TABLE) + 8 * TABLE_WIDTH * int64(step)
@@ -175,14 +175,14 @@ def copy_order(parameters, step, turn, n_rows):
 
 
 @device_function
-def copy_batch(parameters, step, turn, n_rows):
+def copy_batch(parameters, step, turn, n_rows, n_threads):
     """Start the copies of a step's rows, and of the order of the step after it.
 
     Where a batch is short its first row stands for the others; their δ will be zero.
     """
-    thread, n_threads = cuda.threadIdx.x, cuda.blockDim.x
+    thread = cuda.threadIdx.x
     slot, chunks, n_targets = step & 1, word(ROW_CHUNKS), word(N_TARGETS)
-    used, order = int32(step_number(turn, ROWS)), word(ORDERS) + turn * n_rows
+    used, order = int32(step_number(turn, ROWS)), word(ORDERS) + slot * n_rows
     source, stride = address(parameters, X_ROWS), word(TILE_STRIDE)
     tile = shared_place(word(TILES) + slot * word(TILE_SIZE))
     for row in range(thread >> 5, n_rows, n_threads >> 5):
@@ -199,7 +199,7 @@ def copy_batch(parameters, step, turn, n_rows):
         if word(HAS_WEIGHTS):
             ptx.cp_async_8(shared_place(word(SAMPLE_WEIGHTS) + 2 * position), weights + 8 * index)
     if step + 1 < word(N_STEPS):
-        copy_order(parameters, step + 1, turn + 1 if turn < 2 else 0, n_rows)
+        copy_order(parameters, step + 1, turn + 1 if turn < 2 else 0, n_rows, n_threads)
     ptx.cp_async_commit()
 
 
@@ -246,16 +246,16 @@ def own_products(row, first, n_lanes, index, rank, slot):
 
 
 @device_function
-def sum_of_blocks(place):
+def sum_of_blocks(place, n_blocks):
     """The sum of the numbers that all blocks have at one place, in the order of their ranks."""
     own, total = shared_place(place), float32(0)
-    for rank in range(cuda.gridDim.x):
+    for rank in range(n_blocks):
         total += ptx.ld_cluster_f32(ptx.map_shared(own, uint32(rank)))
     return total
 
 
 @device_function
-def later_values(row, first, n_lanes, index, rank, slot):
+def later_values(row, first, n_lanes, index, rank, slot, n_blocks):
     """A later layer's values: of the block's own units, or of all outputs; softmax's logits."""
     stride, code, last = word(ROW_STRIDE), get(index, ACTIVATION), is_last(index)
     sums = get(index, SUMS) + slot * get(index, SUMS_SIZE) + row
@@ -263,7 +263,7 @@ def later_values(row, first, n_lanes, index, rank, slot):
         sums += rank * get(index, SHARE) * stride
     place = row + (word(ERRORS) if last else get(index, VALUES))
     for unit in range(first, units_of(index, rank), n_lanes):
-        total = sum_of_blocks(sums + unit * stride) + load(get(index, BIAS) + unit)
+        total = sum_of_blocks(sums + unit * stride, n_blocks) + load(get(index, BIAS) + unit)
         store(place + unit * stride, total if code == SOFTMAX else activate(code, total))
     cuda.syncthreads()
 
@@ -337,11 +337,11 @@ def deltas(row, first, n_lanes, index, rank, n_places):
 
 
 @device_function
-def gather_deltas(row, first, n_lanes, index):
+def gather_deltas(row, first, n_lanes, index, n_blocks):
     """All units' δ of a hidden layer, from the blocks that have computed them."""
     stride, share = word(ROW_STRIDE), get(index, SHARE)
     own, place = shared_place(get(index, DELTAS) + row), word(ERRORS) + row
-    for rank in range(cuda.gridDim.x):
+    for rank in range(n_blocks):
         theirs = ptx.map_shared(own, uint32(rank))
         for unit in range(first, units_of(index, rank), n_lanes):
             value = ptx.ld_cluster_f32(theirs + 4 * unit * stride)
@@ -352,7 +352,7 @@ def gather_deltas(row, first, n_lanes, index):
 @device_function
 def sum_over_rows(left, right, n_rows):
     """Σ left right over the rows from two places on; Σ right where the places are the same."""
-    s0, s1, s2, s3 = float32(0), float32(0), float32(0), float32(0)
+    s0 = s1 = s2 = s3 = float32(0)
     a, b = shared_place(left), shared_place(right)
     for _ in range(n_rows >> 2):
         b0, b1, b2, b3 = ptx.ld_shared_v4_f32(b)
@@ -364,7 +364,7 @@ def sum_over_rows(left, right, n_rows):
     return (s0 + s1) + (s2 + s3)
 
 
-def make_small_updates(rule):
+def make_small_updates(rule, n_threads):
     """Updates of a later layer's weights and of biases.
 
     By the threads with the largest numbers: the others have more to do at the first layer.
@@ -386,7 +386,7 @@ def make_small_updates(rule):
     @device_function
     def update_weights(index, rank, n_rows, decay, rate, momentum, beta_1, beta_2, epsilon):
         stride, n_outputs, squares = word(ROW_STRIDE), get(index, N_OUTPUTS), float32(0)
-        n_weights, n_threads = units_of(index - 1, rank) * n_outputs, cuda.blockDim.x
+        n_weights = units_of(index - 1, rank) * n_outputs
         for i in range(n_threads - 1 - cuda.threadIdx.x, n_weights, n_threads):
             unit = int32(uint32(i) // uint32(n_outputs))
             inputs = get(index - 1, VALUES) + unit * stride
@@ -402,7 +402,6 @@ def make_small_updates(rule):
     @device_function
     def update_biases(index, rank, n_rows, rate, momentum, beta_1, beta_2, epsilon):
         errors = word(ERRORS) if is_last(index) else get(index, DELTAS)
-        n_threads = cuda.blockDim.x
         for i in range(n_threads - 1 - cuda.threadIdx.x, units_of(index, rank), n_threads):
             place = errors + i * word(ROW_STRIDE)
             slope, size = sum_over_rows(place, place, n_rows), get(index, BIAS_SIZE)
@@ -428,12 +427,13 @@ def make_kernel(shape):
         To be compiled for `SIGNATURE` and launched as one cluster of `shape.cluster` blocks of
         32 `shape.warps` threads.
     """
+    n_threads, n_blocks = 32 * shape.warps, shape.cluster
     forward, gradient = make_forward(shape), make_gradient(shape)
     first_values = make_first_values(shape)
-    update_weights, update_biases = make_small_updates(shape.rule)
+    update_weights, update_biases = make_small_updates(shape.rule, n_threads)
     n_copies = 3 if shape.rule == ADAM else 2  # of a parameter: itself, and its moments
     n_rows, n_units = 16 * shape.row_tiles, 8 * shape.unit_tiles
-    lanes, n_blocks = 32 * shape.warps // n_rows, shape.cluster
+    lanes = n_threads // n_rows
 
     def train_on_cluster(parameters):
         rank, thread = int32(ptx.cluster_rank()), cuda.threadIdx.x
@@ -453,18 +453,18 @@ def make_kernel(shape):
             float32(number(parameters, INPUT_SCALE)),
         )
         loss, turn = float64(0), int32(0)
-        copy_order(parameters, 0, 0, n_rows)
+        copy_order(parameters, 0, 0, n_rows, n_threads)
         ptx.cp_async_commit()
         ptx.cp_async_wait_0()
         cuda.syncthreads()
-        copy_batch(parameters, 0, 0, n_rows)
+        copy_batch(parameters, 0, 0, n_rows, n_threads)
         for step in range(n_steps):
             ptx.cp_async_wait_0()
             cuda.syncthreads()
             now = turn
             turn = int32(turn + 1) if turn < 2 else int32(0)
             if step + 1 < n_steps:
-                copy_batch(parameters, step + 1, turn, n_rows)
+                copy_batch(parameters, step + 1, turn, n_rows, n_threads)
             if step_number(now, WEIGHT) == 0:
                 continue
             slot = step & 1
@@ -474,7 +474,7 @@ def make_kernel(shape):
                 own_products(row, first, n_lanes, index, rank, slot)
                 ptx.cluster_arrive()
                 ptx.cluster_wait()
-                later_values(row, first, n_lanes, index, rank, slot)
+                later_values(row, first, n_lanes, index, rank, slot, n_blocks)
             if get(n_layers - 1, ACTIVATION) == SOFTMAX:
                 exponentials_of_logits(row, first, n_lanes)
             loss += output_errors(parameters, row, first, n_lanes, slot, now, n_rows, owns_row)
@@ -490,7 +490,7 @@ def make_kernel(shape):
                 if index > 1:
                     ptx.cluster_arrive()
                     ptx.cluster_wait()
-                    gather_deltas(row, first, n_lanes, index - 1)
+                    gather_deltas(row, first, n_lanes, index - 1, n_blocks)
             update_biases(0, rank, n_rows, rate, momentum, beta_1, beta_2, epsilon)
             squares += gradient(
                 slot, units_of(0, rank), scale, decay, rate, momentum, beta_1, beta_2, epsilon
@@ -501,7 +501,7 @@ def make_kernel(shape):
             for copy in range(n_copies):
                 flat = address(parameters, PARAMETERS + copy)
                 move_layer(flat, copy, index, rank, True)
-        place = rank * cuda.blockDim.x + thread
+        place = rank * n_threads + thread
         ptx.st_global_f64(address(parameters, LOSSES) + 8 * place, loss)
         ptx.cluster_arrive()  # nobody leaves while others may read its memory
         ptx.cluster_wait()

@@ -1,9 +1,9 @@
 """How a network is laid out over one cluster of blocks. Pure Python: imports no CUDA.
 
 The first layer's units are shared out over the blocks by columns, so that each block computes its
-own units from all features. Every later layer is shared out by rows: a block multiplies the
-values of its own units, the sums of all blocks' products are exchanged, and each block adds up those
-of its own units, or all of them for the outputs. Going back, the δ of a layer that is not the last are
+own units from all features. Every later layer is shared out by rows: a block multiplies the values
+of its own units, the sums of all blocks' products are exchanged, and each block adds up those of
+its own units, or all of them for the outputs. Going back, the δ of a layer that is not the last are
 gathered from all blocks; gradients and updates concern a block's own parameters alone.
 
 Offsets and sizes are in words of 4 bytes, from the start of a block's shared memory.
@@ -176,7 +176,7 @@ def _lay_out(layout):
     head[TILE_STRIDE] = without_conflicts(4 * int(head[ROW_CHUNKS]))
     head[TILE_SIZE] = head[TILE_STRIDE] * layout.n_rows
     head[TILES] = take(2 * int(head[TILE_SIZE]))
-    head[ORDERS], head[TABLES] = take(3 * layout.n_rows), take(3 * 8)
+    head[ORDERS], head[TABLES] = take(2 * layout.n_rows), take(3 * 8)
     head[IS_CLASS] = layout.target_is_class
     head[N_TARGETS] = 1 if layout.target_is_class else n_outputs
     head[TARGETS] = take(2 * layout.n_rows * int(head[N_TARGETS]))
@@ -232,7 +232,8 @@ def _lay_out_layer(layout, index, take, stride):
 
 def takes_clusters(task, gpu):
     """Whether one cluster trains a task's network on a GPU well, and why or why not."""
-    layout = layout_for(task, gpu, has_weights=True, target_is_class=False)
+    is_class = task.network.output_activation == "softmax"
+    layout = layout_for(task, gpu, has_weights=True, target_is_class=is_class)
     if isinstance(layout, str):
         return False, layout
     return True, (
@@ -249,7 +250,6 @@ def layout_for(task, gpu, has_weights, target_is_class):
     task : Task
     gpu : Gpu or Device
     has_weights, target_is_class : bool
-        True and False take the most room.
 
     Returns
     -------

@@ -446,6 +446,8 @@ def _replaced(value, replacements, done):
     if isinstance(value, ModuleType):
         return replacements.get(value.__name__.rsplit(".", 1)[-1], value)
     module = getattr(value, "__module__", None) or ""
+    if module == "math":  # NumPy's keep float32, and overflow to infinity as a GPU does
+        return getattr(np, value.__name__, value)
     if module.startswith("fastbp.cuda.ptx"):
         return getattr(replacements["ptx"], value.__name__)
     if hasattr(value, "py_func") or hasattr(value, "fn"):

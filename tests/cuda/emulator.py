@@ -24,6 +24,7 @@ from collections import namedtuple
 from types import CellType, FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
+from numba import types
 
 WARP = 32
 WORD = 4  # bytes; the granularity at which races are seen
@@ -121,7 +122,7 @@ class Memory:
         self.writers, self.readers = [None] * n_words, [()] * n_words
         self.initialised = [initialised] * n_words
         self.pending = {}  # word -> the thread whose asynchronous copy is under way
-        self.views = {}
+        self.views, self.arrays = {}, {}
 
     def view(self, dtype):
         """The whole memory as numbers of one dtype."""
@@ -193,7 +194,8 @@ class Array:
 
     def offset(self, index):
         """The byte where an element lies."""
-        index = index if isinstance(index, tuple) else (index,)
+        if not isinstance(index, tuple):
+            index = (index,)
         flat = 0
         for i, n in zip(index, self.shape, strict=True):
             if not 0 <= i < n:
@@ -418,7 +420,9 @@ class EmulatedCuda:
         block = machine.current.block
         if shape == (0,):
             memory = block.shared_array("dynamic", 0)
-            return Array(memory, dtype, (memory.bytes.size // dtype.itemsize,))
+            if dtype not in memory.arrays:
+                memory.arrays[dtype] = Array(memory, dtype, memory.view(dtype).shape)
+            return memory.arrays[dtype]
         frame = sys._getframe(1)
         n_bytes = int(np.prod(shape)) * dtype.itemsize
         return Array(block.shared_array((frame.f_code, frame.f_lasti), n_bytes), dtype, shape)
@@ -437,14 +441,16 @@ class EmulatedCuda:
         return before
 
 
-def _dtype_of(numba_type):
-    return np.dtype(getattr(numba_type, "name", numba_type))
+def _dtype_of(number):
+    return np.dtype(number.name if isinstance(number, types.Number) else number)
 
 
 def _replaced(value, replacements, done):
     """What a kernel sees in place of a global or captured name."""
     if isinstance(value, ModuleType):
         return replacements.get(value.__name__.rsplit(".", 1)[-1], value)
+    if isinstance(value, types.Number):
+        return _dtype_of(value).type  # the same, called faster
     module = getattr(value, "__module__", None) or ""
     if module == "math":  # NumPy's keep float32, and overflow to infinity as a GPU does
         return getattr(np, value.__name__, value)

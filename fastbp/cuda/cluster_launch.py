@@ -102,28 +102,29 @@ def _set_attribute(kernel, name, value):
         raise RuntimeError(f"{error!s} at cuKernelSetAttribute({name}, {value})")
 
 
-def compile_cluster(device, make_kernel, shape, signature):
-    """Machine code of a kernel for a shape, from its file or compiled: (code, name).
+def compile_cluster(device, make_kernel, layout, signature):
+    """Machine code of a kernel for a layout, from its file or compiled: (code, name).
 
     Parameters
     ----------
     device : Device
     make_kernel : callable
-        Makes the kernel's Python function of the shape.
-    shape : Shape
+        Makes the kernel's Python function of the layout.
+    layout : ClusterLayout
     signature : tuple of numba types
     """
     from fastbp.cuda.toolkit import cuda
 
-    kind = "-".join(map(str, (*shape, *device.capability, _digest())))
+    what = repr((layout.shape, layout.words.tolist(), device.capability, _digest()))
+    kind = hashlib.sha256(what.encode()).hexdigest()[:32]
     folder = cache_folder()
     path = None if folder is None else Path(folder) / f"cluster-{kind}.cubin"
     if path is None or not path.is_file():
         with reporting(device):
-            text, _ = cuda.compile_ptx(make_kernel(shape), signature, cc=device.capability)
+            text, _ = cuda.compile_ptx(make_kernel(layout), signature, cc=device.capability)
             # A name without the digest of a closure's address, so that the file tells it.
             name = re.search(r"\.visible \.entry (\w+)", text)[1]
-            code = _link(text.replace(name, _NAME), device.capability, registers_for(shape))
+            code = _link(text.replace(name, _NAME), device.capability, registers_for(layout.shape))
         _keep(path, code)
         return code, _NAME
     return path.read_bytes(), _NAME

@@ -30,28 +30,29 @@ MAX_LAYERS = 8
 # with more of them it is better to spread a step over the whole GPU.
 MAX_LATER_WORK = 300_000
 
-# The table in front of shared memory: what the kernel must know, then a record a layer.
+# The table of what the kernel must know: its head, then a record a layer.
 (
-    N_LAYERS, BATCH_SIZE, N_STEPS, N_FEATURES, ROW_CHUNKS, TILES, TILE_STRIDE, TILE_SIZE, SCRATCH,
+    N_LAYERS, BATCH_SIZE, N_FEATURES, ROW_CHUNKS, TILES, TILE_STRIDE, TILE_SIZE, SCRATCH,
     ROW_STRIDE, ORDERS, TABLES, TARGETS, N_TARGETS, IS_CLASS, SAMPLE_WEIGHTS, HAS_WEIGHTS, LOSS,
     ERRORS, EXPONENTIALS, USED, HEAD_SIZE,
-) = range(22)  # fmt: skip
+) = range(21)  # fmt: skip
 (
     N_INPUTS, N_OUTPUTS, ACTIVATION, INPUT_SHARE, SHARE, FLAT_WEIGHTS, FLAT_BIAS, WEIGHTS,
     WEIGHT_STRIDE, WEIGHTS_SIZE, BIAS, BIAS_SIZE, VALUES, SUMS, SUMS_SIZE, DELTAS, LAYER_SIZE,
 ) = range(17)  # fmt: skip
-# What follows the table in global memory: addresses (int64), then hyper-parameters (float64).
+# What the kernel gets in global memory: addresses and the number of steps (int64), then
+# hyper-parameters (float64).
 (
     PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, X_ROWS, TARGET_ROWS, WEIGHT_ROWS, ORDER, STEP_TABLE,
-    LOSSES, N_ADDRESSES,
-) = range(10)  # fmt: skip
+    LOSSES, N_STEPS, N_ADDRESSES,
+) = range(11)  # fmt: skip
 (
     MOMENTUM, BETA_1, BETA_2, EPSILON, ALPHA, INPUT_SCALE, LOSS_SCALE, EPS, N_NUMBERS,
 ) = range(9)  # fmt: skip
 
 
 class Shape(NamedTuple):
-    """What a kernel is compiled for; everything else is in the table."""
+    """Constants of a kernel that decide about its registers."""
 
     cluster: int  # blocks
     warps: int  # of a block
@@ -96,8 +97,8 @@ class ClusterLayout:
     Attributes
     ----------
     shape : Shape
-    words : ndarray of int64
-        The table, without its records' ends.
+    words : ndarray of int32
+        The table.
     n_bytes : int
         Of shared memory a block.
     """
@@ -143,13 +144,6 @@ class ClusterLayout:
     def words(self):
         return _lay_out(self)[0]
 
-    def block(self, addresses, numbers, n_steps):
-        """What the kernel gets: addresses, numbers (as bits) and the table, int64."""
-        words = self.words.copy()
-        words[N_STEPS] = n_steps
-        bits = np.asarray(numbers, np.float64).view(np.int64)
-        return np.concatenate([np.asarray(addresses, np.int64), bits, words])
-
     @property
     def n_bytes(self):
         return 4 * _lay_out(self)[1]
@@ -160,7 +154,7 @@ def _lay_out(layout):
     """The table's words, and the size of it all."""
     network, shape = layout.task.network, layout.shape
     n_layers, n_outputs = len(network.shapes), network.layer_sizes[-1]
-    used = round_up(HEAD_SIZE + n_layers * LAYER_SIZE, ALIGNMENT)
+    used = 0
 
     def take(size, at=None):
         nonlocal used
@@ -191,7 +185,7 @@ def _lay_out(layout):
     records[0][DELTAS] = take(layout.n_units * stride, after)
     head[EXPONENTIALS] = take(n_outputs * stride, after)  # needed no more when there are δ
     head[USED] = used
-    return np.concatenate([head, *records]), used
+    return np.concatenate([head, *records]).astype(np.int32), used
 
 
 def _lay_out_layer(layout, index, take, stride):

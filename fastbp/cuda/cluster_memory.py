@@ -33,9 +33,9 @@ def load_double(place):
 
 
 @device_function
-def get(index, field):
+def get(table, index, field):
     """A field of a layer's record."""
-    return word(HEAD_SIZE + index * LAYER_SIZE + field)
+    return table[HEAD_SIZE + index * LAYER_SIZE + field]
 
 
 @device_function

@@ -9,12 +9,13 @@ from numba import types
 
 from fastbp.cuda.cluster_kernel import SIGNATURE, make_kernel
 from fastbp.cuda.cluster_launch import ClusterKernel, compile_cluster, registers_for
-from fastbp.cuda.cluster_layout import Shape, layout_for
+from fastbp.cuda.cluster_layout import INPUT_BYTES, ClusterLayout, layout_for
 from fastbp.cuda.data import TABLE_WIDTH, WEIGHT
 from fastbp.cuda.device import compiled
 from fastbp.cuda.program import Listed, Program, Result
-from fastbp.cuda.task import ADAM, NESTEROV, SGD
+from fastbp.cuda.task import ADAM, NESTEROV, SGD, Task
 from fastbp.cuda.toolkit import cuda
+from fastbp.network import Network
 
 STEPS_PER_LAUNCH = 50_000  # some tenths of a second: then Ctrl-C is heard
 _PAD_THREADS, _PAD_BLOCKS = 256, 1024
@@ -80,7 +81,7 @@ class ClustersProgram(Program):
         layout = layout_for(self.task, self.device, data.sample_weight is not None, is_class)
         if self._layout != layout:
             shape = layout.shape
-            code, name = compile_cluster(self.device, make_kernel, shape, SIGNATURE)
+            code, name = compile_cluster(self.device, make_kernel, layout, SIGNATURE)
             threads = 32 * shape.warps
             self._kernel = ClusterKernel(
                 self.device, code, name, shape.cluster, threads, layout.n_bytes
@@ -104,10 +105,11 @@ class ClustersProgram(Program):
         fixed = [_address(one) for one in (self.parameters, self.moments[0], self.moments[-1])]
         fixed += [_address(self._rows), _address(data.targets), weight]
         order, table, losses = map(_address, (epoch.order, epoch.table, self._losses))
-        return np.stack([
-            self._layout.block(
-                (*fixed, order + 4 * start * batch_size, table + 8 * TABLE_WIDTH * start, losses),
-                numbers, min(STEPS_PER_LAUNCH, epoch.n_steps - start),
+        bits = np.array(numbers, np.float64).view(np.int64)
+        return np.array([
+            (
+                *fixed, order + 4 * start * batch_size, table + 8 * TABLE_WIDTH * start, losses,
+                min(STEPS_PER_LAUNCH, epoch.n_steps - start), *bits,
             )
             for start in range(0, epoch.n_steps, STEPS_PER_LAUNCH)
         ])  # fmt: skip
@@ -118,19 +120,23 @@ def _address(array):
     return array.__cuda_array_interface__["data"][0]
 
 
-# What the tests compile: MNIST's networks, and the shapes that take most registers.
-_SHAPES = (
-    Shape(16, 16, 4, 1, 3, 1, NESTEROV),
-    Shape(16, 16, 4, 1, 3, 1, ADAM),
-    Shape(8, 8, 4, 2, 3, 1, SGD),
-    Shape(8, 16, 4, 1, 1, 4, ADAM),
-    Shape(16, 16, 4, 1, 3, 4, ADAM),
-    Shape(16, 8, 4, 4, 3, 1, ADAM),
-)
-KERNELS = {
-    f"train_on_cluster{tuple(shape)}": Listed(
-        make_kernel(shape), SIGNATURE, registers_for(shape), (9, 0)
-    )
-    for shape in _SHAPES
-}
+def _list_kernels():
+    """What the tests compile: MNIST's network, and layouts that take most registers."""
+    network = Network((784, 128, 10), ("relu",), "softmax", "log_loss")
+    deep = Network((100, 256, 64, 10), ("tanh", "relu"), "softmax", "log_loss")
+    single, listed = np.dtype(np.float32), {}
+    for name, cluster, task, has_weights in (
+        ("784-128-10", 16, Task(network, single, "float32", 64, NESTEROV, "uint8"), False),
+        ("784-128-10 adam", 16, Task(network, single, "float32", 64, ADAM, "uint8"), True),
+        ("784-128-10 on 8", 8, Task(network, single, "float32", 64, SGD, "uint8"), False),
+        ("100-256-64-10", 8, Task(deep, single, "float32", 64, ADAM, "float32"), True),
+    ):
+        layout = ClusterLayout(task, cluster, INPUT_BYTES[task.inputs], has_weights, True)
+        listed[f"train_on_cluster {name}"] = Listed(
+            make_kernel(layout), SIGNATURE, registers_for(layout.shape), (9, 0)
+        )
+    return listed
+
+
+KERNELS = _list_kernels()
 KERNELS["pad_rows"] = Listed(pad_rows, (types.uint8[:, ::1], types.uint8[:, ::1]), 40)

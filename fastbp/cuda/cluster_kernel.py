@@ -162,8 +162,10 @@ def copy_order(table, parameters, step, turn, n_rows, n_threads):
     batch_size, thread = table[BATCH_SIZE], cuda.threadIdx.x
     source = address(parameters, ORDER) + 4 * int64(step) * batch_size
     place = shared_place(table[ORDERS] + (step & 1) * n_rows)
-    for row in range(thread, batch_size, n_threads):
-        ptx.cp_async_4(place + 4 * row, source + 4 * row)
+    for lap in range(laps(batch_size, n_threads)):
+        row = thread + lap * n_threads
+        if row < batch_size:
+            ptx.cp_async_4(place + 4 * row, source + 4 * row)
     if thread < 2:
         source = address(parameters, STEP_TABLE) + 8 * TABLE_WIDTH * int64(step)
         place = shared_place(table[TABLES] + 2 * TABLE_WIDTH * turn)
@@ -181,19 +183,26 @@ def copy_batch(table, parameters, step, turn, n_steps, n_rows, n_threads):
     used, order = int32(step_number(table, turn, ROWS)), table[ORDERS] + slot * n_rows
     source, stride = address(parameters, X_ROWS), table[TILE_STRIDE]
     tile = shared_place(table[TILES] + slot * table[TILE_SIZE])
-    for row in range(thread >> 5, n_rows, n_threads >> 5):
-        start = source + 16 * chunks * int64(word(order + (row if row < used else 0)))
-        place = tile + 4 * row * stride
-        for chunk in range(thread & 31, chunks, 32):
-            ptx.cp_async_16(place + 16 * chunk, start + 16 * chunk)
+    for lap in range(laps(n_rows, n_threads >> 5)):
+        row = (thread >> 5) + lap * (n_threads >> 5)
+        if row < n_rows:
+            start = source + 16 * chunks * int64(word(order + (row if row < used else 0)))
+            place = tile + 4 * row * stride
+            for i in range(laps(chunks, 32)):
+                chunk = (thread & 31) + 32 * i
+                if chunk < chunks:
+                    ptx.cp_async_16(place + 16 * chunk, start + 16 * chunk)
     targets, weights = address(parameters, TARGET_ROWS), address(parameters, WEIGHT_ROWS)
-    for row in range(thread, used, n_threads):
-        index, position = int64(word(order + row)), slot * n_rows + row
-        place = shared_place(table[TARGETS] + position * n_targets)
-        for i in range(n_targets):
-            ptx.cp_async_4(place + 4 * i, targets + 4 * (index * n_targets + i))
-        if table[HAS_WEIGHTS]:
-            ptx.cp_async_8(shared_place(table[SAMPLE_WEIGHTS] + 2 * position), weights + 8 * index)
+    for lap in range(laps(n_rows, n_threads)):
+        row = thread + lap * n_threads
+        if row < used:
+            index, position = int64(word(order + row)), slot * n_rows + row
+            place = shared_place(table[TARGETS] + position * n_targets)
+            for i in range(n_targets):
+                ptx.cp_async_4(place + 4 * i, targets + 4 * (index * n_targets + i))
+            if table[HAS_WEIGHTS]:
+                place = shared_place(table[SAMPLE_WEIGHTS] + 2 * position)
+                ptx.cp_async_8(place, weights + 8 * index)
     if step + 1 < n_steps:
         copy_order(table, parameters, step + 1, turn + 1 if turn < 2 else 0, n_rows, n_threads)
     ptx.cp_async_commit()
@@ -209,40 +218,50 @@ def step_number(table, turn, column):
 # `first` on; threads that are too many begin behind all units.
 
 
+@device_function
+def laps(size, n_lanes):
+    """How often so many lanes go round: constants, so that loops are unrolled."""
+    return (size + n_lanes - 1) // n_lanes
+
+
 def make_first_values(shape):
     """Add up the first layer's logits of all warps, and activate them."""
     half, n_units = shape.warps // 2, 8 * shape.unit_tiles
 
     @device_function
     def first_values(table, row, first, n_lanes, rank, scale):
-        stride, code = table[ROW_STRIDE], get(table, 0, ACTIVATION)
-        for unit in range(first, units_of(table, 0, rank), n_lanes):
-            total, place = float32(0), table[SCRATCH] + unit * stride + row
-            for _ in range(half):
-                total += load(place)
-                place += n_units * stride
-            total = scale * total + load(get(table, 0, BIAS) + unit)
-            store(get(table, 0, VALUES) + unit * stride + row, activate(code, total))
+        stride, code, count = table[ROW_STRIDE], get(table, 0, ACTIVATION), units_of(table, 0, rank)
+        for lap in range(laps(get(table, 0, SHARE), n_lanes)):
+            unit = first + lap * n_lanes
+            if unit < count:
+                total, place = float32(0), table[SCRATCH] + unit * stride + row
+                for _ in range(half):
+                    total += load(place)
+                    place += n_units * stride
+                total = scale * total + load(get(table, 0, BIAS) + unit)
+                store(get(table, 0, VALUES) + unit * stride + row, activate(code, total))
         cuda.syncthreads()
 
     return first_values
 
 
 @device_function
-def own_products(table, row, first, n_lanes, index, rank, slot):
+def own_products(table, row, first, n_lanes, index, slot):
     """A later layer's sums over the block's own units, for the other blocks to add up."""
     stride, n_outputs, n_inputs = (
         table[ROW_STRIDE],
         get(table, index, N_OUTPUTS),
-        units_of(table, index - 1, rank),
+        get(table, index, INPUT_SHARE),  # zeros behind the block's own
     )
     inputs, weights = get(table, index - 1, VALUES) + row, get(table, index, WEIGHTS)
     sums = get(table, index, SUMS) + slot * get(table, index, SUMS_SIZE) + row
-    for unit in range(first, n_outputs, n_lanes):
-        total = float32(0)
-        for k in range(n_inputs):
-            total += load(inputs + k * stride) * load(weights + k * n_outputs + unit)
-        store(sums + unit * stride, total)
+    for lap in range(laps(n_outputs, n_lanes)):
+        unit = first + lap * n_lanes
+        if unit < n_outputs:
+            total = float32(0)
+            for k in range(n_inputs):
+                total += load(inputs + k * stride) * load(weights + k * n_outputs + unit)
+            store(sums + unit * stride, total)
 
 
 @device_function
@@ -259,12 +278,17 @@ def later_values(table, row, first, n_lanes, index, rank, slot, n_blocks):
     """A later layer's values: of the block's own units, or of all outputs; softmax's logits."""
     stride, code, last = table[ROW_STRIDE], get(table, index, ACTIVATION), is_last(table, index)
     sums = get(table, index, SUMS) + slot * get(table, index, SUMS_SIZE) + row
+    count = units_of(table, index, rank)
     if not last:
         sums += rank * get(table, index, SHARE) * stride
     place = row + (table[ERRORS] if last else get(table, index, VALUES))
-    for unit in range(first, units_of(table, index, rank), n_lanes):
-        total = sum_of_blocks(sums + unit * stride, n_blocks) + load(get(table, index, BIAS) + unit)
-        store(place + unit * stride, total if code == SOFTMAX else activate(code, total))
+    for lap in range(laps(get(table, index, SHARE), n_lanes)):
+        unit = first + lap * n_lanes
+        if unit < count:
+            total = sum_of_blocks(sums + unit * stride, n_blocks) + load(
+                get(table, index, BIAS) + unit
+            )
+            store(place + unit * stride, total if code == SOFTMAX else activate(code, total))
     cuda.syncthreads()
 
 
@@ -277,8 +301,10 @@ def exponentials_of_logits(table, row, first, n_lanes):
     for unit in range(1, n_outputs):
         logit = load(logits + unit * stride)
         largest = logit if logit > largest else largest
-    for unit in range(first, n_outputs, n_lanes):
-        store(numerators + unit * stride, exponential(load(logits + unit * stride) - largest))
+    for lap in range(laps(n_outputs, n_lanes)):
+        unit = first + lap * n_lanes
+        if unit < n_outputs:
+            store(numerators + unit * stride, exponential(load(logits + unit * stride) - largest))
     cuda.syncthreads()
 
 
@@ -307,15 +333,21 @@ def output_errors(table, parameters, row, first, n_lanes, slot, turn, n_rows, ow
         for unit in range(n_outputs):
             total += load(numerators + unit * stride)
     share = float32(factor / step_number(table, turn, WEIGHT))
-    for unit in range(first, n_outputs, n_lanes):
-        place, delta = errors + unit * stride, float32(0)
-        if is_used:
-            output = load(numerators + unit * stride) / total if code == SOFTMAX else load(place)
-            target = target_of(unit, table[TARGETS] + position * table[N_TARGETS], table[IS_CLASS])
-            if owns_row:
-                losses += float64(output_loss(loss, code, target, output, eps))
-            delta = output_delta(loss, code, target, output) * share
-        store(place, delta)
+    for lap in range(laps(n_outputs, n_lanes)):
+        unit = first + lap * n_lanes
+        if unit < n_outputs:
+            place, delta = errors + unit * stride, float32(0)
+            if is_used:
+                output = (
+                    load(numerators + unit * stride) / total if code == SOFTMAX else load(place)
+                )
+                target = target_of(
+                    unit, table[TARGETS] + position * table[N_TARGETS], table[IS_CLASS]
+                )
+                if owns_row:
+                    losses += float64(output_loss(loss, code, target, output, eps))
+                delta = output_delta(loss, code, target, output) * share
+            store(place, delta)
     cuda.syncthreads()
     return losses * factor * number(parameters, LOSS_SCALE)
 
@@ -325,14 +357,16 @@ def deltas(table, row, first, n_lanes, index, rank, n_places):
     """δ of the block's own units of the layer before one; zeros behind them, up to `n_places`."""
     stride, n_outputs, errors = table[ROW_STRIDE], get(table, index, N_OUTPUTS), table[ERRORS] + row
     code, count = get(table, index - 1, ACTIVATION), units_of(table, index - 1, rank)
-    for unit in range(first, n_places, n_lanes):
-        place, delta = unit * stride + row, float32(0)
-        if unit < count:
-            weights = get(table, index, WEIGHTS) + unit * n_outputs
-            for k in range(n_outputs):
-                delta += load(errors + k * stride) * load(weights + k)
-            delta = activate_backward(code, delta, load(get(table, index - 1, VALUES) + place))
-        store(get(table, index - 1, DELTAS) + place, delta)
+    for lap in range(laps(n_places, n_lanes)):
+        unit = first + lap * n_lanes
+        if unit < n_places:
+            place, delta = unit * stride + row, float32(0)
+            if unit < count:
+                weights = get(table, index, WEIGHTS) + unit * n_outputs
+                for k in range(n_outputs):
+                    delta += load(errors + k * stride) * load(weights + k)
+                delta = activate_backward(code, delta, load(get(table, index - 1, VALUES) + place))
+            store(get(table, index - 1, DELTAS) + place, delta)
     cuda.syncthreads()
 
 
@@ -473,7 +507,7 @@ def make_kernel(layout):
             forward(table, slot)
             first_values(table, row, first, n_lanes, rank, scale)
             for index in range(1, n_layers):
-                own_products(table, row, first, n_lanes, index, rank, slot)
+                own_products(table, row, first, n_lanes, index, slot)
                 ptx.cluster_arrive()
                 ptx.cluster_wait()
                 later_values(table, row, first, n_lanes, index, rank, slot, n_blocks)
@@ -488,7 +522,7 @@ def make_kernel(layout):
             )
             squares = float32(0)
             for index in range(n_layers - 1, 0, -1):
-                n_places = int32(n_units) if index == 1 else units_of(table, index - 1, rank)
+                n_places = int32(n_units) if index == 1 else get(table, index - 1, SHARE)
                 deltas(table, row, first, n_lanes, index, rank, n_places)
                 squares += update_weights(
                     table, index, rank, n_rows, decay, rate, momentum, beta_1, beta_2, epsilon

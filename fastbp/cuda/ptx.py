@@ -319,12 +319,6 @@ def ld_shared_f32(address: U32) -> F32:
     _in_simulator("ld_shared_f32")
 
 
-@_instruction("ld.shared.u32 $0, [$1];", memory=True)
-def ld_shared_u32(address: U32) -> U32:
-    """ld.shared.u32: one word (ISA: ld)."""
-    _in_simulator("ld_shared_u32")
-
-
 @_instruction("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
 def ld_shared_v4_f32(address: U32) -> (F32, F32, F32, F32):
     """ld.shared.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""

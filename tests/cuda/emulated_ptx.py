@@ -8,8 +8,6 @@ PTX ISA, apart from the kernels: which lane holds which element of a matrix.
 import numpy as np
 from emulator import WARP, WINDOW, EmulationError
 
-from fastbp.cuda import ptx as real_ptx
-
 LANES = np.arange(WARP)
 GROUP, MEMBER = LANES >> 2, LANES & 3  # "groupID" and "threadID_in_group" of the manual
 
@@ -99,7 +97,9 @@ class EmulatedPtx:
             self._add_accesses(kind, np.dtype(dtype))
 
     def __getattr__(self, name):
-        intrinsic = getattr(real_ptx, name)
+        from fastbp.cuda import ptx  # here, so that this module can be imported without numba-cuda
+
+        intrinsic = getattr(ptx, name)
         return getattr(intrinsic, "in_python", intrinsic)
 
     def collective(self, what, combine, arguments):

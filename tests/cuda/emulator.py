@@ -281,11 +281,13 @@ class Machine:
     # ---- the baton ------------------------------------------------------------------------------
 
     def place(self):
-        """File and line of the kernel where the current thread is."""
-        frame = sys._getframe(1)
-        while frame.f_back and "/tests/cuda/emulat" in frame.f_code.co_filename:
+        """Files and lines of the kernel where the current thread is, the innermost first."""
+        frame, places = sys._getframe(1), []
+        while frame and frame.f_code is not Machine.run_thread.__code__:
+            if "/tests/cuda/emulat" not in frame.f_code.co_filename:
+                places.append(f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}")
             frame = frame.f_back
-        return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        return " in ".join(places)
 
     def fail(self, error):
         """End the run: every thread wakes to find that it is over."""

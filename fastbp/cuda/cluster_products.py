@@ -11,20 +11,8 @@ each other at a bank (`cluster_layout.without_conflicts`). g = lane // 4, t = la
 
 from numba import float32, uint32
 
+from fastbp.cuda import cluster_layout as at
 from fastbp.cuda import ptx
-from fastbp.cuda.cluster_layout import (
-    DELTAS,
-    N_FEATURES,
-    N_INPUTS,
-    ROW_STRIDE,
-    SCRATCH,
-    TILE_SIZE,
-    TILE_STRIDE,
-    TILES,
-    WEIGHT_STRIDE,
-    WEIGHTS,
-    WEIGHTS_SIZE,
-)
 from fastbp.cuda.cluster_memory import get, load, shared_place, store
 from fastbp.cuda.formulas import device_function, update
 from fastbp.cuda.task import ADAM
@@ -105,9 +93,9 @@ def make_forward(shape):
     def forward(table, slot):
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         g, t = lane >> 2, lane & 3
-        stride, row_bytes = get(table, 0, WEIGHT_STRIDE), 4 * table[TILE_STRIDE]
-        weights = shared_place(get(table, 0, WEIGHTS) + g * stride + 4 * t)
-        tile = shared_place(table[TILES] + slot * table[TILE_SIZE])
+        stride, row_bytes = get(table, 0, at.WEIGHT_STRIDE), 4 * table[at.TILE_STRIDE]
+        weights = shared_place(get(table, 0, at.WEIGHTS) + g * stride + 4 * t)
+        tile = shared_place(table[at.TILES] + slot * table[at.TILE_SIZE])
         inputs = tile + g * row_bytes + 4 * t * item
         sums = cuda.local.array((row_tiles, unit_tiles, 4), float32)
         right = cuda.local.array((unit_tiles, terms, 2), uint32)
@@ -115,7 +103,7 @@ def make_forward(shape):
             for n in range(unit_tiles):
                 for i in range(4):
                     sums[m, n, i] = float32(0)
-        for step in range(warp, table[N_FEATURES] >> 4, warps):
+        for step in range(warp, table[at.N_FEATURES] >> 4, warps):
             for n in range(unit_tiles):
                 a, b, c, d = ptx.ld_shared_v4_f32(weights + 4 * (8 * n * stride + 16 * step))
                 for j in range(terms):
@@ -140,8 +128,8 @@ def make_forward(shape):
                             )  # fmt: skip
 
         # Half the warps leave their sums to the other half: that needs half the room.
-        row_stride = table[ROW_STRIDE]
-        start = table[SCRATCH] + ((warp % half) * n_units + 2 * t) * row_stride + g
+        row_stride = table[at.ROW_STRIDE]
+        start = table[at.SCRATCH] + ((warp % half) * n_units + 2 * t) * row_stride + g
         for turn in range(2):
             if (warp >= half) == (turn == 0):
                 for m in range(row_tiles):
@@ -177,12 +165,14 @@ def make_gradient(shape):
     def gradient(table, slot, count, scale, decay, rate, momentum, beta_1, beta_2, epsilon):
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         g, t = lane >> 2, lane & 3
-        n_features, row_bytes = table[N_FEATURES], 4 * table[TILE_STRIDE]
-        inputs = shared_place(table[TILES] + slot * table[TILE_SIZE]) + 2 * t * row_bytes
+        n_features, row_bytes = table[at.N_FEATURES], 4 * table[at.TILE_STRIDE]
+        inputs = shared_place(table[at.TILES] + slot * table[at.TILE_SIZE]) + 2 * t * row_bytes
         right = cuda.local.array((row_tiles, unit_tiles, terms, 2), uint32)
         for m in range(row_tiles):
             for n in range(unit_tiles):
-                place = get(table, 0, DELTAS) + (8 * n + g) * table[ROW_STRIDE] + 16 * m + 2 * t
+                place = (
+                    get(table, 0, at.DELTAS) + (8 * n + g) * table[at.ROW_STRIDE] + 16 * m + 2 * t
+                )
                 a, b, c, d = load(place), load(place + 1), load(place + 8), load(place + 9)
                 for j in range(terms):
                     right[m, n, j, 0], right[m, n, j, 1] = pack(a, b, j), pack(c, d, j)
@@ -253,9 +243,9 @@ def make_update(rule):
         table, unit, feature, g0, g1, g2, g3, scale, decay, rate, momentum, beta_1, beta_2, epsilon
     ):
         address = shared_place(
-            get(table, 0, WEIGHTS) + unit * get(table, 0, WEIGHT_STRIDE) + feature
+            get(table, 0, at.WEIGHTS) + unit * get(table, 0, at.WEIGHT_STRIDE) + feature
         )
-        size = 4 * get(table, 0, WEIGHTS_SIZE)
+        size = 4 * get(table, 0, at.WEIGHTS_SIZE)
         slope, w = cuda.local.array(4, float32), cuda.local.array(4, float32)
         first, second = cuda.local.array(4, float32), cuda.local.array(4, float32)
         slope[0], slope[1], slope[2], slope[3] = g0, g1, g2, g3
@@ -267,7 +257,7 @@ def make_update(rule):
         for i in range(4):
             if rule != ADAM:
                 second[i] = float32(0)
-            if feature + i < get(table, 0, N_INPUTS):
+            if feature + i < get(table, 0, at.N_INPUTS):
                 squares += w[i] * w[i]
                 w[i], first[i], second[i] = update(
                     rule, w[i], scale * slope[i] + decay * w[i], first[i], second[i],

@@ -80,14 +80,10 @@ def make_kernel(layout):
                 flat = address(parameters, at.PARAMETERS + copy)
                 move_layer(table, flat, copy, index, rank, False)
         momentum = float32(number(parameters, at.MOMENTUM))
-        beta_1, beta_2 = (
-            float32(number(parameters, at.BETA_1)),
-            float32(number(parameters, at.BETA_2)),
-        )
-        epsilon, scale = (
-            float32(number(parameters, at.EPSILON)),
-            float32(number(parameters, at.INPUT_SCALE)),
-        )
+        beta_1 = float32(number(parameters, at.BETA_1))
+        beta_2 = float32(number(parameters, at.BETA_2))
+        epsilon = float32(number(parameters, at.EPSILON))
+        scale = float32(number(parameters, at.INPUT_SCALE))
         loss, turn = float64(0), int32(0)
         copy_order(table, parameters, 0, 0, n_rows, n_threads)
         ptx.cp_async_commit()
@@ -116,35 +112,20 @@ def make_kernel(layout):
             loss += output_errors(
                 table, parameters, row, first, n_lanes, slot, now, n_rows, owns_row
             )
-            rate, decay = (
-                float32(step_number(table, now, RATE)),
-                float32(step_number(table, now, DECAY)),
-            )
-            squares = float32(0)
+            rate, squares = float32(step_number(table, now, RATE)), float32(0)
+            decay = float32(step_number(table, now, DECAY))
+            numbers = rate, momentum, beta_1, beta_2, epsilon
             for index in range(n_layers - 1, 0, -1):
                 n_places = int32(n_units) if index == 1 else get(table, index - 1, at.SHARE)
                 deltas(table, row, first, n_lanes, index, rank, n_places)
-                squares += update_weights(
-                    table, index, rank, n_rows, decay, rate, momentum, beta_1, beta_2, epsilon
-                )
-                update_biases(table, index, rank, n_rows, rate, momentum, beta_1, beta_2, epsilon)
+                squares += update_weights(table, index, rank, n_rows, decay, numbers)
+                update_biases(table, index, rank, n_rows, numbers)
                 if index > 1:
                     ptx.cluster_arrive()
                     ptx.cluster_wait()
                     gather_deltas(table, row, first, n_lanes, index - 1, n_blocks)
-            update_biases(table, 0, rank, n_rows, rate, momentum, beta_1, beta_2, epsilon)
-            squares += gradient(
-                table,
-                slot,
-                units_of(table, 0, rank),
-                scale,
-                decay,
-                rate,
-                momentum,
-                beta_1,
-                beta_2,
-                epsilon,
-            )
+            update_biases(table, 0, rank, n_rows, numbers)
+            squares += gradient(table, slot, units_of(table, 0, rank), scale, decay, numbers)
             loss += 0.5 * number(parameters, at.ALPHA) * float64(squares)
         cuda.syncthreads()
         for index in range(n_layers):

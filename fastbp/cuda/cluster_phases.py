@@ -92,11 +92,8 @@ def sum_of_blocks(place, n_blocks):
 @device_function
 def later_values(table, row, first, n_lanes, index, rank, slot, n_blocks):
     """A later layer's values: of the block's own units, or of all outputs; softmax's logits."""
-    stride, code, last = (
-        table[at.ROW_STRIDE],
-        get(table, index, at.ACTIVATION),
-        is_last(table, index),
-    )
+    stride, code = table[at.ROW_STRIDE], get(table, index, at.ACTIVATION)
+    last = is_last(table, index)
     sums = get(table, index, at.SUMS) + slot * get(table, index, at.SUMS_SIZE) + row
     count = units_of(table, index, rank)
     if not last:
@@ -140,11 +137,8 @@ def target_of(unit, place, is_class):
 def output_errors(table, parameters, row, first, n_lanes, slot, turn, n_rows, owns_row):
     """δ in front of the output activation, by all blocks alike. Returns the losses of own rows."""
     stride, last, position = table[at.ROW_STRIDE], table[at.N_LAYERS] - 1, slot * n_rows + row
-    n_outputs, code, loss = (
-        get(table, last, at.N_OUTPUTS),
-        get(table, last, at.ACTIVATION),
-        table[at.LOSS],
-    )
+    n_outputs, code = get(table, last, at.N_OUTPUTS), get(table, last, at.ACTIVATION)
+    loss = table[at.LOSS]
     eps, losses, factor = float32(number(parameters, at.EPS)), float64(0), float64(0)
     errors, numerators, total = table[at.ERRORS] + row, table[at.EXPONENTIALS] + row, float32(1)
     is_used = row < int32(step_number(table, turn, ROWS))
@@ -179,11 +173,8 @@ def output_errors(table, parameters, row, first, n_lanes, slot, turn, n_rows, ow
 @device_function
 def deltas(table, row, first, n_lanes, index, rank, n_places):
     """δ of the block's own units of the layer before one; zeros behind them, up to `n_places`."""
-    stride, n_outputs, errors = (
-        table[at.ROW_STRIDE],
-        get(table, index, at.N_OUTPUTS),
-        table[at.ERRORS] + row,
-    )
+    stride, n_outputs = table[at.ROW_STRIDE], get(table, index, at.N_OUTPUTS)
+    errors = table[at.ERRORS] + row
     code, count = get(table, index - 1, at.ACTIVATION), units_of(table, index - 1, rank)
     for lap in range(laps(n_places, n_lanes)):
         unit = first + lap * n_lanes
@@ -235,20 +226,18 @@ def make_small_updates(rule, n_threads):
     """
 
     @device_function
-    def update_one(place, size, slope, rate, momentum, beta_1, beta_2, epsilon):
+    def update_one(place, size, slope, numbers):
         weight, velocity, second = load(place), load(place + size), float32(0)
         if rule == ADAM:
             second = load(place + 2 * size)
-        weight, velocity, second = update(
-            rule, weight, slope, velocity, second, rate, momentum, beta_1, beta_2, epsilon
-        )
+        weight, velocity, second = update(rule, weight, slope, velocity, second, *numbers)
         store(place, weight)
         store(place + size, velocity)
         if rule == ADAM:
             store(place + 2 * size, second)
 
     @device_function
-    def update_weights(table, index, rank, n_rows, decay, rate, momentum, beta_1, beta_2, epsilon):
+    def update_weights(table, index, rank, n_rows, decay, numbers):
         stride, n_outputs, squares = (
             table[at.ROW_STRIDE],
             get(table, index, at.N_OUTPUTS),
@@ -264,16 +253,16 @@ def make_small_updates(rule, n_threads):
             squares += weight * weight
             slope = sum_over_rows(inputs, errors, n_rows) + decay * weight
             size = get(table, index, at.WEIGHTS_SIZE)
-            update_one(place, size, slope, rate, momentum, beta_1, beta_2, epsilon)
+            update_one(place, size, slope, numbers)
         return squares
 
     @device_function
-    def update_biases(table, index, rank, n_rows, rate, momentum, beta_1, beta_2, epsilon):
+    def update_biases(table, index, rank, n_rows, numbers):
         errors = table[at.ERRORS] if is_last(table, index) else get(table, index, at.DELTAS)
         for i in range(n_threads - 1 - cuda.threadIdx.x, units_of(table, index, rank), n_threads):
             place = errors + i * table[at.ROW_STRIDE]
             slope, size = sum_over_rows(place, place, n_rows), get(table, index, at.BIAS_SIZE)
             place = get(table, index, at.BIAS) + i
-            update_one(place, size, slope, rate, momentum, beta_1, beta_2, epsilon)
+            update_one(place, size, slope, numbers)
 
     return update_weights, update_biases

@@ -79,12 +79,7 @@ def make_forward(shape):
     Warps share out the features, 16 at a time. Behind the function's last barrier, `SCRATCH` holds
     the sums of warps w and w + warps / 2 at [w][unit][row].
     """
-    warps, row_tiles, unit_tiles, terms = (
-        shape.warps,
-        shape.row_tiles,
-        shape.unit_tiles,
-        shape.terms,
-    )
+    _, warps, row_tiles, unit_tiles, terms, *_ = shape
     half, n_units = shape.warps // 2, 8 * shape.unit_tiles
     read, input_terms, item = input_reader(shape)
     pack, pack_input = make_pack(terms, terms), make_pack(terms, input_terms)
@@ -151,18 +146,13 @@ def make_gradient(shape):
     Warps share out the features, 32 at a time. Returns the sum of the squares of the weights that
     this thread has updated, as they were before.
     """
-    warps, row_tiles, unit_tiles, terms = (
-        shape.warps,
-        shape.row_tiles,
-        shape.unit_tiles,
-        shape.terms,
-    )
+    _, warps, row_tiles, unit_tiles, terms, *_ = shape
     read, input_terms, item = input_reader(shape)
     pack, pack_input = make_pack(terms, terms), make_pack(terms, input_terms)
     update_four = make_update(shape.rule)
 
     @device_function
-    def gradient(table, slot, count, scale, decay, rate, momentum, beta_1, beta_2, epsilon):
+    def gradient(table, slot, count, scale, decay, numbers):
         lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
         g, t = lane >> 2, lane & 3
         n_features, row_bytes = table[at.N_FEATURES], 4 * table[at.TILE_STRIDE]
@@ -170,9 +160,8 @@ def make_gradient(shape):
         right = cuda.local.array((row_tiles, unit_tiles, terms, 2), uint32)
         for m in range(row_tiles):
             for n in range(unit_tiles):
-                place = (
-                    get(table, 0, at.DELTAS) + (8 * n + g) * table[at.ROW_STRIDE] + 16 * m + 2 * t
-                )
+                place = get(table, 0, at.DELTAS) + (8 * n + g) * table[at.ROW_STRIDE]
+                place += 16 * m + 2 * t
                 a, b, c, d = load(place), load(place + 1), load(place + 8), load(place + 9)
                 for j in range(terms):
                     right[m, n, j, 0], right[m, n, j, 1] = pack(a, b, j), pack(c, d, j)
@@ -199,14 +188,10 @@ def make_gradient(shape):
                 for pair in range(2):
                     low, high = 2 * pair, 2 * pair + 1  # the features of rows g and g + 8 of A
                     for i in range(input_terms):
-                        a0, a1 = (
-                            pack_input(x[0, low], x[1, low], i),
-                            pack_input(x[0, high], x[1, high], i),
-                        )
-                        a2, a3 = (
-                            pack_input(x[2, low], x[3, low], i),
-                            pack_input(x[2, high], x[3, high], i),
-                        )
+                        a0 = pack_input(x[0, low], x[1, low], i)
+                        a1 = pack_input(x[0, high], x[1, high], i)
+                        a2 = pack_input(x[2, low], x[3, low], i)
+                        a3 = pack_input(x[2, high], x[3, high], i)
                         for k in range(4):
                             x[k, low] = ptx.bf16_remainder(x[k, low])
                             x[k, high] = ptx.bf16_remainder(x[k, high])
@@ -226,9 +211,9 @@ def make_gradient(shape):
                         unit = 8 * n + 2 * t + i
                         if unit < count:
                             squares += update_four(
- table,                                 unit, feature,
+                                table, unit, feature,
                                 sums[0, n, i], sums[0, n, i + 2], sums[1, n, i], sums[1, n, i + 2],
-                                scale, decay, rate, momentum, beta_1, beta_2, epsilon,
+                                scale, decay, numbers,
                             )  # fmt: skip
         return squares
 
@@ -239,9 +224,7 @@ def make_update(rule):
     """The update of one unit's weights of four features, as far as there are so many."""
 
     @device_function
-    def update_four(
-        table, unit, feature, g0, g1, g2, g3, scale, decay, rate, momentum, beta_1, beta_2, epsilon
-    ):
+    def update_four(table, unit, feature, g0, g1, g2, g3, scale, decay, numbers):
         address = shared_place(
             get(table, 0, at.WEIGHTS) + unit * get(table, 0, at.WEIGHT_STRIDE) + feature
         )
@@ -260,9 +243,8 @@ def make_update(rule):
             if feature + i < get(table, 0, at.N_INPUTS):
                 squares += w[i] * w[i]
                 w[i], first[i], second[i] = update(
-                    rule, w[i], scale * slope[i] + decay * w[i], first[i], second[i],
-                    rate, momentum, beta_1, beta_2, epsilon,
-                )  # fmt: skip
+                    rule, w[i], scale * slope[i] + decay * w[i], first[i], second[i], *numbers
+                )
         ptx.st_shared_v4_f32(address, w[0], w[1], w[2], w[3])
         ptx.st_shared_v4_f32(address + size, first[0], first[1], first[2], first[3])
         if rule == ADAM:

@@ -91,7 +91,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
                 "time. Set early_stopping=False."
             )
         with self._unchanged_on_failure():
-            goes_on = hasattr(self, "coefs_") and (incremental or self.warm_start)
+            goes_on = self._goes_on(incremental)
             device = self._choose_device()
             X, y = check_training_data(self, X, y, reset=not goes_on, numeric=self._numeric_targets)
             sample_weight = check_sample_weight(sample_weight, X)
@@ -99,24 +99,44 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             targets, n_outputs = self._encode(y, dtype, goes_on, incremental, classes)
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
-            random_state = check_random_state(self.random_state)
-            precision = self.precision if self.precision in TENSOR_CORE_PRECISIONS else None
-            with _make_engine(network, dtype, self.n_threads, self.device, precision) as engine:
-                engine.load_parameters(
-                    self._first_parameters(network, dtype, goes_on, random_state)
-                )
-                training = Training(
-                    engine, data, self._settings(), self._progress_so_far(goes_on, incremental)
-                )
-                if self.solver == "lbfgs":
-                    parameters = fit_lbfgs(training)
-                else:
-                    training.split = self._split_rows(data, goes_on, random_state)
-                    training.optimizer = self._make_optimizer(network, dtype, incremental)
-                    training.random_state = random_state
-                    parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
-            self._keep(network, parameters, training, incremental)
+            training, start = self._begin(network, data, dtype, goes_on, incremental)
+            self._train(network, training, start, self.n_threads, goes_on, incremental)
         return self
+
+    def _goes_on(self, incremental=False):
+        """Whether training goes on from the present weights."""
+        return hasattr(self, "coefs_") and (incremental or self.warm_start)
+
+    def _begin(self, network, data, dtype, goes_on, incremental=False):
+        """Make all draws before the first epoch, in scikit-learn's order.
+
+        Returns
+        -------
+        training : Training
+            Without an engine yet.
+        start : ndarray of shape (n_parameters,)
+        """
+        random_state = check_random_state(self.random_state)
+        start = self._first_parameters(network, dtype, goes_on, random_state)
+        progress = self._progress_so_far(goes_on, incremental)
+        training = Training(None, data, self._settings(), progress)
+        if self.solver != "lbfgs":
+            training.split = self._split_rows(data, goes_on, random_state)
+            training.optimizer = self._make_optimizer(network, dtype, incremental)
+            training.random_state = random_state
+        return training, start
+
+    def _train(self, network, training, start, n_threads, goes_on, incremental=False):
+        """Train on this estimator's device, and keep what it comes to."""
+        precision = self.precision if self.precision in TENSOR_CORE_PRECISIONS else None
+        with _make_engine(network, start.dtype, n_threads, self.device, precision) as engine:
+            engine.load_parameters(start)
+            training.engine = engine
+            if self.solver == "lbfgs":
+                parameters = fit_lbfgs(training)
+            else:
+                parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
+        self._keep(network, parameters, training, incremental)
 
     def _settings(self):
         return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf, isfinite, nan
 
@@ -16,6 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
 from fastbp.optimizers import Optimizer
+
+# In the threads of `fit_many` a list of (message, category), which its caller will warn of.
+postponed_warnings = ContextVar("postponed_warnings", default=None)
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
@@ -368,6 +372,10 @@ def clip_batch_size(batch_size, n_samples):
 
 def warn(message, category=UserWarning):
     """Warn at the line that called the estimator's method."""
+    postponed = postponed_warnings.get()
+    if postponed is not None:
+        postponed.append((message, category))
+        return
     stacklevel, frame = 2, sys._getframe(1)
     # In threads nobody calls the method, and code run by exec may have no name.
     while frame and frame.f_globals.get("__name__", "").startswith(("fastbp.", "sklearn.base")):

@@ -1,0 +1,436 @@
+"""Training many networks on the same data at once: sweeps, ensembles and folds."""
+
+import contextlib
+import ctypes
+import time
+from _thread import allocate_lock, start_new_thread
+from collections import Counter, deque
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from itertools import pairwise
+from threading import Lock, get_ident
+
+import numpy as np
+from sklearn import config_context, get_config
+from sklearn.utils.validation import validate_data
+
+from fastbp import parameters as params
+from fastbp.base import BaseMLP
+from fastbp.data import Data
+from fastbp.training import Split, postponed_warnings, warn
+from fastbp.validation import check_sample_weight, check_training_data
+
+_LOOK_SECONDS = 0.01  # how often an interrupted caller looks whether threads have ended
+
+
+def fit_many(estimators, X, y, sample_weight=None, *, rows=None, n_threads=None):
+    """Fit many estimators to the same data, side by side.
+
+    Each becomes the model that its own `fit` would have made of it, to the bit. The networks are
+    spread over the cores, one in each, the largest first: small networks, which a single fit
+    cannot share out among the cores, then use all of them. X is checked once, and is not copied.
+
+    Parameters
+    ----------
+    estimators : sequence of MLPClassifier and MLPRegressor
+        Of any settings, each object once. They are fitted in place.
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Labels to classifiers, numbers to regressors.
+    sample_weight : array-like of shape (n_samples,), default=None
+    rows : sequence, default=None
+        For each estimator the rows to learn from: indices, which may repeat (a bootstrap), or a
+        mask of n_samples booleans, or None for all. So ``rows[i]`` is as ``fit(X[rows[i]],
+        y[rows[i]])``, but X is not copied, unless for solver='lbfgs'.
+    n_threads : int or None, default=None
+        Threads at most; None for the cores available. It does not change results.
+
+    Returns
+    -------
+    estimators : list
+        The same objects.
+
+    Raises
+    ------
+    ValueError
+        On X, y, sample weights, rows or parameters that make no sense; no estimator has changed.
+    fastbp.training.NonFiniteLossError
+        Where the loss of a network becomes NaN or infinite. This and whatever else ends one fit
+        ends no other: all the others are trained, those that failed are as before, and the first
+        one's error is raised then. Its notes name every estimator that failed.
+    KeyboardInterrupt
+        Ctrl-C ends the fits at work as it ends a single one, with a warning and what they have
+        learned; it is raised where others had not begun, which stay as they were.
+
+    Notes
+    -----
+    Warnings come from the calling thread when all is done. Callbacks are called, and lines of
+    `verbose` printed, in the threads that train. Estimators that share a RandomState instance are
+    fitted one after the other, since each draws what the one before has left. With
+    ``random_state=None`` they draw from NumPy's global state in any order.
+
+    Examples
+    --------
+    A sweep over learning rates; and 5 folds, whose models score the rows that they have not seen:
+
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import StratifiedKFold
+    >>> from fastbp import MLPClassifier, fit_many
+    >>> X, y = load_iris(return_X_y=True)
+    >>> settings = dict(hidden_layer_sizes=(10,), max_iter=300, tol=1e-3, random_state=0)
+    >>> rates = 0.003, 0.01, 0.03
+    >>> sweep = [MLPClassifier(**settings, learning_rate_init=rate) for rate in rates]
+    >>> [model.score(X, y) > 0.9 for model in fit_many(sweep, X, y)]
+    [True, True, True]
+    >>> folds = list(StratifiedKFold(5).split(X, y))
+    >>> models = [MLPClassifier(**settings, learning_rate_init=0.03) for _ in folds]
+    >>> models = fit_many(models, X, y, rows=[train for train, _ in folds])
+    >>> scores = [m.score(X[test], y[test]) for m, (_, test) in zip(models, folds)]
+    >>> len(scores), min(scores) > 0.8
+    (5, True)
+    """
+    estimators = _check_estimators(estimators, n_threads)
+    if not estimators:
+        return estimators
+    shared = _Shared.checked(estimators, X, y, sample_weight, rows)
+    fits = [_Fit(estimator, index, shared) for index, estimator in enumerate(estimators)]
+    queues = _in_order(fits)
+    n_workers, share = _share_threads(n_threads, len(queues))
+    try:
+        _work_off([_make_job(queue, share) for queue in queues], n_workers)
+    except KeyboardInterrupt:
+        for fit in fits:
+            fit.warn()
+        if any(fit.outcome is None for fit in fits):
+            raise
+    else:
+        _report(fits)
+    return estimators
+
+
+def _check_estimators(estimators, n_threads):
+    """Check everything that can be said without the data."""
+    estimators = list(estimators)
+    for index, estimator in enumerate(estimators):
+        if not isinstance(estimator, BaseMLP):
+            raise TypeError(
+                f"estimators[{index}] must be an MLPClassifier or MLPRegressor of fastbp, got "
+                f"{estimator!r}."
+            )
+        with _naming(index, estimator):
+            if not get_config()["skip_parameter_validation"]:
+                estimator._validate_params()
+    if len({id(estimator) for estimator in estimators}) < len(estimators):
+        raise ValueError(
+            "estimators must be different objects, but one of them is there twice. Make copies "
+            "by sklearn.base.clone."
+        )
+    if n_threads is not None and (not isinstance(n_threads, params.Integral) or n_threads < 1):
+        raise ValueError(f"n_threads must be None or a whole number from 1, got {n_threads!r}.")
+    return estimators
+
+
+@contextlib.contextmanager
+def _naming(index, estimator):
+    """Add to an error which estimator it is about."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"It is about estimators[{index}], {estimator!r}.")
+        raise
+
+
+@dataclass
+class _Shared:
+    """The data of all fits: checked once for each kind of y, labels encoded once for all alike.
+
+    Parameters
+    ----------
+    raw : array-like or sparse matrix
+        X as it was given, maybe with names.
+    checked_data : dict
+        Whether y is numbers -> X and y as `check_training_data` returns them.
+    sample_weight : ndarray of shape (n_samples,) or None
+    rows : list of ndarray or None
+    """
+
+    raw: object
+    checked_data: dict
+    sample_weight: np.ndarray | None
+    rows: list
+    encoded: dict = field(default_factory=dict)
+    lock: object = field(default_factory=Lock)
+
+    def __post_init__(self):
+        self.uses = Counter(map(id, self.rows))
+
+    @classmethod
+    def checked(cls, estimators, X, y, sample_weight, rows):
+        kinds = {estimator._numeric_targets: type(estimator) for estimator in estimators}
+        data = {
+            numeric: check_training_data(kind(), X, y, reset=True, numeric=numeric)
+            for numeric, kind in kinds.items()
+        }
+        first = next(iter(data.values()))[0]
+        weight = check_sample_weight(sample_weight, first)
+        return cls(X, data, weight, _check_rows(rows, len(estimators), first.shape[0]))
+
+    def encode(self, estimator, index, y, dtype, goes_on):
+        """Encode y, or take over what an estimator before made of the same."""
+        rows = self.rows[index]
+        key = type(estimator), estimator.loss, dtype, id(rows)
+        with self.lock:
+            if goes_on or (rows is not None and self.uses[id(rows)] == 1):
+                return estimator._encode(y, dtype, goes_on, False, None)
+            if key not in self.encoded:
+                encoded = estimator._encode(y, dtype, goes_on, False, None)
+                self.encoded[key] = encoded, getattr(estimator, "_labels", None)
+            encoded, labels = self.encoded[key]
+        if labels is not None:
+            estimator._labels, estimator.classes_ = labels, labels.classes.copy()
+        return encoded
+
+
+def _check_rows(rows, n_estimators, n_samples):
+    """Turn every estimator's rows into indices from 0 on, the same object where it was the same."""
+    if rows is None:
+        return [None] * n_estimators
+    rows = list(rows)
+    if len(rows) != n_estimators:
+        raise ValueError(
+            f"rows must have {n_estimators} entries, as estimators; it has {len(rows)}."
+        )
+    found = {}
+    for position, given in enumerate(rows):
+        if id(given) not in found:
+            found[id(given)] = _check_indices(given, f"rows[{position}]", n_samples)
+    return [found[id(given)] for given in rows]
+
+
+def _check_indices(given, name, n_samples):
+    if given is None:
+        return None
+    indices = np.asarray(given)
+    if indices.dtype == np.bool_ and indices.shape == (n_samples,):
+        indices = np.flatnonzero(indices)
+    if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must hold row numbers, at least one, or {n_samples} booleans; got an array of "
+            f"shape {indices.shape} and dtype {indices.dtype}."
+        )
+    low, high = int(indices.min()), int(indices.max())
+    if low < -n_samples or high >= n_samples:
+        raise ValueError(
+            f"{name} must hold row numbers from 0 to {n_samples - 1}, got {low} to {high}."
+        )
+    return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
+
+
+@dataclass
+class _Fit:
+    """One estimator's fit and how it ended.
+
+    `outcome` is None before it has begun, True when it succeeded, else the error. `before` holds
+    the attributes from before.
+    """
+
+    estimator: BaseMLP
+    index: int
+    shared: _Shared
+    outcome: object = None
+    warnings: list = field(default_factory=list)
+    before: dict = field(default_factory=dict)
+
+    def prepare(self):
+        """Check and draw all that comes before the first epoch.
+
+        Returns
+        -------
+        network : Network
+        training : Training
+        start : ndarray of shape (n_parameters,)
+        """
+        estimator, shared, rows = self.estimator, self.shared, self.shared.rows[self.index]
+        goes_on = estimator._goes_on()
+        validate_data(estimator, shared.raw, reset=not goes_on, skip_check_array=True)
+        X, y = shared.checked_data[estimator._numeric_targets]
+        weight = shared.sample_weight
+        if rows is not None:
+            y, weight = y[rows], None if weight is None else weight[rows]
+            weight = check_sample_weight(weight, y)
+        dtype = estimator._choose_dtype(X, goes_on)
+        targets, n_outputs = shared.encode(estimator, self.index, y, dtype, goes_on)
+        network = estimator._describe_network(X.shape[1], n_outputs)
+        indexed = rows is not None and estimator.solver != "lbfgs"
+        if indexed:  # the draws need no more of X than its shape
+            chosen = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
+        else:
+            chosen = X if rows is None else X[rows]
+        data = Data(chosen, targets, weight, float(estimator.input_scale))
+        training, start = estimator._begin(network, data, dtype, goes_on)
+        if indexed:
+            _spread(training, X, rows)
+        return network, training, start
+
+    def run(self, n_threads):
+        """Fit in this thread."""
+        estimator = self.estimator
+        limit = estimator.n_threads
+        if n_threads is not None:
+            limit = n_threads if limit is None else min(limit, n_threads)
+        with self.noting(), estimator._unchanged_on_failure():
+            goes_on = estimator._goes_on()
+            estimator._train(*self.prepare(), limit, goes_on)
+
+    @contextlib.contextmanager
+    def noting(self):
+        """Note warnings, and how it ended; only Ctrl-C passes."""
+        self.before = vars(self.estimator).copy()
+        token = postponed_warnings.set(self.warnings)
+        try:
+            yield
+            self.outcome = True
+        except Exception as error:
+            self.outcome = error
+        finally:
+            postponed_warnings.reset(token)
+
+    def warn(self):
+        """Give the warnings out; where the user makes them errors, the fit has failed."""
+        try:
+            for message, category in self.warnings:
+                warn(message, category)
+        except Warning as error:
+            vars(self.estimator).clear()
+            vars(self.estimator).update(self.before)
+            self.outcome = error
+
+    @property
+    def work(self):
+        """About how long it takes, to have the longest ones begin first."""
+        X, _ = self.shared.checked_data[self.estimator._numeric_targets]
+        rows = self.shared.rows[self.index]
+        with contextlib.suppress(ValueError):  # said when its turn has come
+            sizes = X.shape[1], *params.hidden_sizes(self.estimator.hidden_layer_sizes), 1
+            products = sum(a * b for a, b in pairwise(sizes))
+            n_rows = X.shape[0] if rows is None else len(rows)
+            return products * n_rows * self.estimator.max_iter
+        return 0
+
+
+def _spread(training, X, rows):
+    """Let a training that was begun for some rows of X run over X itself."""
+    data, split = training.data, training.split
+
+    def spread(values):
+        if values is None:
+            return None
+        spread = np.zeros((X.shape[0], *values.shape[1:]), values.dtype)
+        spread[rows] = values
+        return spread
+
+    training.data = Data(X, spread(data.targets), spread(data.sample_weight), data.input_scale)
+    held_out = None if split.validation is None else rows[split.validation]
+    training.split = Split(rows[split.train], held_out, split.score)
+
+
+def _in_order(fits):
+    """Queues of fits that may run side by side, the longest first."""
+    queues = {}
+    for fit in fits:
+        source = fit.estimator.random_state
+        key = id(source) if isinstance(source, np.random.RandomState) else id(fit)
+        queues.setdefault(key, []).append(fit)
+    return sorted(queues.values(), key=lambda queue: -sum(fit.work for fit in queue))
+
+
+def _share_threads(n_threads, n_queues):
+    """How many threads work at once, and at most how many of their own each fit may have.
+
+    Left to themselves the engines at work share the cores, so the last ones have more of them.
+    """
+    from fastbp.cpu.engine import available_threads
+
+    n_workers = min(n_queues, n_threads or available_threads())
+    return n_workers, None if n_threads is None else max(1, n_threads // n_workers)
+
+
+def _make_job(queue, share):
+    def job():
+        for fit in queue:
+            fit.run(share)
+
+    return job
+
+
+def _work_off(jobs, n_workers):
+    """Call all jobs in order, in so many threads.
+
+    Python raises Ctrl-C in the main thread alone: that one only waits, and passes it on to all.
+    """
+    jobs, config, failures = deque(jobs), get_config(), []
+
+    def work():
+        try:
+            with config_context(**config):
+                while True:
+                    jobs.popleft()()
+        except (IndexError, KeyboardInterrupt):  # no jobs left, or no wish for them
+            pass
+        except BaseException as error:  # raised in the caller
+            failures.append(error)
+
+    def enter(end):
+        try:
+            at_work.add(get_ident())
+            try:
+                work()
+            finally:
+                at_work.discard(get_ident())
+        finally:  # again, because Ctrl-C may come just then, but no more than once
+            at_work.discard(get_ident())
+            end.release()
+
+    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
+    at_work, ends = set(), [allocate_lock() for _ in range(n_workers)]
+    try:
+        for end in ends:
+            end.acquire()
+            start_new_thread(copy_context().run, (enter, end))
+        for end in ends:
+            end.acquire()
+    except BaseException:
+        jobs.clear()  # who has not begun finds nothing to do
+        _interrupt(at_work)
+        raise
+    for error in failures:
+        raise error
+
+
+def _interrupt(at_work):
+    """Raise KeyboardInterrupt in threads, as Ctrl-C does in the main one, and wait for their end.
+
+    It comes when a kernel returns to Python, which is several times a second.
+    """
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    for identifier in list(at_work):
+        raise_in(ctypes.c_ulong(identifier), ctypes.py_object(KeyboardInterrupt))
+    while at_work:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(_LOOK_SECONDS)
+
+
+def _report(fits):
+    """Warn of everything, in the order of the estimators, and raise what went wrong first."""
+    for fit in fits:
+        fit.warn()
+    failed = [fit for fit in fits if isinstance(fit.outcome, BaseException)]
+    if not failed:
+        return
+    first = failed[0].outcome
+    names = ", ".join(f"estimators[{fit.index}]" for fit in failed)
+    first.add_note(
+        f"It is about estimators[{failed[0].index}], {failed[0].estimator!r}. Failed and left as "
+        f"before: {names}; all others are fitted."
+    )
+    raise first

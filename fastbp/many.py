@@ -1,34 +1,38 @@
 """Training many networks on the same data at once: sweeps, ensembles and folds."""
 
 import contextlib
-import ctypes
-import time
-from _thread import allocate_lock, start_new_thread
-from collections import Counter, deque
-from contextvars import copy_context
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from threading import Lock, get_ident
+from threading import Lock
 
 import numpy as np
-from sklearn import config_context, get_config
+from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
+from fastbp.crew import work_off
 from fastbp.data import Data
-from fastbp.training import Split, postponed_warnings, warn
+from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
+from fastbp.training import Split, fit_stochastic, postponed_warnings, warn
 from fastbp.validation import check_sample_weight, check_training_data
 
-_LOOK_SECONDS = 0.01  # how often an interrupted caller looks whether threads have ended
 
-
-def fit_many(estimators, X, y, sample_weight=None, *, rows=None, n_threads=None):
+def fit_many(
+    estimators, X, y, sample_weight=None, *, rows=None, n_threads=None, device_shuffle=False
+):
     """Fit many estimators to the same data, side by side.
 
-    Each becomes the model that its own `fit` would have made of it, to the bit. The networks are
-    spread over the cores, one in each, the largest first: small networks, which a single fit
-    cannot share out among the cores, then use all of them. X is checked once, and is not copied.
+    Each becomes the model that its own `fit` would have made of it: on the CPU to the bit, on a GPU
+    to rounding. The networks are spread over the cores, one in each, the largest first: small
+    networks, which a single fit cannot share out among the cores, then use all of them. X is
+    checked once, and is not copied.
+
+    Estimators with ``device="cuda"`` train on the GPU, all at once, each in one block of threads
+    with its weights in shared memory. Those go one after the other that do not fit in there, have
+    another precision than float32, sparse X, early stopping, a callback or solver='lbfgs'.
 
     Parameters
     ----------
@@ -44,6 +48,10 @@ def fit_many(estimators, X, y, sample_weight=None, *, rows=None, n_threads=None)
         y[rows[i]])``, but X is not copied, unless for solver='lbfgs'.
     n_threads : int or None, default=None
         Threads at most; None for the cores available. It does not change results.
+    device_shuffle : bool, default=False
+        Let the GPU shuffle the rows of the networks that train there at once, by `random_state`
+        and repeatably, but in other orders than `fit` would take. To draw those is the CPU's work,
+        and takes it longer than the GPU trains where networks are tiny and rows many.
 
     Returns
     -------
@@ -65,9 +73,9 @@ def fit_many(estimators, X, y, sample_weight=None, *, rows=None, n_threads=None)
     Notes
     -----
     Warnings come from the calling thread when all is done. Callbacks are called, and lines of
-    `verbose` printed, in the threads that train. Estimators that share a RandomState instance are
-    fitted one after the other, since each draws what the one before has left. With
-    ``random_state=None`` they draw from NumPy's global state in any order.
+    `verbose` printed, in the threads that train; a GPU's when its networks have ended. Estimators
+    that share a RandomState instance are fitted one after the other, since each draws what the one
+    before has left. With ``random_state=None`` they draw from NumPy's global state in any order.
 
     Examples
     --------
@@ -94,10 +102,18 @@ def fit_many(estimators, X, y, sample_weight=None, *, rows=None, n_threads=None)
         return estimators
     shared = _Shared.checked(estimators, X, y, sample_weight, rows)
     fits = [_Fit(estimator, index, shared) for index, estimator in enumerate(estimators)]
-    queues = _in_order(fits)
-    n_workers, share = _share_threads(n_threads, len(queues))
+    queues, together = _in_order(fits)
+    if device_shuffle and not together:
+        raise ValueError(
+            "device_shuffle=True is for estimators that train on a GPU (device='cuda'); none does. "
+            "Use device_shuffle=False."
+        )
+    n_workers, share = _share_threads(n_threads, max(1, len(queues)))
+    jobs = [partial(_run, queue, share) for queue in queues]
+    if together:
+        jobs.insert(0, partial(_train_on_gpu, together, device_shuffle))
     try:
-        _work_off([_make_job(queue, share) for queue in queues], n_workers)
+        work_off(jobs, n_workers + bool(together and queues))
     except KeyboardInterrupt:
         for fit in fits:
             fit.warn()
@@ -226,20 +242,16 @@ def _check_indices(given, name, n_samples):
     return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
 
 
-@dataclass
 class _Fit:
     """One estimator's fit and how it ended.
 
-    `outcome` is None before it has begun, True when it succeeded, else the error. `before` holds
-    the attributes from before.
+    `outcome` is None before it has ended, True when it succeeded, else the error.
     """
 
-    estimator: BaseMLP
-    index: int
-    shared: _Shared
-    outcome: object = None
-    warnings: list = field(default_factory=list)
-    before: dict = field(default_factory=dict)
+    def __init__(self, estimator, index, shared):
+        self.estimator, self.index, self.shared = estimator, index, shared
+        self.outcome, self.warnings = None, []
+        self.before, self.goes_on = vars(estimator).copy(), estimator._goes_on()
 
     def prepare(self):
         """Check and draw all that comes before the first epoch.
@@ -251,14 +263,14 @@ class _Fit:
         start : ndarray of shape (n_parameters,)
         """
         estimator, shared, rows = self.estimator, self.shared, self.shared.rows[self.index]
-        goes_on = estimator._goes_on()
+        goes_on, device = self.goes_on, estimator._choose_device()
         validate_data(estimator, shared.raw, reset=not goes_on, skip_check_array=True)
         X, y = shared.checked_data[estimator._numeric_targets]
         weight = shared.sample_weight
         if rows is not None:
             y, weight = y[rows], None if weight is None else weight[rows]
             weight = check_sample_weight(weight, y)
-        dtype = estimator._choose_dtype(X, goes_on)
+        dtype = estimator._choose_dtype(X, goes_on, device)
         targets, n_outputs = shared.encode(estimator, self.index, y, dtype, goes_on)
         network = estimator._describe_network(X.shape[1], n_outputs)
         indexed = rows is not None and estimator.solver != "lbfgs"
@@ -272,28 +284,33 @@ class _Fit:
             _spread(training, X, rows)
         return network, training, start
 
-    def run(self, n_threads):
-        """Fit in this thread."""
-        estimator = self.estimator
-        limit = estimator.n_threads
+    def train(self, prepared, n_threads):
+        """Train in this thread, in so many more at most."""
+        limit = self.estimator.n_threads
         if n_threads is not None:
             limit = n_threads if limit is None else min(limit, n_threads)
-        with self.noting(), estimator._unchanged_on_failure():
-            goes_on = estimator._goes_on()
-            estimator._train(*self.prepare(), limit, goes_on)
+        self.estimator._train(*prepared, limit, self.goes_on)
+        self.outcome = True
 
     @contextlib.contextmanager
-    def noting(self):
-        """Note warnings, and how it ended; only Ctrl-C passes."""
-        self.before = vars(self.estimator).copy()
+    def attempt(self):
+        """Note warnings and errors; where there is one, the estimator is as before."""
         token = postponed_warnings.set(self.warnings)
         try:
             yield
-            self.outcome = True
-        except Exception as error:
-            self.outcome = error
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, Exception):  # Ctrl-C
+                self.outcome = None
+                raise
         finally:
             postponed_warnings.reset(token)
+
+    def fail(self, error):
+        """Put all attributes back."""
+        vars(self.estimator).clear()
+        vars(self.estimator).update(self.before)
+        self.outcome = error
 
     def warn(self):
         """Give the warnings out; where the user makes them errors, the fit has failed."""
@@ -301,9 +318,7 @@ class _Fit:
             for message, category in self.warnings:
                 warn(message, category)
         except Warning as error:
-            vars(self.estimator).clear()
-            vars(self.estimator).update(self.before)
-            self.outcome = error
+            self.fail(error)
 
     @property
     def work(self):
@@ -335,13 +350,34 @@ def _spread(training, X, rows):
 
 
 def _in_order(fits):
-    """Queues of fits that may run side by side, the longest first."""
-    queues = {}
+    """Sort out who goes with whom.
+
+    Returns
+    -------
+    queues : list of lists of fits
+        Those in a queue share a source of random numbers; the longest queue comes first.
+    together : list of fits
+        To be trained at once on the GPU.
+    """
+    by_source = {}
     for fit in fits:
         source = fit.estimator.random_state
         key = id(source) if isinstance(source, np.random.RandomState) else id(fit)
-        queues.setdefault(key, []).append(fit)
-    return sorted(queues.values(), key=lambda queue: -sum(fit.work for fit in queue))
+        by_source.setdefault(key, []).append(fit)
+    queues, together = [], []
+    for queue in by_source.values():
+        if len(queue) == 1 and _is_for_gpu(queue[0].estimator):
+            together += queue
+        else:
+            queues.append(queue)
+    return sorted(queues, key=lambda queue: -sum(fit.work for fit in queue)), together
+
+
+def _is_for_gpu(estimator):
+    try:
+        return resolve(estimator.device)[0] == "cuda"
+    except RuntimeError:  # no GPU: its fit will say so
+        return False
 
 
 def _share_threads(n_threads, n_queues):
@@ -355,69 +391,61 @@ def _share_threads(n_threads, n_queues):
     return n_workers, None if n_threads is None else max(1, n_threads // n_workers)
 
 
-def _make_job(queue, share):
-    def job():
-        for fit in queue:
-            fit.run(share)
+def _run(queue, n_threads):
+    """Fit one after the other in this thread."""
+    for fit in queue:
+        with fit.attempt():
+            fit.train(fit.prepare(), n_threads)
 
-    return job
 
+def _train_on_gpu(fits, device_shuffle):
+    """Train at once what fits into a block for each, and the others one after the other."""
+    from fastbp.cuda.device import Device
+    from fastbp.cuda.small import plan_for, train_together
 
-def _work_off(jobs, n_workers):
-    """Call all jobs in order, in so many threads.
-
-    Python raises Ctrl-C in the main thread alone: that one only waits, and passes it on to all.
-    """
-    jobs, config, failures = deque(jobs), get_config(), []
-
-    def work():
-        try:
-            with config_context(**config):
-                while True:
-                    jobs.popleft()()
-        except (IndexError, KeyboardInterrupt):  # no jobs left, or no wish for them
-            pass
-        except BaseException as error:  # raised in the caller
-            failures.append(error)
-
-    def enter(end):
-        try:
-            at_work.add(get_ident())
-            try:
-                work()
-            finally:
-                at_work.discard(get_ident())
-        finally:  # again, because Ctrl-C may come just then, but no more than once
-            at_work.discard(get_ident())
-            end.release()
-
-    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
-    at_work, ends = set(), [allocate_lock() for _ in range(n_workers)]
+    device, small, others = None, [], []
     try:
-        for end in ends:
-            end.acquire()
-            start_new_thread(copy_context().run, (enter, end))
-        for end in ends:
-            end.acquire()
-    except BaseException:
-        jobs.clear()  # who has not begun finds nothing to do
-        _interrupt(at_work)
-        raise
-    for error in failures:
-        raise error
+        for fit in fits:
+            with fit.attempt():
+                device = device or Device()
+                begun = fit.prepare()
+                is_single = fit.estimator.precision not in TENSOR_CORE_PRECISIONS
+                plan = plan_for(*begun, device) if is_single else None
+                (others if plan is None else small).append((fit, begun, plan))
+        states = [training.random_state.get_state() for _, (_, training, _), _ in small]
+        try:
+            trained = train_together(
+                device, [(*begun, plan) for _, begun, plan in small], device_shuffle
+            )
+        except Exception as error:  # of the device: it has failed all of them
+            trained = []
+            for fit, _, _ in small:
+                fit.fail(error)
+        for (fit, begun, _), training, state in zip(small, trained, states, strict=False):
+            with fit.attempt():
+                _keep(fit, begun, training, state, device_shuffle)
+        for fit, begun, _ in others:
+            with fit.attempt():
+                fit.train(begun, None)
+    finally:
+        for fit in fits:
+            if fit.outcome is None:
+                fit.fail(None)
 
 
-def _interrupt(at_work):
-    """Raise KeyboardInterrupt in threads, as Ctrl-C does in the main one, and wait for their end.
-
-    It comes when a kernel returns to Python, which is several times a second.
-    """
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    for identifier in list(at_work):
-        raise_in(ctypes.c_ulong(identifier), ctypes.py_object(KeyboardInterrupt))
-    while at_work:
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(_LOOK_SECONDS)
+def _keep(fit, begun, training, state, device_shuffle):
+    """Go through the epochs that the device has trained, and keep what they come to."""
+    estimator, (network, original, _) = fit.estimator, begun
+    parameters = fit_stochastic(training, goes_on=fit.goes_on)
+    source = original.random_state
+    if source is estimator.random_state and original.settings.shuffle and not device_shuffle:
+        # The user's own: orders were drawn ahead of the last epoch.
+        source.set_state(state)
+        rows = np.empty(len(original.split.train))
+        for _ in range(training.progress.n_iter):
+            source.shuffle(rows)
+    estimator._keep(network, parameters, training, False)
+    fit.outcome = True
 
 
 def _report(fits):

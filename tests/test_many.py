@@ -11,12 +11,13 @@ import pytest
 from conftest import TASKS, small, weights
 from processes import call_alone
 from scipy.sparse import csr_array
+from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
-import fastbp
-from fastbp import MLPClassifier, MLPRegressor, fit_many, many
+from fastbp import MLPClassifier, MLPRegressor, fit_many
+from fastbp.cpu.orders import draw_orders
 from fastbp.training import NonFiniteLossError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -141,6 +142,17 @@ def test_an_empty_list():
     assert fit_many([], np.zeros((3, 2)), [0, 1, 0]) == []
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 700])
+def test_orders_are_numpys(n_rows):
+    random_state, twin = np.random.RandomState(5), np.random.RandomState(5)
+    order, expected = np.arange(n_rows, dtype=np.int32), np.arange(n_rows)
+    for row in draw_orders(random_state, order, 3):
+        twin.shuffle(expected)
+        np.testing.assert_array_equal(row, expected)
+    assert random_state.randint(10**6) == twin.randint(10**6)
+    assert random_state.normal() == twin.normal()
+
+
 # ---- failures and warnings ----------------------------------------------------------------------
 
 
@@ -230,10 +242,10 @@ def test_settings_of_the_calling_thread_hold():
     found = []
 
     def note(report):
-        found.append((np.geterr()["over"], many.get_config()["assume_finite"]))
+        found.append((np.geterr()["over"], get_config()["assume_finite"]))
 
     model, X, y = small("single", callback=note)
-    with np.errstate(over="raise"), fastbp.many.config_context(assume_finite=True):
+    with np.errstate(over="raise"), config_context(assume_finite=True):
         fit_many([model], X, y)
     assert set(found) == {("raise", True)}
 

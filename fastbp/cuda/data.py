@@ -18,7 +18,7 @@ def _over_arrays(formula):
     return FunctionType(formula.__code__, {**formula.__globals__, "sqrt": np.sqrt})
 
 
-_adam_learning_rates = _over_arrays(optimizers.adam_learning_rate)
+adam_learning_rates = _over_arrays(optimizers.adam_learning_rate)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def make_table(data, order, batch_size, optimizer, rule, alpha):
     if rule == ADAM:
         count = optimizer.step + np.cumsum(happens)
         count[~happens] = 1  # never used; of the 0th update there is no rate
-        table[:, RATE] = _adam_learning_rates(
+        table[:, RATE] = adam_learning_rates(
             optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2, count
         )
     np.divide(alpha, table[:, WEIGHT], out=table[:, DECAY], where=happens)

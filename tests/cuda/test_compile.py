@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "compile_kernels.py"
-MODULES = ["products", "windows", "outputs", "wide_kernels", "clusters"]
+MODULES = ["products", "windows", "outputs", "small_kernels", "wide_kernels", "clusters"]
 
 
 @pytest.mark.parametrize("target", ["8.0", "9.0"])

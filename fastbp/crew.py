@@ -1,0 +1,70 @@
+"""Threads that work off jobs for a caller who may be interrupted."""
+
+import contextlib
+import ctypes
+import time
+from _thread import allocate_lock, start_new_thread
+from collections import deque
+from contextvars import copy_context
+from threading import get_ident
+
+from sklearn import config_context, get_config
+
+_LOOK_SECONDS = 0.01  # how often an interrupted caller looks whether threads have ended
+
+
+def work_off(jobs, n_workers):
+    """Call all jobs in order, in so many threads.
+
+    Python raises Ctrl-C in the main thread alone: that one only waits, and passes it on to all.
+    """
+    jobs, config, failures = deque(jobs), get_config(), []
+
+    def work():
+        try:
+            with config_context(**config):
+                while True:
+                    jobs.popleft()()
+        except (IndexError, KeyboardInterrupt):  # no jobs left, or no wish for them
+            pass
+        except BaseException as error:  # raised in the caller
+            failures.append(error)
+
+    def enter(end):
+        try:
+            at_work.add(get_ident())
+            try:
+                work()
+            finally:
+                at_work.discard(get_ident())
+        finally:  # again, because Ctrl-C may come just then, but no more than once
+            at_work.discard(get_ident())
+            end.release()
+
+    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
+    at_work, ends = set(), [allocate_lock() for _ in range(n_workers)]
+    try:
+        for end in ends:
+            end.acquire()
+            start_new_thread(copy_context().run, (enter, end))
+        for end in ends:
+            end.acquire()
+    except BaseException:
+        jobs.clear()  # who has not begun finds nothing to do
+        _interrupt(at_work)
+        raise
+    for error in failures:
+        raise error
+
+
+def _interrupt(at_work):
+    """Raise KeyboardInterrupt in threads, as Ctrl-C does in the main one, and wait for their end.
+
+    It comes when a kernel returns to Python, which is several times a second.
+    """
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    for identifier in list(at_work):
+        raise_in(ctypes.c_ulong(identifier), ctypes.py_object(KeyboardInterrupt))
+    while at_work:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(_LOOK_SECONDS)

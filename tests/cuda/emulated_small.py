@@ -1,0 +1,55 @@
+"""Runs the kernel of small networks thread by thread, to find races and wrong addresses."""
+
+import warnings
+
+import numpy as np
+from conftest import small as make_small
+
+N_ROWS = 21
+
+
+def fit(seed):
+    """Fit networks on an emulated GPU; return how far their losses are from the CPU's."""
+    import emulator
+    from emulated_ptx import EmulatedPtx
+
+    from fastbp import fit_many
+    from fastbp.cuda import device, small, small_layout
+    from fastbp.cuda.small_kernels import train_networks
+
+    class EmulatedDevice:
+        capability, shared_memory = (9, 0), 100_000
+
+        def upload(self, array):
+            return np.array(array, order="C")
+
+        def read(self, array):
+            return array.copy()
+
+        def launch(self, kernel, grid, block, *arguments, shared_memory):
+            emulator.launch(
+                train_networks, grid, block, arguments, ptx=EmulatedPtx, seed=seed,
+                dynamic_shared_bytes=shared_memory,
+            )  # fmt: skip
+
+    warnings.simplefilter("ignore")
+    device.Device, small_layout.CHUNKS = EmulatedDevice, (8,)
+    small.make_ready = lambda *_: train_networks
+    fit_many.__globals__["resolve"] = lambda name: (name, None)
+    settings = [
+        {"hidden_layer_sizes": (6,), "batch_size": 12, "max_iter": 2},
+        {"hidden_layer_sizes": (6, 3), "batch_size": 8, "solver": "sgd", "max_iter": 1},
+    ]
+    differences = []
+    for given in settings:
+        models, weight = [], np.arange(N_ROWS) % 4 / 2.0
+        for name in ("cuda", "cpu"):
+            model, X, y = make_small("multiclass", precision="float32", **given)
+            model.device, model._choose_device = name, lambda name=name: name
+            models.append(model)
+        X, y = X[:N_ROWS], y[:N_ROWS]
+        for model in models:
+            fit_many([model], X, y, weight)
+        curves = [np.array(model.loss_curve_) for model in models]
+        differences.append(float(abs(curves[0] / curves[1] - 1).max()))
+    return differences

@@ -99,8 +99,8 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             targets, n_outputs = self._encode(y, dtype, goes_on, incremental, classes)
             data = Data(X, targets, sample_weight, float(self.input_scale))
             network = self._describe_network(X.shape[1], n_outputs)
-            training, start = self._begin(network, data, dtype, goes_on, incremental)
-            self._train(network, training, start, self.n_threads, goes_on, incremental)
+            training = self._begin(network, data, dtype, goes_on, incremental)
+            self._train(network, training, self.n_threads, goes_on, incremental)
         return self
 
     def _goes_on(self, incremental=False):
@@ -114,24 +114,23 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         -------
         training : Training
             Without an engine yet.
-        start : ndarray of shape (n_parameters,)
         """
         random_state = check_random_state(self.random_state)
         start = self._first_parameters(network, dtype, goes_on, random_state)
         progress = self._progress_so_far(goes_on, incremental)
-        training = Training(None, data, self._settings(), progress)
+        training = Training(None, data, self._settings(), progress, start=start)
         if self.solver != "lbfgs":
             training.split = self._split_rows(data, goes_on, random_state)
             training.optimizer = self._make_optimizer(network, dtype, incremental)
             training.random_state = random_state
-        return training, start
+        return training
 
-    def _train(self, network, training, start, n_threads, goes_on, incremental=False):
+    def _train(self, network, training, n_threads, goes_on, incremental=False):
         """Train on this estimator's device, and keep what it comes to."""
         precision = self.precision if self.precision in TENSOR_CORE_PRECISIONS else None
-        with _make_engine(network, start.dtype, n_threads, self.device, precision) as engine:
-            engine.load_parameters(start)
-            training.engine = engine
+        dtype = training.start.dtype
+        with _make_engine(network, dtype, n_threads, self.device, precision) as engine:
+            training.use(engine)
             if self.solver == "lbfgs":
                 parameters = fit_lbfgs(training)
             else:

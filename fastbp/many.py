@@ -260,7 +260,6 @@ class _Fit:
         -------
         network : Network
         training : Training
-        start : ndarray of shape (n_parameters,)
         """
         estimator, shared, rows = self.estimator, self.shared, self.shared.rows[self.index]
         goes_on, device = self.goes_on, estimator._choose_device()
@@ -279,10 +278,10 @@ class _Fit:
         else:
             chosen = X if rows is None else X[rows]
         data = Data(chosen, targets, weight, float(estimator.input_scale))
-        training, start = estimator._begin(network, data, dtype, goes_on)
+        training = estimator._begin(network, data, dtype, goes_on)
         if indexed:
             _spread(training, X, rows)
-        return network, training, start
+        return network, training
 
     def train(self, prepared, n_threads):
         """Train in this thread, in so many more at most."""
@@ -412,7 +411,7 @@ def _train_on_gpu(fits, device_shuffle):
                 is_single = fit.estimator.precision not in TENSOR_CORE_PRECISIONS
                 plan = plan_for(*begun, device) if is_single else None
                 (others if plan is None else small).append((fit, begun, plan))
-        states = [training.random_state.get_state() for _, (_, training, _), _ in small]
+        states = [training.random_state.get_state() for _, (_, training), _ in small]
         try:
             trained = train_together(
                 device, [(*begun, plan) for _, begun, plan in small], device_shuffle
@@ -435,7 +434,7 @@ def _train_on_gpu(fits, device_shuffle):
 
 def _keep(fit, begun, training, state, device_shuffle):
     """Go through the epochs that the device has trained, and keep what they come to."""
-    estimator, (network, original, _) = fit.estimator, begun
+    estimator, (network, original) = fit.estimator, begun
     parameters = fit_stochastic(training, goes_on=fit.goes_on)
     source = original.random_state
     if source is estimator.random_state and original.settings.shuffle and not device_shuffle:

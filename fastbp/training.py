@@ -153,8 +153,8 @@ class Training:
 
     Parameters
     ----------
-    engine : Engine
-        Loaded with the parameters to start from.
+    engine : Engine or None
+        None until there is one, by `use`.
     data : Data
     settings : Settings
     progress : Progress
@@ -163,6 +163,8 @@ class Training:
     optimizer : Optimizer or None
         None afterwards if its moments have diverged.
     random_state : numpy.random.RandomState or None
+    start : ndarray or None
+        The parameters to start from, until an engine has taken them over.
     best_parameters : ndarray or None
         A copy of the parameters that scored best on the held-out rows, apart from the engine's.
     """
@@ -174,7 +176,13 @@ class Training:
     split: Split | None = None
     optimizer: Optimizer | None = None
     random_state: np.random.RandomState | None = None
+    start: np.ndarray | None = None
     best_parameters: np.ndarray | None = None
+
+    def use(self, engine):
+        """Take an engine, and hand it the parameters to start from."""
+        engine.load_parameters(self.start)
+        self.engine, self.start = engine, None
 
     def score(self):
         """Score the engine's parameters on the held-out rows; NaN where outputs are not finite."""

@@ -42,7 +42,7 @@ def batch_rows(training):
     return min(200 if batch_size == "auto" else int(batch_size), n_rows)
 
 
-def plan_for(network, training, start, gpu):
+def plan_for(network, training, gpu):
     """The plan for a fit that has been begun; None where it has to go another way.
 
     That is with lbfgs, early stopping, a callback, sparse X, float64, networks that do not fit into
@@ -54,7 +54,7 @@ def plan_for(network, training, start, gpu):
         or training.split.score is not None
         or training.settings.callback is not None
         or issparse(data.X)
-        or start.dtype != np.float32
+        or training.start.dtype != np.float32
         or gpu.capability < (8, 0)
         or (data.targets.ndim == 1 and network.layer_sizes[-1] > 2**24)
     ):
@@ -120,7 +120,6 @@ class _Member:
 
     network: object
     training: object
-    start: np.ndarray
     plan: Plan
     table: np.ndarray
     order: np.ndarray = None  # the last one drawn
@@ -160,7 +159,7 @@ class Together:
     Parameters
     ----------
     device : Device
-    fits : list of (Network, Training, start, Plan)
+    fits : list of (Network, Training, Plan)
     device_shuffle : bool
         Whether the device draws the orders.
     """
@@ -170,17 +169,17 @@ class Together:
         inputs, targets, factors = _Arrays(np.float32), _Arrays(np.float32), _Arrays(np.float64)
         orders = _Arrays(np.int32)
         self.members = []
-        sizes = [n_vectors_of(plan) * network.n_parameters for network, _, _, plan in fits]
+        sizes = [n_vectors_of(plan) * network.n_parameters for network, _, plan in fits]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.reals = np.zeros((len(fits), layout.N_REALS))
         states = np.zeros((len(fits), layout.N_STATES))
         state = np.zeros(starts[-1], np.float32)
-        for index, (network, training, start, plan) in enumerate(fits):
+        for index, (network, training, plan) in enumerate(fits):
             table = np.array(plan.table)
-            member = _Member(network, training, start, plan, table)
+            member = _Member(network, training, plan, table)
             self._describe(member, index, inputs, targets, factors, orders)
             table[layout.STATE] = starts[index]
-            state[starts[index] : starts[index] + start.size] = start
+            state[starts[index] :][: network.n_parameters] = training.start
             self.reals[index] = _reals_of(network, training)
             states[index, [layout.RATE, layout.BEST_LOSS, layout.BAD_EPOCHS]] = (
                 training.optimizer.learning_rate, training.progress.best_loss,
@@ -401,7 +400,7 @@ def train_together(device, fits, device_shuffle=False):
     Parameters
     ----------
     device : fastbp.cuda.device.Device
-    fits : list of (Network, Training, start, Plan)
+    fits : list of (Network, Training, Plan)
         Begun by `BaseMLP._begin`, and planned by `plan_for`.
     device_shuffle : bool, default=False
         Let the device draw the rows' orders instead of each fit's RandomState.
@@ -413,11 +412,12 @@ def train_together(device, fits, device_shuffle=False):
     """
     trained = Together(device, fits, device_shuffle).run()
     prepared = []
-    for (_, training, _, _), engine in zip(fits, trained, strict=True):
+    for (_, training, _), engine in zip(fits, trained, strict=True):
         n_rows = len(training.split.train)
         training = replace(
             training,
             engine=engine,
+            start=None,
             settings=replace(training.settings, shuffle=False),
             split=Split(np.broadcast_to(np.int64(0), n_rows)),
         )

@@ -72,10 +72,12 @@ def train(engine, data, optimizer, batch_size, alpha, n_epochs=2):
     optimizer.reset(engine.network.n_parameters, engine.dtype)
     engine.load_optimizer(optimizer)
     rng = np.random.default_rng(5)
-    losses = [
-        engine.train_epoch(data, rng.permutation(data.n_samples), batch_size, optimizer, alpha)
-        for _ in range(n_epochs)
-    ]
+    losses = []
+    for _ in range(n_epochs):
+        order = rng.permutation(data.n_samples)
+        losses.append(engine.train_epoch(data, order, batch_size, optimizer, alpha))
+        if not np.isfinite(losses[-1]):  # the end of every fit
+            break
     engine.store_optimizer(optimizer)
     return losses, engine.store_parameters(), optimizer.moments, optimizer.step
 

@@ -1,6 +1,7 @@
 """What `fastbp info` shows: versions, this machine, its GPU, and how that would train a network."""
 
 import platform
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -42,6 +43,9 @@ def describe(task=None):
     if task is not None:
         rows["network"] = "-".join(map(str, task.network.layer_sizes))
         rows["on a GPU"] = explain(task)
+        of_bytes = explain(replace(task, inputs="uint8"))
+        if of_bytes != rows["on a GPU"]:
+            rows["with X of bytes"] = of_bytes
     return rows
 
 

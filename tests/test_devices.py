@@ -2,6 +2,7 @@
 
 import ctypes
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -174,6 +175,14 @@ def test_info_explains_the_choice_for_a_network(found, monkeypatch, capsys, size
     assert f"network       {'-'.join(map(str, sizes))}\n" in shown
     assert f"{expected} generic float32 kernels a step" in shown
     assert "supposing an H200" in shown
+
+
+def test_info_says_what_bytes_would_change(found, capsys):
+    found(Findings())
+    assert cli.main(["info", "--layers", "784,128,10"]) == 0
+    on_gpu, of_bytes = capsys.readouterr().out.splitlines()[-2:]
+    assert re.match(r"on a GPU +steps: ", on_gpu)
+    assert re.match(r"with X of bytes +clusters: ", of_bytes)
 
 
 def test_a_task_that_no_program_takes_is_refused_with_every_reason(monkeypatch):

@@ -8,7 +8,7 @@ the last one takes everything in float32 and float64.
 from dataclasses import dataclass
 from importlib import import_module
 
-from fastbp.cuda.cluster_layout import takes_clusters
+from fastbp.cuda.clusters.layout import takes_clusters
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def takes_wide(task, gpu):
 
 # Name -> (module, class, rule), in the order of preference.
 PROGRAMS = {
-    "clusters": ("fastbp.cuda.clusters", "ClustersProgram", takes_clusters),
-    "wide": ("fastbp.cuda.wide", "WideProgram", takes_wide),
-    "steps": ("fastbp.cuda.steps", "StepsProgram", takes_steps),
+    "clusters": ("fastbp.cuda.clusters.program", "ClustersProgram", takes_clusters),
+    "wide": ("fastbp.cuda.wide.program", "WideProgram", takes_wide),
+    "steps": ("fastbp.cuda.steps.program", "StepsProgram", takes_steps),
 }
 
 

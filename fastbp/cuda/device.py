@@ -137,7 +137,7 @@ class Device:
 
     @cached_property
     def largest_cluster(self):
-        from fastbp.cuda.cluster_launch import largest_cluster
+        from fastbp.cuda.clusters.launch import largest_cluster
 
         return 1 if self._core_stream is None else largest_cluster(self)
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from fastbp import functions
-from fastbp.cuda import outputs, windows
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
-from fastbp.cuda.steps import Launcher
+from fastbp.cuda.steps import outputs, windows
+from fastbp.cuda.steps.program import Launcher
 from fastbp.cuda.toolkit import is_simulated
 
 MOST_ROWS = 4096

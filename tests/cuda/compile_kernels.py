@@ -3,7 +3,7 @@
 A program, run in its own process for each target: the cache of device functions does not know
 them apart. Prints JSON: {kernel: {"registers": ..., "spills": ..., "stack": ..., "limit": ...}}.
 
-    python compile_kernels.py 9.0 fastbp.cuda.products ...
+    python compile_kernels.py 9.0 fastbp.cuda.steps.products ...
 """
 
 import json

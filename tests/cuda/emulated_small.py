@@ -14,8 +14,10 @@ def fit(seed):
     from emulated_ptx import EmulatedPtx
 
     from fastbp import fit_many
-    from fastbp.cuda import device, small, small_layout
-    from fastbp.cuda.small_kernels import train_networks
+    from fastbp.cuda import device
+    from fastbp.cuda.small import layout as small_layout
+    from fastbp.cuda.small import together as small
+    from fastbp.cuda.small.kernels import train_networks
 
     class EmulatedDevice:
         capability, shared_memory = (9, 0), 100_000

@@ -18,10 +18,12 @@ from emulated_ptx import EmulatedPtx
 from emulator import launch
 
 from fastbp.cpu.engine import Engine as CpuEngine
-from fastbp.cuda import cluster_layout, clusters, engine
+from fastbp.cuda import engine
 from fastbp.cuda.choice import Gpu, choose
-from fastbp.cuda.cluster_kernel import make_kernel
-from fastbp.cuda.cluster_layout import HEAD_SIZE, LAYER_SIZE, ClusterLayout, layout_for
+from fastbp.cuda.clusters import layout as cluster_layout
+from fastbp.cuda.clusters import program as clusters
+from fastbp.cuda.clusters.kernel import make_kernel
+from fastbp.cuda.clusters.layout import HEAD_SIZE, LAYER_SIZE, ClusterLayout, layout_for
 from fastbp.cuda.task import ADAM, NESTEROV, Task
 from fastbp.data import Data
 from fastbp.network import Network

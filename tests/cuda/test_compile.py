@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "compile_kernels.py"
-MODULES = ["products", "windows", "outputs", "small_kernels", "wide_kernels", "clusters"]
+MODULES = [
+    "steps.products", "steps.windows", "steps.outputs", "small.kernels", "wide.kernels",
+    "clusters.program",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["8.0", "9.0"])

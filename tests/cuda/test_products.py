@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from simulation import SimulatedDevice, speed_up
 
-from fastbp.cuda import products, tiles
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
+from fastbp.cuda.steps import products, tiles
 from fastbp.cuda.task import NESTEROV
 
 speed_up()

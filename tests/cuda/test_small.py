@@ -14,9 +14,9 @@ from simulation import speed_up
 from sklearn.base import clone
 
 from fastbp import fit_many
-from fastbp.cuda import small
-from fastbp.cuda import small_layout as layout
-from fastbp.cuda.small_rows import make_permute, scramble
+from fastbp.cuda.small import layout
+from fastbp.cuda.small import together as small
+from fastbp.cuda.small.rows import make_permute, scramble
 from fastbp.network import Network
 from fastbp.training import NonFiniteLossError
 

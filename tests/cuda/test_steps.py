@@ -6,8 +6,8 @@ import scipy.sparse as sp
 from naive import NaiveEngine
 from simulation import speed_up
 
-from fastbp.cuda import steps
 from fastbp.cuda.engine import Engine
+from fastbp.cuda.steps import program as steps
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer

@@ -8,11 +8,15 @@ import scipy.sparse as sp
 from emulated_device import EmulatedDevice
 from naive import NaiveEngine
 
-from fastbp.cuda import ptx, tensor_products, wide, wide_batches, wide_outputs
+from fastbp.cuda import ptx
 from fastbp.cuda.data import DeviceData, Epoch, make_table
 from fastbp.cuda.task import Task, rule_of
-from fastbp.cuda.tensor_products import ITEM_SIZES, STEP_BYTES, Tile
 from fastbp.cuda.toolkit import cuda
+from fastbp.cuda.wide import batches as wide_batches
+from fastbp.cuda.wide import outputs as wide_outputs
+from fastbp.cuda.wide import products as tensor_products
+from fastbp.cuda.wide import program as wide
+from fastbp.cuda.wide.products import ITEM_SIZES, STEP_BYTES, Tile
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer

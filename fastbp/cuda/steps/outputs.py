@@ -19,7 +19,7 @@ from fastbp.cuda.formulas import (
     output_loss,
 )
 from fastbp.cuda.program import Listed
-from fastbp.cuda.tiles import sum_of_block
+from fastbp.cuda.steps.tiles import sum_of_block
 from fastbp.cuda.toolkit import cuda
 
 JUDGE_THREADS = 256

@@ -2,7 +2,7 @@
 
 `train_together` runs fits that have been begun (`fastbp.base`) on the device; every network then
 has a `Trained`, an engine that hands out again what the device has computed, so that the ordinary
-training loop decides, warns and keeps books as ever. `fastbp.cuda.small_kernels` says how it is
+training loop decides, warns and keeps books as ever. `fastbp.cuda.small.kernels` says how it is
 computed.
 """
 
@@ -15,11 +15,10 @@ from scipy.sparse import issparse
 
 from fastbp.cpu.engine import available_threads
 from fastbp.cpu.orders import draw_orders
-from fastbp.cuda import small_kernels as kernels
-from fastbp.cuda import small_layout as layout
 from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.device import compiled
-from fastbp.cuda.small_layout import Plan, make_plan
+from fastbp.cuda.small import kernels, layout
+from fastbp.cuda.small.layout import Plan, make_plan
 from fastbp.cuda.task import ADAM, rule_of
 from fastbp.cuda.toolkit import is_simulated
 from fastbp.optimizers import N_MOMENTS

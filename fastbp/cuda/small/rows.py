@@ -2,7 +2,7 @@
 
 from numba import int64
 
-from fastbp.cuda.small_layout import (
+from fastbp.cuda.small.layout import (
     BATCH,
     CHUNK,
     EPOCHS_BEFORE,
@@ -32,7 +32,7 @@ from fastbp.cuda.small_layout import (
     A,
     W,
 )
-from fastbp.cuda.small_products import (
+from fastbp.cuda.small.products import (
     at,
     copy,
     far,

@@ -2,7 +2,7 @@
 
 A thread computes 4 × 4 numbers of a product at once, 16 multiply-adds for every two vectors that
 it loads: neighbours in a warp share rows or columns, which a load then broadcasts.
-`fastbp.cuda.small_layout` says where all lies.
+`fastbp.cuda.small.layout` says where all lies.
 """
 
 from numba import float32, int32, int64, uint32, uint64
@@ -13,7 +13,7 @@ from fastbp.cuda.formulas import (
     activate_backward,
     update,
 )
-from fastbp.cuda.small_layout import (
+from fastbp.cuda.small.layout import (
     ACTIVATION,
     FAN_IN,
     FAN_OUT,

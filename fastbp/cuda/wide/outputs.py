@@ -11,9 +11,8 @@ from functools import cache
 from numba import float32, float64, int64, uint32
 
 from fastbp.cuda import formulas, ptx
-from fastbp.cuda.tensor_products import PADDING_ROWS, inlined
 from fastbp.cuda.toolkit import cuda
-from fastbp.cuda.wide_batches import (
+from fastbp.cuda.wide.batches import (
     DECAY,
     START,
     THREADS,
@@ -25,7 +24,8 @@ from fastbp.cuda.wide_batches import (
     rows_of_step,
     sum_apart,
 )
-from fastbp.cuda.wide_layers import make_update
+from fastbp.cuda.wide.layers import make_update
+from fastbp.cuda.wide.products import PADDING_ROWS, inlined
 
 MOST_OF_HEAD = 32
 HEAD_ROWS = 16  # of a block

@@ -163,8 +163,8 @@ def _digest():
     """Fingerprint of all source that a kernel is made of, and of its compiler."""
     versions = [metadata.version(package) for package in ("numba-cuda", "numba", "llvmlite")]
     digest = hashlib.sha256(" ".join(versions).encode())
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     formulas = [folder.parent / name for name in ("functions.py", "optimizers.py")]
-    for path in sorted([*formulas, *folder.glob("*.py")]):
+    for path in sorted([*formulas, *folder.rglob("*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

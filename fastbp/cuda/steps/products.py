@@ -11,8 +11,8 @@ from numba import types
 from fastbp.cuda.data import DECAY, RATE, ROWS, TABLE_WIDTH, WEIGHT
 from fastbp.cuda.formulas import activate, activate_backward, update
 from fastbp.cuda.program import Listed
+from fastbp.cuda.steps.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
 from fastbp.cuda.task import ADAM, GRADIENT
-from fastbp.cuda.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
 from fastbp.cuda.toolkit import cuda
 
 # Columns of a network's table, a row a layer: fan-in and fan-out; where its inputs, its outputs'

@@ -6,9 +6,9 @@ that are too many begin behind all units. Most phases end with a barrier of the 
 
 from numba import float32, float64, int32, uint32
 
-from fastbp.cuda import cluster_layout as at
 from fastbp.cuda import ptx
-from fastbp.cuda.cluster_memory import (
+from fastbp.cuda.clusters import layout as at
+from fastbp.cuda.clusters.memory import (
     get,
     is_last,
     laps,

@@ -7,9 +7,9 @@ vectors, which the kernel reads when it starts and writes when it ends.
 import numpy as np
 from numba import types
 
-from fastbp.cuda.cluster_kernel import SIGNATURE, make_kernel
-from fastbp.cuda.cluster_launch import ClusterKernel, compile_cluster, registers_for
-from fastbp.cuda.cluster_layout import INPUT_BYTES, ClusterLayout, layout_for
+from fastbp.cuda.clusters.kernel import SIGNATURE, make_kernel
+from fastbp.cuda.clusters.launch import ClusterKernel, compile_cluster, registers_for
+from fastbp.cuda.clusters.layout import INPUT_BYTES, ClusterLayout, layout_for
 from fastbp.cuda.data import TABLE_WIDTH, WEIGHT
 from fastbp.cuda.device import compiled
 from fastbp.cuda.program import Listed, Program, Result

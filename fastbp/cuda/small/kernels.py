@@ -1,6 +1,6 @@
 """The kernel that trains small networks: a block for each, from its first epoch to its last.
 
-`fastbp.cuda.small_products` has what the threads of a block compute together, and how a network
+`fastbp.cuda.small.products` has what the threads of a block compute together, and how a network
 lies in shared memory. Every phase ends at a barrier: forward by layer, outputs, δ by layer, then
 all updates at once, which the old weights have to wait for anyway. Rows of the next chunk are
 copied meanwhile, and those of the one after it looked up.
@@ -11,7 +11,7 @@ from numba import float32, float64, int32, int64
 
 from fastbp.cuda.formulas import SOFTMAX, activate, exponential, output_delta, output_loss
 from fastbp.cuda.program import Listed
-from fastbp.cuda.small_layout import (
+from fastbp.cuda.small.layout import (
     ADAPTIVE,
     ALPHA,
     BAD_EPOCHS,
@@ -79,7 +79,7 @@ from fastbp.cuda.small_layout import (
     A,
     D,
 )
-from fastbp.cuda.small_products import (
+from fastbp.cuda.small.products import (
     at,
     backward,
     first_address,
@@ -88,7 +88,7 @@ from fastbp.cuda.small_products import (
     quotient,
     wait_for_copies,
 )
-from fastbp.cuda.small_rows import (
+from fastbp.cuda.small.rows import (
     following,
     gather,
     move_state,

@@ -9,12 +9,10 @@ from functools import partial
 from numba import types
 
 from fastbp.cuda import formulas
-from fastbp.cuda import wide_batches as batches
-from fastbp.cuda import wide_layers as layers
-from fastbp.cuda import wide_outputs as outputs
 from fastbp.cuda.program import Listed
 from fastbp.cuda.task import ADAM, NESTEROV
-from fastbp.cuda.tensor_products import Tile
+from fastbp.cuda.wide import batches, layers, outputs
+from fastbp.cuda.wide.products import Tile
 
 _INTEGER, _REAL = types.int64, types.float64
 _ORDER = types.int32[::1]

@@ -11,9 +11,9 @@ each other at a bank (`cluster_layout.without_conflicts`). g = lane // 4, t = la
 
 from numba import float32, uint32
 
-from fastbp.cuda import cluster_layout as at
 from fastbp.cuda import ptx
-from fastbp.cuda.cluster_memory import get, load, shared_place, store
+from fastbp.cuda.clusters import layout as at
+from fastbp.cuda.clusters.memory import get, load, shared_place, store
 from fastbp.cuda.formulas import device_function, update
 from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import cuda

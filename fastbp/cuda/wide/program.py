@@ -12,14 +12,12 @@ import numpy as np
 from numba import float64, int64
 
 from fastbp import functions
-from fastbp.cuda import wide_batches as batches
-from fastbp.cuda import wide_layers as layers
-from fastbp.cuda import wide_outputs as outputs
 from fastbp.cuda.data import DECAY, RATE, ROWS, WEIGHT, SparseRows
 from fastbp.cuda.device import compiled
 from fastbp.cuda.program import Program, Result
 from fastbp.cuda.task import ADAM
-from fastbp.cuda.tensor_products import ITEM_SIZES, PADDING, PADDING_ROWS, STEP_BYTES, Tile
+from fastbp.cuda.wide import batches, layers, outputs
+from fastbp.cuda.wide.products import ITEM_SIZES, PADDING, PADDING_ROWS, STEP_BYTES, Tile
 
 # With how well a tile keeps the tensor cores busy, about, as its shared memory traffic has it.
 TILES = {

@@ -15,8 +15,8 @@ from fastbp.cuda.data import RATE as TABLE_RATE
 from fastbp.cuda.data import ROWS as TABLE_ROWS
 from fastbp.cuda.data import TABLE_WIDTH
 from fastbp.cuda.data import WEIGHT as TABLE_WEIGHT
-from fastbp.cuda.tensor_products import inlined
 from fastbp.cuda.toolkit import cuda
+from fastbp.cuda.wide.products import inlined
 
 # Elements of the state. The first group belongs to the step, the second to the epoch, the third is
 # the result.

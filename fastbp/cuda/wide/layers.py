@@ -1,6 +1,6 @@
 """Wide nets' layers: the three products on tensor cores, each with what follows it fused in.
 
-A block computes a tile of the product (`fastbp.cuda.tensor_products`), spreads it over shared
+A block computes a tile of the product (`fastbp.cuda.wide.products`), spreads it over shared
 memory, and goes over it row by row, every thread four columns: so whole lines are read and written.
 Grid of all three: (tiles along the columns, tiles along the rows).
 
@@ -14,9 +14,8 @@ from numba import float32, float64, int64
 
 from fastbp.cuda import formulas, ptx
 from fastbp.cuda.task import ADAM
-from fastbp.cuda.tensor_products import ITEM_SIZES, STEP_BYTES, inlined, make_multiply, make_spread
 from fastbp.cuda.toolkit import cuda
-from fastbp.cuda.wide_batches import (
+from fastbp.cuda.wide.batches import (
     BETA_1,
     BETA_2,
     DECAY,
@@ -29,6 +28,7 @@ from fastbp.cuda.wide_batches import (
     rows_of_step,
     sum_apart,
 )
+from fastbp.cuda.wide.products import ITEM_SIZES, STEP_BYTES, inlined, make_multiply, make_spread
 
 # Rows whose numbers are on their way from memory at a time. They divide every tile's.
 AT_ONCE, UPDATES_AT_ONCE = 8, 4

@@ -9,9 +9,9 @@ from functools import cache
 
 from numba import float32, float64, int32, types
 
-from fastbp.cuda import cluster_layout as at
 from fastbp.cuda import ptx
-from fastbp.cuda.cluster_memory import (
+from fastbp.cuda.clusters import layout as at
+from fastbp.cuda.clusters.memory import (
     address,
     clear,
     copy_batch,
@@ -22,7 +22,7 @@ from fastbp.cuda.cluster_memory import (
     step_number,
     units_of,
 )
-from fastbp.cuda.cluster_phases import (
+from fastbp.cuda.clusters.phases import (
     deltas,
     exponentials_of_logits,
     gather_deltas,
@@ -32,7 +32,7 @@ from fastbp.cuda.cluster_phases import (
     output_errors,
     own_products,
 )
-from fastbp.cuda.cluster_products import make_forward, make_gradient
+from fastbp.cuda.clusters.products import make_forward, make_gradient
 from fastbp.cuda.data import DECAY, RATE, WEIGHT
 from fastbp.cuda.formulas import SOFTMAX
 from fastbp.cuda.task import ADAM

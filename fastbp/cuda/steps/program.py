@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from fastbp import functions
-from fastbp.cuda import outputs, products, windows
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, SparseRows
 from fastbp.cuda.device import compiled
 from fastbp.cuda.program import Program, Result
+from fastbp.cuda.steps import outputs, products, windows
+from fastbp.cuda.steps.tiles import FORMS, choose_form
 from fastbp.cuda.task import ADAM
-from fastbp.cuda.tiles import FORMS, choose_form
 from fastbp.cuda.toolkit import is_simulated
 
 WINDOW_STEPS = 64  # at most

@@ -6,8 +6,8 @@ Places count words of 4 bytes. A `table` is a layout's, whose numbers are consta
 
 from numba import float64, int32, int64, uint32
 
-from fastbp.cuda import cluster_layout as at
 from fastbp.cuda import ptx
+from fastbp.cuda.clusters import layout as at
 from fastbp.cuda.data import ROWS, TABLE_WIDTH
 from fastbp.cuda.formulas import device_function
 from fastbp.cuda.toolkit import cuda

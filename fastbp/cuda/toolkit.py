@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 
 import numpy as np
@@ -224,6 +224,9 @@ def _import_cuda():
         np.row_stack = np.vstack  # noqa: NPY201
     from numba import cuda
 
+    # It warns of launches with few blocks; a small network has no use for more.
+    if "NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS" not in os.environ and find_spec("numba_cuda"):
+        import_module("numba.cuda.core.config").CUDA_LOW_OCCUPANCY_WARNINGS = 0
     return cuda
 
 

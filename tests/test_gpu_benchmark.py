@@ -327,23 +327,33 @@ def test_sizes_are_compared_and_a_failing_one_is_a_row():
     assert all(case.n_rows >= case.batch_size for case in sizes.make_cases())
 
 
-# ---- preparation and a race, on the CPU ------------------------------------------------------
+# ---- a whole run, on the CPU -----------------------------------------------------------------
 
 
-def test_a_race_is_prepared_run_and_judged(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
+def toy_race(section):
+    """A race of fastbp, somebody who learns nothing, and somebody who is not there."""
     case = replace(TOY, layer_sizes=(6, 9, 5, 2))
     contenders = {
         "fastbp steps": (races.TRAINERS, {"device": "cpu"}),
         "another": (f"{HERE}:train_something_else", {}),
         "nobody": (f"{HERE}:train_nobody", {}),
     }
-    race = races.Race("toy", case, contenders, epochs=2, rounds=2)
-    with ThreadPoolExecutor(4) as pool:
-        preparation = races.Preparation(pool, [race], tmp_path, None, Deadline(120))
-        (row,) = races.race_all([race], preparation, Deadline(60))
-        preparation.close()
+    return races.Race(section, case, contenders, epochs=2, rounds=2)
+
+
+def test_a_run_goes_on_whatever_fails_and_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(toolkit, "problem", lambda: None)  # this process believes in a GPU
+    monkeypatch.setattr(program, "make_checks", dict)
+    monkeypatch.setattr(races, "make_races", lambda: [toy_race("wide")])
+    monkeypatch.setattr(together, "make_race", lambda: toy_race("fit_many"))
+    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+    wanted = [f"--only={name}" for name in ("correctness", "wide", "probes")]
+    assert __main__.main([*wanted, f"--output={tmp_path}"]) == 1
+    (path,) = tmp_path.glob("*.json")
+    record = Record.read(path)
+    assert list(record.seconds) == ["correctness", "preparation", "wide", "probes", "all"]
+    (row,) = record.races
     ours, other, nobody = row["entries"]
     assert ours["remark"] == ""
     assert len(ours["seconds"]) == 2
@@ -351,6 +361,13 @@ def test_a_race_is_prepared_run_and_judged(tmp_path):
     assert ours["losses"][-1] == row["reference_loss"]
     assert "loss off" in other["remark"]
     assert "AttributeError" in nobody["remark"]
+    described, *problems, probes = record.problems
+    assert "device='cuda' cannot be used" in described
+    assert [problem.split(": ")[0] for problem in problems] == [
+        f"{row['race']}, another", f"{row['race']}, nobody"
+    ]  # fmt: skip
+    assert "device='cuda' cannot be used" in probes
+    assert "another: computes something else" in capsys.readouterr().out
 
 
 def train_something_else(case, path, epochs):

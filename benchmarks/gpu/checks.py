@@ -104,7 +104,7 @@ def _clusters():
     return [
         replace(check, activation="logistic"),
         replace(check, solver="nesterov", hidden=(256,)),
-        replace(check, solver="adam", inputs="float32", weighted=True),
+        replace(check, solver="adam", n_features=200, inputs="float32", weighted=True),
         replace(check, hidden=(100, 60), activation="tanh", n_features=101, inputs="float32"),
         replace(check, task="multilabel", n_outputs=4, n_features=64, solver="adam"),
         replace(check, task="squared error", n_outputs=3, n_features=50, inputs="float32"),

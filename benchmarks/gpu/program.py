@@ -214,7 +214,7 @@ def run(options):
         record.problems.append(f"the GPU: {error}")
     worker.close()
     with tempfile.TemporaryDirectory(prefix="fastbp-bench-") as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"] = folder
         job = Run(options, record, budget, Path(folder))
         try:
             run_sections(job.sections(), record, budget, lambda: record.write(options.output))

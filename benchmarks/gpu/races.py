@@ -31,7 +31,7 @@ PEERS = {
     "JAX, lax.scan": ("benchmarks.gpu.trainers:train_jax", {}),
 }
 MNIST = Case((784, 128, 10), "logistic", "sgd", 64, 60_000, 0.1)
-WIDE = Case((784, 2048, 2048, 10), "relu", "sgd", 4_096, 32_768, 0.02)
+WIDE = Case((784, 2048, 2048, 10), "relu", "sgd", 4_096, 57_344, 0.02)
 HIGGS = Case((28, *[300] * 5, 1), "tanh", "sgd", 100, 50_000, 0.01)
 
 
@@ -101,7 +101,7 @@ def make_races():
     races = [Race("mnist", MNIST, contenders_of(forms, "float32", PEERS))]
     for precision in ("bfloat16", "tf32", "float32"):
         contenders = contenders_of(programs_for(WIDE, precision), precision, graphs)
-        races.append(Race("wide", WIDE, contenders, precision, epochs=2, unit="step"))
+        races.append(Race("wide", WIDE, contenders, precision, 2, 4, "step"))
     for batch_size in (100, 1_024):
         case = dataclasses.replace(HIGGS, batch_size=batch_size)
         contenders = contenders_of(programs_for(case, "float32"), "float32", graphs)

@@ -14,7 +14,7 @@ from fastbp.bench.race import loss_difference
 N_FEATURES, N_CLASSES = 64, 10
 N_ROUNDS = 3
 WIDTHS, BATCHES = (16, 128, 512, 2_048), (64, 1_024)
-MOST_OPERATIONS, MOST_STEPS = 100e9, 500  # an epoch
+MOST_OPERATIONS, MOST_STEPS = 50e9, 200  # an epoch
 
 
 def make_cases():

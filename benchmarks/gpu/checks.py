@@ -15,9 +15,10 @@ from benchmarks.gpu.workers import Worker, one_line
 from fastbp.bench.race import WorkerError
 
 N_EPOCHS = 5
-# Largest relative difference of a loss. tf32 keeps 11 bits of a product's factors, bfloat16 keeps
-# 8; errors of single products mostly cancel in a batch's mean loss.
-BOUNDS = {"float32": 1e-5, "float64": 1e-10, "tf32": 5e-3, "bfloat16": 3e-2}
+# Largest relative difference of a loss. tf32 keeps 11 bits of a product's factors and bfloat16 8,
+# but errors of single products mostly cancel in a mean loss: PyTorch's bfloat16 on the CPU was off
+# by up to 5e-4 in such a fit.
+BOUNDS = {"float32": 1e-5, "float64": 1e-10, "tf32": 2e-3, "bfloat16": 1e-2}
 SECONDS_A_CHECK = 60
 TASKS = {  # name -> (estimator, its parameters, how y comes from scores)
     "softmax": ("MLPClassifier", {}, lambda scores: scores.argmax(axis=1)),
@@ -104,7 +105,9 @@ def _clusters():
     return [
         replace(check, activation="logistic"),
         replace(check, solver="nesterov", hidden=(256,)),
-        replace(check, solver="adam", n_features=200, inputs="float32", weighted=True),
+        replace(
+            check, solver="adam", activation="tanh", n_features=200, inputs="float32", weighted=True
+        ),
         replace(check, hidden=(100, 60), activation="tanh", n_features=101, inputs="float32"),
         replace(check, task="multilabel", n_outputs=4, n_features=64, solver="adam"),
         replace(check, task="squared error", n_outputs=3, n_features=50, inputs="float32"),

@@ -406,9 +406,6 @@ print(json.dumps(list(checks.run_checks(some, n_epochs=2))))
 """
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed"
-)
 def test_checks_pass_in_the_simulator_and_a_failing_one_says_why():
     code = SIMULATED.format(tests=str(ROOT / "tests"), cuda=str(ROOT / "tests" / "cuda"))
     done = subprocess.run(

@@ -147,9 +147,9 @@ def probe_grid_barriers(device, kernels):
 
 def probe_clusters(device, kernels):
     """A barrier of a cluster's blocks."""
-    from fastbp.cuda.cluster_launch import ClusterKernel, _link
     from numba import types
 
+    from fastbp.cuda.cluster_launch import ClusterKernel, _link
     from fastbp.cuda.toolkit import cuda
 
     text, _ = cuda.compile_ptx(

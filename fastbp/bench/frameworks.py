@@ -55,10 +55,6 @@ def _train_torch(case, draws, turns, n_threads, make_step):
     X, labels = torch.from_numpy(draws.X), torch.from_numpy(draws.labels)
     orders = torch.from_numpy(draws.orders)
 
-    def initial_parameters():
-        coefs = [torch.from_numpy(array.T.copy()) for array in draws.coefs]
-        return coefs + [torch.from_numpy(array.copy()) for array in draws.intercepts]
-
     def train_epoch(step, order, gathered):
         total = 0.0
         if not gathered:
@@ -74,61 +70,91 @@ def _train_torch(case, draws, turns, n_threads, make_step):
         return total / len(order)
 
     # The trial steps as eager code does: what it decides, the copies, is the same for both.
-    trial_step = torch_eager_step(case, initial_parameters())
+    trial_step = torch_eager_step(case, torch_parameters(draws))
     gathered = faster(lambda gathered: train_epoch(trial_step, orders[0, :TRIAL_ROWS], gathered))
-    step = make_step(case, initial_parameters())
+    step = make_step(case, torch_parameters(draws))
     turns.begin()
     for order in orders:
         turns.end(train_epoch(step, order, gathered))
 
 
-def torch_loss(case):
-    """A function (parameters, X, labels) -> mean loss; the weights first, then the biases."""
+def torch_parameters(draws, device="cpu"):
+    """A case's initial parameters: the weights first, then the biases."""
     import torch
-    from torch.nn.functional import cross_entropy, linear
+
+    arrays = [*(array.T for array in draws.coefs), *draws.intercepts]
+    return [torch.tensor(array.copy(), device=device) for array in arrays]
+
+
+def torch_logits(case):
+    """A function (parameters, X) -> the last layer's values before the softmax."""
+    import torch
+    from torch.nn.functional import linear
 
     activation = {"logistic": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}[
         case.activation
     ]
     last = len(case.layer_sizes) - 2
 
-    def loss(parameters, X, labels):
+    def logits(parameters, X):
         for layer in range(last):
             X = activation(linear(X, parameters[layer], parameters[last + 1 + layer]))
-        return cross_entropy(linear(X, parameters[last], parameters[-1]), labels)
+        return linear(X, parameters[last], parameters[-1])
 
-    return loss
+    return logits
 
 
-def torch_eager_step(case, parameters):
-    """A function (X, labels) -> mean loss that also updates the parameters, by autograd."""
+def torch_judge(logits, labels):
+    """Mean loss: of a softmax for classes, of logistic units for zeros and ones by column."""
+    from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+    if labels.ndim == 1:
+        return cross_entropy(logits, labels)
+    return binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
+
+
+def torch_loss(case):
+    """A function (parameters, X, labels) -> mean loss; the weights first, then the biases."""
+    logits_of = torch_logits(case)
+    return lambda parameters, X, labels: torch_judge(logits_of(parameters, X), labels)
+
+
+def torch_optimizer(case, parameters):
+    """The library's own fused optimizer of a case."""
     import torch
 
     for parameter in parameters:
         parameter.requires_grad_()
-    loss_of = torch_loss(case)
     if case.solver == "adam":
-        optimizer = torch.optim.Adam(
-            parameters, case.learning_rate, (ADAM.beta_1, ADAM.beta_2), ADAM.epsilon, fused=True
-        )
-    else:
-        optimizer = torch.optim.SGD(parameters, case.learning_rate, momentum=MOMENTUM, fused=True)
+        betas = ADAM.beta_1, ADAM.beta_2
+        return torch.optim.Adam(parameters, case.learning_rate, betas, ADAM.epsilon, fused=True)
+    return torch.optim.SGD(parameters, case.learning_rate, momentum=MOMENTUM, fused=True)
+
+
+def torch_autograd_step(optimizer, parameters, loss_of):
+    """A function (X, labels) -> mean loss that also updates the parameters, by autograd."""
 
     def step(X, labels):
         optimizer.zero_grad()
         loss = loss_of(parameters, X, labels)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss
 
     return step
 
 
-def torch_compiled_step(case, parameters):
-    """The same as one compiled function: faster than compiling the loss alone, by a half."""
+def torch_eager_step(case, parameters):
+    """The same, waiting for the loss."""
+    step = torch_autograd_step(torch_optimizer(case, parameters), parameters, torch_loss(case))
+    return lambda X, labels: step(X, labels).item()
+
+
+def torch_functional_step(case, parameters, loss_of):
+    """The same as one function to compile: faster than compiling the loss alone, by a half."""
     import torch
 
-    loss_of, rate = torch_loss(case), case.learning_rate
+    rate = case.learning_rate
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     n_updates = torch.zeros(())
 
@@ -147,6 +173,14 @@ def torch_compiled_step(case, parameters):
             parameter.sub_(step_size * mean / (square.sqrt() + ADAM.epsilon))
         return loss
 
+    return step
+
+
+def torch_compiled_step(case, parameters):
+    """That function, compiled."""
+    import torch
+
+    step = torch_functional_step(case, parameters, torch_loss(case))
     compiled = torch.compile(step, dynamic=False)
     return lambda X, labels: (compiled if len(X) == case.batch_size else step)(X, labels).item()
 
@@ -164,6 +198,18 @@ def train_jax(case, draws, turns, n_threads):
     X, labels = jnp.asarray(draws.X), jnp.asarray(draws.labels)
     orders = [jnp.asarray(order) for order in draws.orders]
 
+    epoch, state = faster_jax_epoch(case, draws, X, labels, orders[0])
+    turns.begin()
+    for order in orders:
+        state, loss = epoch(state, X, labels, order)
+        turns.end(loss)
+
+
+def faster_jax_epoch(case, draws, X, labels, order):
+    """The faster one of the two epochs by a trial, and the state to begin with."""
+    import jax
+    import jax.numpy as jnp
+
     def initial_state():
         parameters = [jnp.array(array) for array in (*draws.coefs, *draws.intercepts)]
         moments = [[jnp.zeros_like(array) for array in parameters] for _ in range(2)]
@@ -173,16 +219,10 @@ def train_jax(case, draws, turns, n_threads):
 
     def trial(gathered):
         epoch, state = trained[gathered]
-        state, _ = jax.block_until_ready(epoch(state, X, labels, orders[0][:TRIAL_ROWS]))
+        state, _ = jax.block_until_ready(epoch(state, X, labels, order[:TRIAL_ROWS]))
         trained[gathered] = epoch, state
 
-    gathered = faster(trial)
-    trained.clear()
-    epoch, state = jax_epoch(case, gathered), initial_state()
-    turns.begin()
-    for order in orders:
-        state, loss = epoch(state, X, labels, order)
-        turns.end(loss)
+    return jax_epoch(case, faster(trial)), initial_state()
 
 
 def jax_loss(case):
@@ -198,7 +238,10 @@ def jax_loss(case):
     def loss(parameters, X, labels):
         for weights, bias in zip(parameters[: n_layers - 1], parameters[n_layers:], strict=False):
             X = activation(X @ weights + bias)
-        log_probabilities = jax.nn.log_softmax(X @ parameters[n_layers - 1] + parameters[-1])
+        logits = X @ parameters[n_layers - 1] + parameters[-1]
+        if labels.ndim == 2:  # zeros and ones for logistic units
+            return (jnp.logaddexp(0, logits) - labels * logits).sum(axis=1).mean()
+        log_probabilities = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
 
     return loss

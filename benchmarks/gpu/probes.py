@@ -149,7 +149,7 @@ def probe_clusters(device, kernels):
     """A barrier of a cluster's blocks."""
     from numba import types
 
-    from fastbp.cuda.cluster_launch import ClusterKernel, _link
+    from fastbp.cuda.clusters.launch import ClusterKernel, _link
     from fastbp.cuda.toolkit import cuda
 
     text, _ = cuda.compile_ptx(

@@ -45,7 +45,7 @@ def describe(task=None):
         rows["on a GPU"] = explain(task)
         of_bytes = explain(replace(task, inputs="uint8"))
         if of_bytes != rows["on a GPU"]:
-            rows["with X of bytes"] = of_bytes
+            rows["X in bytes"] = of_bytes
     return rows
 
 

@@ -182,7 +182,7 @@ def test_info_says_what_bytes_would_change(found, capsys):
     assert cli.main(["info", "--layers", "784,128,10"]) == 0
     on_gpu, of_bytes = capsys.readouterr().out.splitlines()[-2:]
     assert re.match(r"on a GPU +steps: ", on_gpu)
-    assert re.match(r"with X of bytes +clusters: ", of_bytes)
+    assert re.match(r"X in bytes +clusters: ", of_bytes)
 
 
 def test_a_task_that_no_program_takes_is_refused_with_every_reason(monkeypatch):

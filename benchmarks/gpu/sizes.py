@@ -31,9 +31,9 @@ def make_cases():
 def compare_sizes(cases=None, device="cuda"):
     """Yield a row a case: seconds an epoch on both, by turns, behind an epoch to warm up."""
     for case in cases or make_cases():
-        programs = programs_for(case, "float32")
-        row = {"case": case.name, "n_rows": case.n_rows, "program": programs[0], "problem": ""}
+        row = {"case": case.name, "n_rows": case.n_rows, "program": "", "problem": ""}
         try:
+            row["program"] = programs_for(case, "float32")[0]
             with tempfile.TemporaryDirectory(prefix="fastbp-bench-") as folder:
                 path = Path(folder) / "draws.npz"
                 draw_for_gpu(case, 1 + N_ROUNDS).save(path)

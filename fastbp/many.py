@@ -17,7 +17,7 @@ from fastbp.crew import work_off
 from fastbp.data import Data
 from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
 from fastbp.training import Split, fit_stochastic, postponed_warnings, warn
-from fastbp.validation import check_sample_weight, check_training_data
+from fastbp.validation import check_row_lists, check_sample_weight, check_training_data
 
 
 def fit_many(
@@ -189,7 +189,7 @@ class _Shared:
         }
         first = next(iter(data.values()))[0]
         weight = check_sample_weight(sample_weight, first)
-        return cls(X, data, weight, _check_rows(rows, len(estimators), first.shape[0]))
+        return cls(X, data, weight, check_row_lists(rows, len(estimators), first.shape[0]))
 
     def encode(self, estimator, index, y, dtype, goes_on):
         """Encode y, or take over what an estimator before made of the same."""
@@ -205,41 +205,6 @@ class _Shared:
         if labels is not None:
             estimator._labels, estimator.classes_ = labels, labels.classes.copy()
         return encoded
-
-
-def _check_rows(rows, n_estimators, n_samples):
-    """Turn every estimator's rows into indices from 0 on, the same object where it was the same."""
-    if rows is None:
-        return [None] * n_estimators
-    rows = list(rows)
-    if len(rows) != n_estimators:
-        raise ValueError(
-            f"rows must have {n_estimators} entries, as estimators; it has {len(rows)}."
-        )
-    found = {}
-    for position, given in enumerate(rows):
-        if id(given) not in found:
-            found[id(given)] = _check_indices(given, f"rows[{position}]", n_samples)
-    return [found[id(given)] for given in rows]
-
-
-def _check_indices(given, name, n_samples):
-    if given is None:
-        return None
-    indices = np.asarray(given)
-    if indices.dtype == np.bool_ and indices.shape == (n_samples,):
-        indices = np.flatnonzero(indices)
-    if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} must hold row numbers, at least one, or {n_samples} booleans; got an array of "
-            f"shape {indices.shape} and dtype {indices.dtype}."
-        )
-    low, high = int(indices.min()), int(indices.max())
-    if low < -n_samples or high >= n_samples:
-        raise ValueError(
-            f"{name} must hold row numbers from 0 to {n_samples - 1}, got {low} to {high}."
-        )
-    return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
 
 
 class _Fit:

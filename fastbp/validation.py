@@ -123,6 +123,53 @@ def check_sample_weight(sample_weight, X):
     return sample_weight
 
 
+def check_row_lists(rows, n_estimators, n_samples):
+    """Turn the rows of every estimator into indices from 0 on.
+
+    Parameters
+    ----------
+    rows : sequence of array-like or None
+        For each estimator row numbers, or a mask of booleans, or None for all rows.
+    n_estimators, n_samples : int
+
+    Returns
+    -------
+    rows : list of ndarray of int64, or None
+        The same object where it was the same.
+    """
+    if rows is None:
+        return [None] * n_estimators
+    rows = list(rows)
+    if len(rows) != n_estimators:
+        raise ValueError(
+            f"rows must have {n_estimators} entries, as estimators; it has {len(rows)}."
+        )
+    found = {}
+    for position, given in enumerate(rows):
+        if id(given) not in found:
+            found[id(given)] = _check_indices(given, f"rows[{position}]", n_samples)
+    return [found[id(given)] for given in rows]
+
+
+def _check_indices(given, name, n_samples):
+    if given is None:
+        return None
+    indices = np.asarray(given)
+    if indices.dtype == np.bool_ and indices.shape == (n_samples,):
+        indices = np.flatnonzero(indices)
+    if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must hold row numbers, at least one, or {n_samples} booleans; got an array of "
+            f"shape {indices.shape} and dtype {indices.dtype}."
+        )
+    low, high = int(indices.min()), int(indices.max())
+    if low < -n_samples or high >= n_samples:
+        raise ValueError(
+            f"{name} must hold row numbers from 0 to {n_samples - 1}, got {low} to {high}."
+        )
+    return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
+
+
 def passes_as_it_is(estimator, X):
     """Whether `check_rows` would find nothing to say of X but that a number is not finite.
 

@@ -17,7 +17,6 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import MLPClassifier, MLPRegressor, fit_many
-from fastbp.cpu.orders import draw_orders
 from fastbp.training import NonFiniteLossError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -140,17 +139,6 @@ def test_feature_names_and_warm_starts():
 
 def test_an_empty_list():
     assert fit_many([], np.zeros((3, 2)), [0, 1, 0]) == []
-
-
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 700])
-def test_orders_are_numpys(n_rows):
-    random_state, twin = np.random.RandomState(5), np.random.RandomState(5)
-    order, expected = np.arange(n_rows, dtype=np.int32), np.arange(n_rows)
-    for row in draw_orders(random_state, order, 3):
-        twin.shuffle(expected)
-        np.testing.assert_array_equal(row, expected)
-    assert random_state.randint(10**6) == twin.randint(10**6)
-    assert random_state.normal() == twin.normal()
 
 
 # ---- failures and warnings ----------------------------------------------------------------------

@@ -158,18 +158,6 @@ else:
 # ---- numbers ---------------------------------------------------------------------------------
 
 
-@_instruction("mov.b32 $0, $1;")
-def float_bits(value: F32) -> U32:
-    """mov.b32: a float32's bits (ISA: Data Movement)."""
-    return np.float32(value).view(np.uint32)
-
-
-@_instruction("mov.b32 $0, $1;")
-def bits_float(bits: U32) -> F32:
-    """mov.b32: the float32 of these bits (ISA: Data Movement)."""
-    return np.uint32(bits).view(np.float32)
-
-
 @_instruction("cvt.rna.tf32.f32 $0, $1;")
 def round_tf32(value: F32) -> U32:
     """cvt.rna.tf32.f32: float32 to tf32, 10 bits of mantissa, ties away from zero (ISA: cvt)."""
@@ -337,12 +325,6 @@ def ld_shared_v2_u32(address: U32) -> (U32, U32):
     _in_simulator("ld_shared_v2_u32")
 
 
-@_instruction("ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", memory=True)
-def ld_shared_v4_u32(address: U32) -> (U32, U32, U32, U32):
-    """ld.shared.v4.u32: four words, address a multiple of 16 (ISA: ld)."""
-    _in_simulator("ld_shared_v4_u32")
-
-
 @_instruction("st.shared.f32 [$0], $1;", memory=True)
 def st_shared_f32(address: U32, value: F32):
     """st.shared.f32: one float32 (ISA: st)."""
@@ -359,11 +341,6 @@ def st_shared_v2_f32(address: U32, v0: F32, v1: F32):
 def st_shared_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
     """st.shared.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
     _in_simulator("st_shared_v4_f32")
-
-
-@_instruction("prefetch.global.L2 [$0];", memory=True)
-def prefetch_l2(address: I64):
-    """prefetch.global.L2: have a line of global memory brought into L2 (ISA: prefetch)."""
 
 
 # ---- asynchronous copies: sm_80 and later ----------------------------------------------------
@@ -385,12 +362,6 @@ def cp_async_8(shared: U32, address: I64):
 def cp_async_16(shared: U32, address: I64):
     """cp.async.cg: copy 16 bytes past L1, both addresses multiples of 16 (ISA: cp.async)."""
     _in_simulator("cp_async_16")
-
-
-@_instruction("cp.async.cg.shared.global [$0], [$1], 16, $2;", memory=True)
-def cp_async_16_or_zeros(shared: U32, address: I64, n_bytes: U32):
-    """cp.async.cg with src-size: copy `n_bytes` (0 to 16), fill up with zeros (ISA: cp.async)."""
-    _in_simulator("cp_async_16_or_zeros")
 
 
 @_instruction("cp.async.commit_group;", memory=True)
@@ -471,28 +442,10 @@ def ld_acquire(address: I64) -> U32:
     _in_simulator("ld_acquire")
 
 
-@_instruction("st.release.gpu.global.u32 [$0], $1;", memory=True)
-def st_release(address: I64, value: U32):
-    """st.release.gpu: publish this thread's earlier writes with the value (ISA: st)."""
-    _in_simulator("st_release")
-
-
 @_instruction("red.release.gpu.global.add.u32 [$0], $1;", memory=True)
 def red_release_add(address: I64, value: U32):
     """red.release.gpu.add: add, and publish this thread's earlier writes (ISA: red)."""
     _in_simulator("red_release_add")
-
-
-@_instruction("atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", memory=True)
-def atom_add(address: I64, value: U32) -> U32:
-    """atom.acq_rel.gpu.add: add, and return what was there before (ISA: atom)."""
-    _in_simulator("atom_add")
-
-
-@_instruction("fence.acq_rel.gpu;", memory=True)
-def fence_gpu():
-    """fence.acq_rel.gpu: order this thread's accesses for the whole GPU (ISA: membar/fence)."""
-    _in_simulator("fence_gpu")
 
 
 # ---- clusters of blocks: sm_90 and later -----------------------------------------------------
@@ -502,12 +455,6 @@ def fence_gpu():
 def cluster_arrive():
     """barrier.cluster.arrive.release: publish what was written so far (ISA: barrier.cluster)."""
     _in_simulator("cluster_arrive")
-
-
-@_instruction("barrier.cluster.arrive.relaxed.aligned;", memory=True, collective=True)
-def cluster_arrive_relaxed():
-    """barrier.cluster.arrive.relaxed: arrive without publishing (ISA: barrier.cluster)."""
-    _in_simulator("cluster_arrive_relaxed")
 
 
 @_instruction("barrier.cluster.wait.acquire.aligned;", memory=True, collective=True)
@@ -532,45 +479,3 @@ def map_shared(address: U32, rank: U32) -> U32:
 def ld_cluster_f32(address: U32) -> F32:
     """ld.shared::cluster.f32: one float32 from a mapped address (ISA: ld)."""
     _in_simulator("ld_cluster_f32")
-
-
-@_instruction("ld.shared::cluster.f64 $0, [$1];", memory=True)
-def ld_cluster_f64(address: U32) -> F64:
-    """ld.shared::cluster.f64: one float64 from a mapped address (ISA: ld)."""
-    _in_simulator("ld_cluster_f64")
-
-
-@_instruction("ld.shared::cluster.u32 $0, [$1];", memory=True)
-def ld_cluster_u32(address: U32) -> U32:
-    """ld.shared::cluster.u32: one word from a mapped address (ISA: ld)."""
-    _in_simulator("ld_cluster_u32")
-
-
-@_instruction("ld.shared::cluster.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
-def ld_cluster_v4_f32(address: U32) -> (F32, F32, F32, F32):
-    """ld.shared::cluster.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
-    _in_simulator("ld_cluster_v4_f32")
-
-
-@_instruction("st.shared::cluster.f32 [$0], $1;", memory=True)
-def st_cluster_f32(address: U32, value: F32):
-    """st.shared::cluster.f32: one float32 to a mapped address (ISA: st)."""
-    _in_simulator("st_cluster_f32")
-
-
-@_instruction("st.shared::cluster.f64 [$0], $1;", memory=True)
-def st_cluster_f64(address: U32, value: F64):
-    """st.shared::cluster.f64: one float64 to a mapped address (ISA: st)."""
-    _in_simulator("st_cluster_f64")
-
-
-@_instruction("st.shared::cluster.u32 [$0], $1;", memory=True)
-def st_cluster_u32(address: U32, value: U32):
-    """st.shared::cluster.u32: one word to a mapped address (ISA: st)."""
-    _in_simulator("st_cluster_u32")
-
-
-@_instruction("st.shared::cluster.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
-def st_cluster_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
-    """st.shared::cluster.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
-    _in_simulator("st_cluster_v4_f32")

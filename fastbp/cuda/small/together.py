@@ -7,14 +7,11 @@ computed.
 """
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import issparse
 
-from fastbp.cpu.engine import available_threads
-from fastbp.cpu.orders import draw_orders
 from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.device import compiled
 from fastbp.cuda.small import kernels, layout
@@ -230,12 +227,11 @@ class Together:
     def run(self):
         """Train all to their end, and return a `Trained` for each."""
         running, interrupted = list(self.members), False
-        with ThreadPoolExecutor(available_threads()) as self.pool:
-            try:
-                while running:
-                    running = self._run_some_epochs(running)
-            except KeyboardInterrupt:
-                interrupted = True
+        try:
+            while running:
+                running = self._run_some_epochs(running)
+        except KeyboardInterrupt:
+            interrupted = True
         state, states = self.device.read(self.state), self._read_states()
         return [
             self._trained(member, state, states[index], interrupted)
@@ -266,7 +262,7 @@ class Together:
                 shuffled.append(member)
         orders = self.fixed_orders
         if shuffled:
-            drawn = self.pool.map(_draw, shuffled)
+            drawn = map(_draw, shuffled)
             orders = self.device.upload(np.concatenate([*self.orders.parts, *drawn]))
         curves = self.device.upload(np.concatenate([_rates_of(member) for member in running]))
         for group in _groups(running):
@@ -304,9 +300,11 @@ def n_vectors_of(plan):
 
 def _draw(member):
     """Draw the orders of a launch's epochs, as `fastbp.training.run_epoch` does."""
-    return draw_orders(
-        member.training.random_state, member.order, int(member.table[layout.EPOCHS])
-    ).ravel()
+    orders = np.empty((member.table[layout.EPOCHS], member.n_rows), np.int32)
+    for order in orders:
+        member.training.random_state.shuffle(member.order)
+        order[:] = member.order
+    return orders.ravel()
 
 
 def _rates_of(member):

@@ -22,6 +22,7 @@ from fastbp.cpu.sparse import density_of, make_entries, most_entries
 from fastbp.cpu.team import run_team
 from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
 from fastbp.cpu.workspace import make_memory, make_workspace
+from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import N_MOMENTS, Optimizer
@@ -185,6 +186,12 @@ class Engine:
         n_entries = most_entries(X, order, rows)
         return None, [make_entries(X, rows, n_entries, self.dtype, learns) for _ in range(size)]
 
+    def _workspaces(self, X, order, rows, entries, learns=True):
+        """The working memory of each thread, for batches of so many rows."""
+        is_dense, units = density_of(X) == 1, self.network.layer_sizes[1] / len(entries)
+        skips_zeros = is_dense and is_worth_a_look(X, order, units, passes=2 if learns else 1)
+        return [make_workspace(self.layout, rows, each, is_dense, skips_zeros) for each in entries]
+
     def _memory(self, rows, learns=True):
         return make_memory(self.layout, self.weights, self.moments, rows, learns)
 
@@ -281,7 +288,7 @@ class Engine:
         size = self._team_size(rows, len(order), density)
         objective, memory = self._objective(data), self._memory(rows)
         source, entries = self._inputs(data.X, order, rows, size)
-        workspaces = [make_workspace(self.layout, rows, each, density == 1) for each in entries]
+        workspaces = self._workspaces(data.X, order, rows, entries)
         stride = self._batches_per_call(rows, density) * plan.batch_size
         for start in range(0, len(order), stride):
             part = order[start : start + stride]
@@ -326,7 +333,7 @@ class Engine:
         size = self._team_size(len(order), len(order), density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
         source, entries = self._inputs(data.X, order, batch, size, learns=False)
-        workspaces = [make_workspace(self.layout, batch, each, density == 1) for each in entries]
+        workspaces = self._workspaces(data.X, order, batch, entries, learns=False)
         plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
         memories = [self._memory(batch, learns=False) for _ in range(size)]
         stride = self._batches_per_call(batch, density, learns=False) * batch * size

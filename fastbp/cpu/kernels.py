@@ -29,6 +29,7 @@ from fastbp.cpu.tiles import (
     some_rows,
     update_layer,
 )
+from fastbp.cpu.zeros import find_steps
 
 adam_learning_rate = compile_formula(optimizers.adam_learning_rate)
 
@@ -58,11 +59,18 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
         gather_entries(entries, order, scale)
         if workspace.inputs.size > 0:
             spread_entries(workspace.inputs, workspace.input_stride, entries.rows, order.size)
+    leaves_out = workspace.steps.counts.size > 0
     if source is not None:
         scale = type(workspace.inputs[0])(scale)
         for sample in range(order.size):
             row = section(workspace.inputs, sample * workspace.input_stride, n_inputs)
             gather_row(row, source, order[sample], scale)
+            # While they are in the first cache.
+            if leaves_out and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
+                find_steps(
+                    workspace.steps, workspace.inputs, workspace.input_stride, sample // TILE_ROWS,
+                    order.size,
+                )  # fmt: skip
 
 
 @kernel

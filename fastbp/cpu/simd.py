@@ -55,6 +55,10 @@ class _Vectors:
         pointer = self.builder.gep(pointer, [offset])
         return self.builder.bitcast(pointer, self.type.as_pointer())
 
+    def offsets(self, n_vectors):
+        """Where so many neighbouring vectors start."""
+        return [_INT64(v * self.count) for v in range(n_vectors)]
+
     def load(self, pointer, offset):
         return self.builder.load(self._address(pointer, offset), align=self.bytes)
 
@@ -92,7 +96,7 @@ def _phi(builder, start, block):
 def _tile_step(vectors, left, right, row_stride, accumulators):
     """One step of the inner product: every row's broadcast times the right operand's vectors."""
     builder = vectors.builder
-    columns = [vectors.load(right, _INT64(v * vectors.count)) for v in range(len(accumulators[0]))]
+    columns = [vectors.load(right, offset) for offset in vectors.offsets(len(accumulators[0]))]
     updated = []
     for row, sums in enumerate(accumulators):
         value = vectors.broadcast(left, builder.mul(_INT64(row), row_stride))
@@ -159,6 +163,14 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     return rows_of(updated)
 
 
+def _store_tile(vectors, sums, out, out_stride):
+    builder = vectors.builder
+    for row, values in enumerate(sums):
+        row_start = builder.mul(_INT64(row), out_stride)
+        for value, offset in zip(values, vectors.offsets(len(values)), strict=True):
+            vectors.store(value, out, builder.add(row_start, offset))
+
+
 def _make_tile(n_rows, n_vectors):
     """Build the tile that is `n_rows` high and `n_vectors` vectors wide."""
 
@@ -179,13 +191,9 @@ def _make_tile(n_rows, n_vectors):
             vectors = _Vectors(builder, signature.args[0])
             out, left, right, bias = pointer(0), pointer(3), pointer(9), pointer(13)
             strides = (*arguments[5:9], arguments[11])
-            offsets = [_INT64(v * vectors.count) for v in range(n_vectors)]
-            start = [vectors.load(bias, offset) for offset in offsets]
+            start = [vectors.load(bias, offset) for offset in vectors.offsets(n_vectors)]
             sums = _tile_loops(vectors, left, right, strides, arguments[12], [start] * n_rows)
-            for row, values in enumerate(sums):
-                row_start = builder.mul(_INT64(row), arguments[2])
-                for value, offset in zip(values, offsets, strict=True):
-                    vectors.store(value, out, builder.add(row_start, offset))
+            _store_tile(vectors, sums, out, arguments[2])
             return context.get_dummy_value()
 
         return signature, codegen
@@ -200,6 +208,120 @@ narrow_tile = _make_tile(TILE_ROWS, 1)
 wide_tile = _make_tile(TILE_ROWS, TILE_VECTORS)
 narrow_row = _make_tile(1, 1)
 wide_row = _make_tile(1, TILE_VECTORS)
+
+
+def _make_listed_tile(n_vectors):
+    """Build the tile that is `n_vectors` vectors wide and makes the steps of a list only."""
+
+    @intrinsic
+    def listed_tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
+                    depth_stride, right, right_start, right_stride, steps, first_step, n_steps,
+                    bias, bias_start):  # fmt: skip
+        real, index = out, types.intp
+        signature = types.void(
+            real, index, index, left, index, index, index, right, index, index, steps, index,
+            index, bias, index,
+        )  # fmt: skip
+
+        def codegen(context, builder, signature, arguments):
+            def pointer(at):
+                return _data(context, builder, signature.args[at], arguments[at], arguments[at + 1])
+
+            vectors = _Vectors(builder, signature.args[0])
+            out, left, right, steps = pointer(0), pointer(3), pointer(7), pointer(10)
+            row_stride, depth_stride, right_stride = (arguments[at] for at in (5, 6, 9))
+            start = [vectors.load(pointer(13), offset) for offset in vectors.offsets(n_vectors)]
+            sums = [
+                [cgutils.alloca_once_value(builder, value) for value in start]
+                for _ in range(TILE_ROWS)
+            ]
+            with cgutils.for_range(builder, arguments[12]) as loop:
+                step = builder.sext(builder.load(builder.gep(steps, [loop.index])), _INT64)
+                before = [[builder.load(total) for total in row] for row in sums]
+                after = _tile_step(
+                    vectors, builder.gep(left, [builder.mul(step, depth_stride)]),
+                    builder.gep(right, [builder.mul(step, right_stride)]), row_stride, before,
+                )  # fmt: skip
+                for totals, values in zip(sums, after, strict=True):
+                    for total, value in zip(totals, values, strict=True):
+                        builder.store(value, total)
+            sums = [[builder.load(total) for total in row] for row in sums]
+            _store_tile(vectors, sums, out, arguments[2])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return listed_tile
+
+
+# As `narrow_tile` and `wide_tile`, k being one of the int32 numbers in `steps` after the other.
+narrow_listed_tile = _make_listed_tile(1)
+wide_listed_tile = _make_listed_tile(TILE_VECTORS)
+
+
+@intrinsic
+def find_occupied(typing_context, array, start, stride):
+    """Find the rows and columns of a square of TILE_ROWS² numbers that are not all zero.
+
+    Returns two sets of bits: that of the rows, shifted by TILE_ROWS, and that of the columns.
+    """
+    signature = types.int64(array, types.intp, types.intp)
+
+    def codegen(context, builder, signature, arguments):
+        data = _data(context, builder, signature.args[0], arguments[0], arguments[1])
+        bits = ir.IntType(signature.args[0].dtype.bitwidth)
+        vector, mask = ir.VectorType(bits, TILE_ROWS), ir.IntType(TILE_ROWS)
+        zero = ir.Constant(vector, [0] * TILE_ROWS)
+
+        def occupied(values):
+            return builder.bitcast(builder.icmp_unsigned("!=", values, zero), mask)
+
+        result, columns = _INT64(0), zero
+        for row in range(TILE_ROWS):
+            address = builder.gep(data, [builder.mul(_INT64(row), arguments[2])])
+            values = builder.bitcast(address, vector.as_pointer())
+            values = builder.load(values, align=bits.width // 8)
+            columns = builder.or_(columns, values)
+            flag = builder.icmp_unsigned("!=", occupied(values), mask(0))
+            flag = builder.shl(builder.zext(flag, _INT64), _INT64(TILE_ROWS + row))
+            result = builder.or_(result, flag)
+        return builder.or_(result, builder.zext(occupied(columns), _INT64))
+
+    return signature, codegen
+
+
+def _positions(bits):
+    """The positions of the bits that are set, first in a list of TILE_ROWS."""
+    positions = [at for at in range(TILE_ROWS) if bits >> at & 1]
+    return positions + [0] * (TILE_ROWS - len(positions))
+
+
+@intrinsic
+def append_positions(typing_context, numbers, end, base, bits):
+    """Write the positions of a set's bits, plus `base`, behind the end of a list of int32.
+
+    `bits` are less than 2 ** TILE_ROWS, and TILE_ROWS numbers are written in any case. Returns the
+    new end.
+    """
+    signature = types.intp(numbers, types.intp, types.intp, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        numbers, end, base, bits = arguments
+        small, vector = (ir.VectorType(ir.IntType(n), TILE_ROWS) for n in (8, 32))
+        table = [ir.Constant(small, _positions(bits)) for bits in range(2**TILE_ROWS)]
+        table = ir.Constant(ir.ArrayType(small, len(table)), table)
+        table = cgutils.global_constant(builder, "positions", table)
+        positions = builder.load(builder.gep(table, [_INT64(0), bits]), align=TILE_ROWS)
+        first = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(first, builder.trunc(base, _INT32), _INT32(0))
+        same = ir.Constant(vector, [0] * TILE_ROWS)
+        bases = builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), same)
+        target = _data(context, builder, signature.args[0], numbers, end)
+        target = builder.bitcast(target, vector.as_pointer())
+        builder.store(builder.add(bases, builder.zext(positions, vector)), target, align=4)
+        return builder.add(end, builder.ctpop(bits))
+
+    return signature, codegen
 
 
 def _make_sum(n_vectors):
@@ -221,7 +343,7 @@ def _make_sum(n_vectors):
             out, bias = pointer(0, arguments[1]), pointer(9, arguments[10])
             values, indices = pointer(2, _INT64(0)), pointer(3, _INT64(0))
             right, (first, last, stride) = pointer(6, arguments[7]), (*arguments[4:6], arguments[8])
-            offsets = [_INT64(v * vectors.count) for v in range(n_vectors)]
+            offsets = vectors.offsets(n_vectors)
             sums = [
                 cgutils.alloca_once_value(builder, vectors.load(bias, offset)) for offset in offsets
             ]

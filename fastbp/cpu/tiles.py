@@ -34,6 +34,7 @@ from fastbp.cpu.simd import (
     wide_tile,
 )
 from fastbp.cpu.sparse import Entries, multiply_lines
+from fastbp.cpu.zeros import Steps, column_tile, multiply_listed
 
 _HIDDEN = functions.HIDDEN_ACTIVATIONS
 IDENTITY, LOGISTIC, TANH, RELU = (
@@ -79,6 +80,7 @@ class Workspace(NamedTuple):
     targets: np.ndarray  # likewise, then their δ
     losses: np.ndarray  # every output's share of the loss
     row: np.ndarray  # the targets of one
+    steps: Steps  # of the tiles of the first layer
     entries: Entries | None  # of a batch of sparse rows; None where rows are dense
 
 
@@ -263,10 +265,16 @@ def forward_layer(memory, workspace, entries, index, tiles):
         bias = weights + bias_row * width
         if entries is None:
             left = rows_of_inputs(memory, workspace, index, row)
-            multiply(
-                memory.activations, out, layer, panel, left, memory.weights, weights, depth,
-                memory.weights, bias,
-            )  # fmt: skip
+            if index == 0 and workspace.steps.counts.size > 0:
+                multiply_listed(
+                    memory.activations, out, layer, panel, left, memory.weights, weights,
+                    workspace.steps, row // TILE_ROWS, memory.weights, bias,
+                )  # fmt: skip
+            else:
+                multiply(
+                    memory.activations, out, layer, panel, left, memory.weights, weights, depth,
+                    memory.weights, bias,
+                )  # fmt: skip
         else:
             multiply_lines(
                 memory.activations, out, layer, panel, entries.rows, row, memory.weights, weights,
@@ -379,10 +387,16 @@ def tile_gradient(memory, workspace, entries, index, panel, column, depth):
     right = panel_start(memory, layer, panel)
     if entries is None:
         left = columns_of_inputs(memory, workspace, index, column, depth)
-        multiply(
-            workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
-            workspace.zeros, ZERO,
-        )  # fmt: skip
+        if index == 0 and workspace.steps.counts.size > 0:
+            multiply_listed(
+                workspace.tile, ZERO, layer, panel, left, memory.deltas, right, workspace.steps,
+                column_tile(workspace.steps, column), workspace.zeros, ZERO,
+            )  # fmt: skip
+        else:
+            multiply(
+                workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
+                workspace.zeros, ZERO,
+            )  # fmt: skip
     else:
         multiply_lines(
             workspace.tile, ZERO, layer, panel, entries.columns, column, memory.deltas, right,

@@ -6,6 +6,7 @@ from fastbp.cpu.layout import aligned_zeros, round_up
 from fastbp.cpu.simd import TILE_ROWS, lanes
 from fastbp.cpu.team import CONTROL_SIZE
 from fastbp.cpu.tiles import Memory, Workspace
+from fastbp.cpu.zeros import make_steps, no_steps
 
 # Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
@@ -41,7 +42,7 @@ def make_memory(layout, weights, moments, rows, learns=True):
     )
 
 
-def make_workspace(layout, rows, entries=None, is_dense=True):
+def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False):
     """Make the arrays of one thread.
 
     Parameters
@@ -53,8 +54,11 @@ def make_workspace(layout, rows, entries=None, is_dense=True):
         Of sparse rows.
     is_dense : bool, default=True
         Whether there is room for dense rows.
+    skips_zeros : bool, default=False
+        Whether tiles of the first layer leave steps out.
     """
-    vector, n_outputs = lanes(layout.dtype), layout.network.layer_sizes[-1]
+    vector, n_features = lanes(layout.dtype), layout.network.layer_sizes[0]
+    n_outputs = layout.network.layer_sizes[-1]
     samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
     input_rows = round_up(rows, TILE_ROWS) if is_dense else 0
 
@@ -74,5 +78,6 @@ def make_workspace(layout, rows, entries=None, is_dense=True):
         targets=zeros(round_up(n_outputs, vector) * samples),
         losses=zeros(n_outputs * samples),
         row=zeros(n_outputs),
+        steps=make_steps(rows, n_features) if skips_zeros else no_steps(),
         entries=entries,
     )

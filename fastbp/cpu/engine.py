@@ -241,7 +241,7 @@ class Engine:
             int(batch_size), _solver_of(optimizer), optimizer.step, float(alpha), 0.0,
             float(data.input_scale),
         )  # fmt: skip
-        result = np.zeros(kernels.RESULT_SIZE)
+        result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
         try:
             self._run(data, order, plan, step, result)
         finally:  # Ctrl-C may have ended it
@@ -271,7 +271,7 @@ class Engine:
         total = float(data.n_samples if weight is None else weight.sum())
         self.moments = [np.zeros_like(self.weights), self._nothing]
         plan = kernels.Plan(GRADIENT_ROWS, GRADIENT, 0, 0.0, total, float(data.input_scale))
-        result = np.zeros(kernels.RESULT_SIZE)
+        result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
         order = np.arange(data.n_samples)
         self._run(data, order, plan, Step(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), result)
         gradient = self.layout.unpack(self.moments[0])

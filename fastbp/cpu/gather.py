@@ -108,5 +108,7 @@ def prefetch_row(source, index):
     """Have row `index` of the source fetched into the cache, if it lies together."""
     if 0 < source.column_stride <= _CACHE_LINE:
         start = source.address + index * source.row_stride
-        for offset in range(0, source.n_columns * source.column_stride, _CACHE_LINE):
-            prefetch(start + offset)
+        last = start + source.n_columns * source.column_stride - 1
+        for address in range(start, last, _CACHE_LINE):
+            prefetch(address)
+        prefetch(last)  # may lie in one more line

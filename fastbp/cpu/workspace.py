@@ -1,4 +1,7 @@
-"""The arrays that kernels work in: those that a team shares, and each thread's own."""
+"""The arrays that kernels work in: those that a team shares, and each thread's own.
+
+All are aligned: where two threads' arrays have a cache line in common, each waits for the other's.
+"""
 
 import numpy as np
 
@@ -36,9 +39,9 @@ def make_memory(layout, weights, moments, rows, learns=True):
         second_moment=moments[1],
         activations=aligned_zeros(units, layout.dtype),
         deltas=aligned_zeros(units if learns else 0, layout.dtype),
-        square_norms=np.zeros(layout.n_blocks if learns else 0),
-        row_losses=np.zeros(capacity if learns else 0),
-        control=np.zeros(CONTROL_SIZE, np.int64),
+        square_norms=aligned_zeros(layout.n_blocks if learns else 0, np.float64),
+        row_losses=aligned_zeros(capacity if learns else 0, np.float64),
+        control=aligned_zeros(CONTROL_SIZE, np.int64),
     )
 
 
@@ -65,13 +68,15 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False)
     def zeros(size):
         return aligned_zeros(size, layout.dtype)
 
+    one = zeros(1)
+    one[0] = 1
     return Workspace(
         inputs=zeros(input_rows * layout.input_stride),
         input_stride=layout.input_stride,
         transposed=zeros(layout.transposed_size),
         tile=zeros(layout.tile_size),
         zeros=zeros(layout.tile_size // TILE_ROWS),
-        one=np.ones(1, layout.dtype),
+        one=one,
         lanes=vector,
         samples=zeros(samples),
         outputs=zeros(round_up(n_outputs, vector) * samples),

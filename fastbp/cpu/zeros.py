@@ -23,7 +23,7 @@ from fastbp.cpu.simd import (
 
 # To look at a number takes as long as so many multiply-adds.
 LOOK_WORK = 16
-FEWEST_FEATURES, MOST_SAMPLES = 32, 128
+FEWEST_FEATURES, MOST_SAMPLES = 32, 64
 
 
 class Steps(NamedTuple):
@@ -40,7 +40,7 @@ def make_steps(rows, n_features, learns=True):
     rows, columns = round_up(rows, TILE_ROWS), round_up(n_features, TILE_ROWS)
     tiles = rows // TILE_ROWS + (columns // TILE_ROWS if learns else 0)
     numbers = rows // TILE_ROWS * columns + (columns // TILE_ROWS * rows if learns else 0)
-    return Steps(np.zeros(tiles, np.int64), aligned_zeros(numbers, np.int32), rows, columns)
+    return Steps(aligned_zeros(tiles, np.int64), aligned_zeros(numbers, np.int32), rows, columns)
 
 
 def no_steps():

@@ -93,9 +93,20 @@ def _phi(builder, start, block):
     return phi
 
 
+def _keep_rolled(builder):
+    """Have LLVM leave the loop around here as it is: unrolled, a tile needs too many registers.
+
+    What is convergent must not come to depend on another condition, and an unrolled loop's surplus
+    steps do.
+    """
+    kind = ir.FunctionType(ir.VoidType(), [])
+    builder.asm(kind, "", "", [], side_effect=True).attributes.add("convergent")
+
+
 def _tile_step(vectors, left, right, row_stride, accumulators):
     """One step of the inner product: every row's broadcast times the right operand's vectors."""
     builder = vectors.builder
+    _keep_rolled(builder)
     columns = [vectors.load(right, offset) for offset in vectors.offsets(len(accumulators[0]))]
     updated = []
     for row, sums in enumerate(accumulators):

@@ -106,6 +106,9 @@ class Left(NamedTuple):
     panel_length: int
 
 
+# Of a tile of two vectors, and of one, which waits longer for what it loads.
+WIDE_COST, NARROW_COST = 4, 3
+
 # Literals in a tuple are types of their own: every combination would be compiled anew.
 ZERO, ONE = np.int64(0), np.int64(1)
 
@@ -126,17 +129,24 @@ class Tiles(NamedTuple):
 
 
 @kernel
-def all_rows(layer, blocks, rank, size):
-    """A thread's share of all tiles of a layer, `blocks` in each panel.
+def tile_behind(cost, n_wide):
+    """The first tile that starts behind tiles of so much cost."""
+    if cost < n_wide * WIDE_COST:
+        return (cost + WIDE_COST - 1) // WIDE_COST
+    return n_wide + (cost - n_wide * WIDE_COST + NARROW_COST - 1) // NARROW_COST
 
-    A last panel that is only one vector wide costs half as much as the others.
+
+@kernel
+def all_rows(layer, blocks, rank, size):
+    """A thread's share of all tiles of a layer, `blocks` in each panel, by what they cost.
+
+    A last panel may be only one vector wide.
     """
     is_narrow = layer[N_OUTPUTS] - (layer[N_PANELS] - 1) * layer[WIDTH] <= layer[LANES]
     n_wide = (layer[N_PANELS] - is_narrow) * blocks
-    start, stop = share(2 * n_wide + is_narrow * blocks, rank, size)
-    first = (start + 1) // 2 if start < 2 * n_wide else start - n_wide
-    last = (stop + 1) // 2 if stop < 2 * n_wide else stop - n_wide
-    return Tiles(first, last, blocks, ZERO)
+    cost = n_wide * WIDE_COST + is_narrow * blocks * NARROW_COST
+    start, stop = share(cost, rank, size)
+    return Tiles(tile_behind(start, n_wide), tile_behind(stop, n_wide), blocks, ZERO)
 
 
 @kernel

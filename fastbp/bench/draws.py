@@ -80,7 +80,7 @@ def draw(case, n_epochs, mnist=None):
 def rows_and_labels(case, mnist=None):
     """A case's training set: MNIST's, or made-up rows whose classes a noisy linear map decides."""
     n_features, n_classes = case.layer_sizes[0], case.layer_sizes[-1]
-    if n_features == 784 and mnist:
+    if n_features == 784 and mnist and not case.is_dense:
         data = datasets.load_mnist(mnist)
         X = data.X_train[: case.n_rows].astype(case.dtype) * np.dtype(case.dtype).type(1 / 255)
         return X, data.y_train[: case.n_rows]

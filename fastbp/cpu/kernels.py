@@ -9,9 +9,19 @@ from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import gather_row, prefetch_row
-from fastbp.cpu.layout import ACTIVATION, BLOCKS, LANES, N_INPUTS, N_OUTPUTS
+from fastbp.cpu.layout import (
+    ACTIVATION,
+    BLOCKS,
+    LANES,
+    N_INPUTS,
+    N_OUTPUTS,
+    last_layer_of,
+    layer_of,
+    n_layers_of,
+)
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
-from fastbp.cpu.simd import TILE_ROWS, section
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import section, spans_of
 from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
@@ -169,26 +179,30 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
     Returns the barriers passed and the summed loss of its samples.
     """
     layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
-    output, blocks = layers.shape[0] - 1, rows // TILE_ROWS
+    output, blocks = n_layers_of(layers) - 1, rows // TILE_ROWS
     for index in range(output):
-        forward(memory, workspace, entries, index, all_rows(layers[index], blocks, rank, size))
+        forward(
+            memory, workspace, entries, index, all_rows(layer_of(layers, index), blocks, rank, size)
+        )
         passed = barrier(memory.control, passed, size)
     first, last = share_samples(rows, workspace.lanes, rank, size)
-    forward(memory, workspace, entries, output, some_rows(layers[output], first, last))
+    forward(memory, workspace, entries, output, some_rows(layer_of(layers, output), first, last))
     output_deltas(memory, workspace, objective, order, weight, first, last)
     if output > 0:
-        backward_layer(memory, workspace, output, some_rows(layers[output - 1], first, last))
+        backward_layer(
+            memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
+        )
     passed = barrier(memory.control, passed, size)
     if memory.control[ABORTED]:
         return passed, 0.0  # before anything is updated
     loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
     for index in range(output, -1, -1):
         if 0 < index < output:
-            below = all_rows(layers[index - 1], blocks, rank, size)
+            below = all_rows(layer_of(layers, index - 1), blocks, rank, size)
             backward_layer(memory, workspace, index, below)
             passed = barrier(memory.control, passed, size)
         # At once, while its weights, inputs and δ are in the caches.
-        tiles = all_rows(layers[index], layers[index, BLOCKS], rank, size)
+        tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
         update(memory, workspace, entries, index, order.size, plan.solver, step, tiles)
     return passed, loss
 
@@ -200,7 +214,9 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
     Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
     updates. A batch without weight is skipped; one whose loss is not finite is the last.
     """
-    n_inputs, entries = memory.layers[0, N_INPUTS], workspace.entries
+    memory, workspace = spans_of(memory), spans_of(workspace)
+    order, result = spans_of(order), spans_of(result)
+    n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     updates = passed = np.int64(0)
     for start in range(0, order.size, plan.batch_size):
         batch = section(order, start, smaller(plan.batch_size, order.size - start))
@@ -236,23 +252,26 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
 
     `memory.activations` is this thread's own. Returns whether all inputs were finite.
     """
-    n_layers, lanes, finite = memory.layers.shape[0], workspace.lanes, True
-    n_inputs, entries = memory.layers[0, N_INPUTS], workspace.entries
+    memory, workspace = spans_of(memory), spans_of(workspace)
+    order, out = spans_of(order), spans_of(out)
+    n_layers, lanes, finite = n_layers_of(memory.layers), workspace.lanes, True
+    n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
+    n_outputs = last_layer_of(memory.layers)[N_OUTPUTS]
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = section(order, start, smaller(plan.batch_size, last - start))
         gather_batch(workspace, entries, source, batch, n_inputs, plan.input_scale)
         finite &= inputs_are_finite(workspace, entries, batch.size)
         for index in range(n_layers):
-            tiles = some_rows(memory.layers[index], ZERO, batch.size)
+            tiles = some_rows(layer_of(memory.layers, index), ZERO, batch.size)
             forward(memory, workspace, entries, index, tiles)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes
             collect_outputs(memory, workspace, activation, row, count)
             for sample in range(samples):
-                values = out[start + row + sample]
-                for unit in range(values.size):
+                values = section(out, (start + row + sample) * n_outputs, n_outputs)
+                for unit in range(n_outputs):
                     values[unit] = workspace.outputs[unit * count + sample]
     return finite
 
@@ -275,8 +294,8 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
     layers. Every sum runs as in the tiles, so it has the same bits.
     """
     start = np.int64(0)
-    for index in range(layers.shape[0]):
-        n_inputs, n_outputs = layers[index, N_INPUTS], layers[index, N_OUTPUTS]
+    for index in range(n_layers_of(layers)):
+        n_inputs, n_outputs = layer_of(layers, index)[N_INPUTS], layer_of(layers, index)[N_OUTPUTS]
         bias = start + n_inputs * n_outputs
         values = section(outputs, ZERO, n_outputs)
         weights = section(parameters, start, bias - start)
@@ -286,10 +305,10 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
             add_inputs(values, section(inputs, ZERO, n_inputs), weights)
         else:
             add_entries(values, entries.rows, weights)
-        activate(layers[index, ACTIVATION], values)
+        activate(layer_of(layers, index)[ACTIVATION], values)
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
-    return layers.shape[0] % 2 == 1
+    return n_layers_of(layers) % 2 == 1
 
 
 @cached_kernel
@@ -303,27 +322,33 @@ def predict_few(
     number more of each; `entries` for any of the rows if they are sparse, else it is None. Returns
     whether all inputs were finite.
     """
-    lanes, n_outputs = layers[0, LANES], out.shape[1]
+    parameters, layers, stored = spans_of(parameters), spans_of(layers), spans_of(entries)
+    order, out, working = spans_of(order), spans_of(out), spans_of(working)
+    lanes, n_outputs = layer_of(layers, ZERO)[LANES], last_layer_of(layers)[N_OUTPUTS]
     first, second = section(working, ZERO, widest), section(working, widest, widest)
     samples = section(working, 2 * widest, lanes)
     outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
-    inputs, scale, finite = section(first, ZERO, layers[0, N_INPUTS]), type(working[0])(scale), True
+    inputs, scale, finite = (
+        section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS]),
+        type(working[0])(scale),
+        True,
+    )
     for sample in range(order.size):
         if entries is not None:
-            gather_entries(entries, section(order, sample, ONE), scale)
-            finite &= are_finite(section(entries.rows.values, ZERO, entries.rows.starts[1]))
+            gather_entries(stored, section(order, sample, ONE), scale)
+            finite &= are_finite(section(stored.rows.values, ZERO, stored.rows.starts[1]))
         if source is not None:
             gather_row(inputs, source, order[sample], scale)
             finite &= are_finite(inputs)
-        swapped = outputs_of_row(first, second, parameters, layers, entries)
+        swapped = outputs_of_row(first, second, parameters, layers, stored)
         row = second if swapped else first
         for unit in range(n_outputs):
-            out[sample, unit] = row[unit]
+            out[sample * n_outputs + unit] = row[unit]
     for sample in range(order.size):
         for unit in range(n_outputs):
-            outputs[unit * lanes + sample] = out[sample, unit]
+            outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
     activate_outputs(activation, outputs, samples)
     for sample in range(order.size):
         for unit in range(n_outputs):
-            out[sample, unit] = outputs[unit * lanes + sample]
+            out[sample * n_outputs + unit] = outputs[unit * lanes + sample]
     return finite

@@ -8,7 +8,9 @@ is one contiguous block. Padding is always zero in weights, moments and deltas.
 
 import numpy as np
 
+from fastbp.cpu.compilation import kernel
 from fastbp.cpu.simd import TILE_ROWS, TILE_VECTORS, lanes
+from fastbp.cpu.spans import section
 from fastbp.functions import HIDDEN_ACTIVATIONS
 
 # Columns of the layer table.
@@ -37,6 +39,23 @@ def aligned_zeros(size, dtype):
     memory = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + n_bytes].view(dtype)
+
+
+@kernel
+def layer_of(layers, index):
+    """One layer's fields, from the layer table."""
+    return section(layers, index * N_FIELDS, N_FIELDS)
+
+
+@kernel
+def last_layer_of(layers):
+    """The output layer's fields."""
+    return section(layers, layers.size - N_FIELDS, N_FIELDS)
+
+
+@kernel
+def n_layers_of(layers):
+    return layers.size // N_FIELDS
 
 
 class Layout:

@@ -12,8 +12,9 @@ from fastbp import functions
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import load_number, section, transpose_square
+from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
+from fastbp.cpu.simd import load_number, transpose_square
+from fastbp.cpu.spans import section
 from fastbp.cpu.tiles import (
     LOGISTIC,
     ZERO,
@@ -66,7 +67,7 @@ def square_start(memory, layer, row, unit):
 @phase
 def collect_outputs(memory, workspace, activation, row, count):
     """Outputs of `count` samples (whole vectors) from `row` on, to `workspace.outputs`."""
-    layer = memory.layers[-1]
+    layer = last_layer_of(memory.layers)
     lanes, width = layer[LANES], layer[WIDTH]
     for unit in range(0, layer[N_OUTPUTS], lanes):
         start = square_start(memory, layer, row, unit)
@@ -94,7 +95,7 @@ def activate_outputs(activation, outputs, samples):
 @kernel
 def spread_deltas(memory, deltas, row, count):
     """Put the δ of `count` samples into the panels, from `row` on."""
-    layer = memory.layers[-1]
+    layer = last_layer_of(memory.layers)
     lanes, width = layer[LANES], layer[WIDTH]
     for unit in range(0, layer[N_OUTPUTS], lanes):
         start = square_start(memory, layer, row, unit)
@@ -215,7 +216,7 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
 @kernel
 def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
     """Losses of the samples from `row` on, and their δ in place of their targets, unit by unit."""
-    n_values = memory.layers[-1, N_OUTPUTS] * count
+    n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
     outputs = section(workspace.outputs, ZERO, n_values)
     targets = section(workspace.targets, ZERO, n_values)
     losses = section(workspace.losses, ZERO, n_values)

@@ -10,6 +10,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from fastbp.cpu.spans import address_of
+
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
@@ -36,16 +38,16 @@ def lanes(dtype):
 
 
 class _Vectors:
-    """Loads, stores and arithmetic on the vectors that fit one array type's elements."""
+    """Loads, stores and arithmetic on the vectors that fit one span type's numbers."""
 
-    def __init__(self, builder, array_type):
+    def __init__(self, builder, span_type):
         element, suffix = {
             types.float32: (ir.FloatType(), "f32"),
             types.float64: (ir.DoubleType(), "f64"),
-        }[array_type.dtype]
+        }[span_type.dtype]
         self.builder = builder
-        self.bytes = array_type.dtype.bitwidth // 8
-        self.count = VECTOR_BITS // array_type.dtype.bitwidth
+        self.bytes = span_type.dtype.bitwidth // 8
+        self.count = VECTOR_BITS // span_type.dtype.bitwidth
         self.type = ir.VectorType(element, self.count)
         self.zero = ir.Constant(self.type, [0.0] * self.count)
         self._undefined = ir.Constant(self.type, ir.Undefined)
@@ -79,12 +81,6 @@ class _Vectors:
         signature = ir.FunctionType(self.type, [self.type] * 3)
         function = cgutils.get_or_insert_function(self.builder.module, signature, self._fmuladd)
         return self.builder.call(function, [left, right, accumulator])
-
-
-def _data(context, builder, array_type, array, offset):
-    """Pointer to an array's element `offset`."""
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
-    return builder.gep(data, [offset])
 
 
 def _phi(builder, start, block):
@@ -197,7 +193,9 @@ def _make_tile(n_rows, n_vectors):
 
         def codegen(context, builder, signature, arguments):
             def pointer(at):
-                return _data(context, builder, signature.args[at], arguments[at], arguments[at + 1])
+                return address_of(
+                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
+                )
 
             vectors = _Vectors(builder, signature.args[0])
             out, left, right, bias = pointer(0), pointer(3), pointer(9), pointer(13)
@@ -236,7 +234,9 @@ def _make_listed_tile(n_vectors):
 
         def codegen(context, builder, signature, arguments):
             def pointer(at):
-                return _data(context, builder, signature.args[at], arguments[at], arguments[at + 1])
+                return address_of(
+                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
+                )
 
             vectors = _Vectors(builder, signature.args[0])
             out, left, right, steps = pointer(0), pointer(3), pointer(7), pointer(10)
@@ -271,15 +271,15 @@ wide_listed_tile = _make_listed_tile(TILE_VECTORS)
 
 
 @intrinsic
-def find_occupied(typing_context, array, start, stride):
+def find_occupied(typing_context, span, start, stride):
     """Find the rows and columns of a square of TILE_ROWS² numbers that are not all zero.
 
     Returns two sets of bits: that of the rows, shifted by TILE_ROWS, and that of the columns.
     """
-    signature = types.int64(array, types.intp, types.intp)
+    signature = types.int64(span, types.intp, types.intp)
 
     def codegen(context, builder, signature, arguments):
-        data = _data(context, builder, signature.args[0], arguments[0], arguments[1])
+        data = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
         bits = ir.IntType(signature.args[0].dtype.bitwidth)
         vector, mask = ir.VectorType(bits, TILE_ROWS), ir.IntType(TILE_ROWS)
         zero = ir.Constant(vector, [0] * TILE_ROWS)
@@ -327,7 +327,7 @@ def append_positions(typing_context, numbers, end, base, bits):
         first = builder.insert_element(first, builder.trunc(base, _INT32), _INT32(0))
         same = ir.Constant(vector, [0] * TILE_ROWS)
         bases = builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), same)
-        target = _data(context, builder, signature.args[0], numbers, end)
+        target = address_of(context, builder, signature.args[0], numbers, end)
         target = builder.bitcast(target, vector.as_pointer())
         builder.store(builder.add(bases, builder.zext(positions, vector)), target, align=4)
         return builder.add(end, builder.ctpop(bits))
@@ -348,7 +348,7 @@ def _make_sum(n_vectors):
 
         def codegen(context, builder, signature, arguments):
             def pointer(at, offset):
-                return _data(context, builder, signature.args[at], arguments[at], offset)
+                return address_of(context, builder, signature.args[at], arguments[at], offset)
 
             vectors = _Vectors(builder, signature.args[0])
             out, bias = pointer(0, arguments[1]), pointer(9, arguments[10])
@@ -390,8 +390,8 @@ def transpose_square(
 
     def codegen(context, builder, signature, arguments):
         out_start, out_stride, source_start, source_stride = (arguments[at] for at in (1, 2, 4, 5))
-        out = _data(context, builder, signature.args[0], arguments[0], out_start)
-        source = _data(context, builder, signature.args[3], arguments[3], source_start)
+        out = address_of(context, builder, signature.args[0], arguments[0], out_start)
+        source = address_of(context, builder, signature.args[3], arguments[3], source_start)
         vectors = _Vectors(builder, signature.args[0])
         n = vectors.count
         rows = [vectors.load(source, builder.mul(_INT64(i), source_stride)) for i in range(n)]
@@ -424,28 +424,6 @@ def load_number(typing_context, address, index, dtype):
         return context.data_model_manager[signature.return_type].from_data(builder, value)
 
     return signature, codegen
-
-
-@intrinsic
-def section(typing_context, array, start, size):
-    """So many numbers of an array from `start` on, as an array of their own.
-
-    Nothing is checked. Numba's slices look for negative and too large bounds, which takes five
-    times the code, to be compiled for each of them.
-    """
-    index = types.intp
-
-    def codegen(context, builder, signature, arguments):
-        make_array = cgutils.create_struct_proxy(signature.args[0])
-        whole = make_array(context, builder, arguments[0])
-        result = make_array(context, builder)
-        result.data = builder.gep(whole.data, [arguments[1]])
-        result.nitems, result.shape = arguments[2], cgutils.pack_array(builder, [arguments[2]])
-        for name in ("itemsize", "strides", "meminfo", "parent"):
-            setattr(result, name, getattr(whole, name))
-        return result._getvalue()
-
-    return array(array, index, index), codegen
 
 
 @intrinsic

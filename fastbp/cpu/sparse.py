@@ -12,7 +12,8 @@ from scipy.sparse import issparse
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.gather import CODES, read_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, aligned_zeros, round_up
-from fastbp.cpu.simd import TILE_ROWS, load_number, narrow_sum, section, wide_sum
+from fastbp.cpu.simd import TILE_ROWS, load_number, narrow_sum, wide_sum
+from fastbp.cpu.spans import section
 
 # With more of its elements stored, a batch is faster made dense.
 DENSE_ENOUGH = 0.2

@@ -11,6 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastbp.cpu.compilation import kernel
+from fastbp.cpu.spans import address_of
 
 # How often to look before giving the core away. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
@@ -35,26 +36,22 @@ def _yield_core(typing_context):
     return types.void(), codegen
 
 
-def _element(context, builder, signature, arguments):
-    data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-    return builder.gep(data, [arguments[1]])
-
-
 @intrinsic
-def _atomic_add(typing_context, array, index, value):
+def _atomic_add(typing_context, span, index, value):
     def codegen(context, builder, signature, arguments):
-        pointer = _element(context, builder, signature, arguments)
+        pointer = address_of(context, builder, signature.args[0], *arguments[:2])
         return builder.atomic_rmw("add", pointer, arguments[2], "acq_rel")
 
-    return types.int64(array, types.intp, types.int64), codegen
+    return types.int64(span, types.intp, types.int64), codegen
 
 
 @intrinsic
-def _atomic_load(typing_context, array, index):
+def _atomic_load(typing_context, span, index):
     def codegen(context, builder, signature, arguments):
-        return builder.load_atomic(_element(context, builder, signature, arguments), "acquire", 8)
+        pointer = address_of(context, builder, signature.args[0], *arguments)
+        return builder.load_atomic(pointer, "acquire", 8)
 
-    return types.int64(array, types.intp), codegen
+    return types.int64(span, types.intp), codegen
 
 
 @intrinsic

@@ -23,16 +23,17 @@ from fastbp.cpu.layout import (
     UNITS,
     WEIGHTS,
     WIDTH,
+    layer_of,
 )
 from fastbp.cpu.simd import (
     TILE_ROWS,
     narrow_row,
     narrow_tile,
-    section,
     transpose_square,
     wide_row,
     wide_tile,
 )
+from fastbp.cpu.spans import section
 from fastbp.cpu.sparse import Entries, multiply_lines
 from fastbp.cpu.zeros import Steps, column_tile, multiply_listed
 
@@ -241,22 +242,22 @@ def rows_of_panels(memory, array, layer, row):
 @kernel
 def rows_of_inputs(memory, workspace, index, row):
     """Inputs of layer `index` from a row on, as the left operand along a sample."""
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     if index == 0:
         stride, length = workspace.input_stride, layer[N_INPUTS]
         return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length)
-    return rows_of_panels(memory, memory.activations, memory.layers[index - 1], row)
+    return rows_of_panels(memory, memory.activations, layer_of(memory.layers, index - 1), row)
 
 
 @kernel
 def columns_of_inputs(memory, workspace, index, column, depth):
     """Inputs of layer `index` from a unit on, as the left operand along the batch."""
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     if index == 0:
         return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth)
     width = layer[INPUT_WIDTH]
     panel = column // width
-    start = panel_start(memory, memory.layers[index - 1], panel) + column - panel * width
+    start = panel_start(memory, layer_of(memory.layers, index - 1), panel) + column - panel * width
     return Left(memory.activations, start, ONE, width, ZERO, depth)
 
 
@@ -266,7 +267,7 @@ def forward_layer(memory, workspace, entries, index, tiles):
 
     `entries` are its inputs where they are sparse, else None.
     """
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
@@ -296,7 +297,7 @@ def forward_layer(memory, workspace, entries, index, tiles):
 @kernel
 def transpose_panel(memory, transposed, index, panel):
     """Rows of layer `index`'s weights that stand for one panel of its inputs, transposed."""
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     lanes, width, input_width = layer[LANES], layer[WIDTH], layer[INPUT_WIDTH]
     rows = layer[BIAS_ROW] + 1
     for output_panel in range(layer[N_PANELS]):
@@ -313,7 +314,7 @@ def transpose_panel(memory, transposed, index, panel):
 @phase
 def backward_layer(memory, workspace, index, tiles):
     """δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
-    layer, below = memory.layers[index], memory.layers[index - 1]
+    layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
     width, depth = below[WIDTH], layer[N_OUTPUTS]
     transposed_panel = -1
     for item in range(tiles.first, tiles.last):
@@ -392,7 +393,7 @@ def sum_deltas(memory, workspace, layer, panel, depth):
 @kernel
 def tile_gradient(memory, workspace, entries, index, panel, column, depth):
     """The weight gradient of one tile: inputs from a column on, times one panel's δ."""
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     width, lanes = layer[WIDTH], layer[LANES]
     right = panel_start(memory, layer, panel)
     if entries is None:
@@ -426,7 +427,7 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
     `entries` are its inputs where they are sparse, else None; `depth` is the number of rows in the
     batch.
     """
-    layer = memory.layers[index]
+    layer = layer_of(memory.layers, index)
     width = layer[WIDTH]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)

@@ -123,6 +123,8 @@ PART_OPTIONS = {
 }
 # Called by other kernels only.
 kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
+# Likewise, for what is called once a tile: LLVM itself would inline it here and call it there.
+inlined = njit(nogil=True, fastmath=FASTMATH, forceinline=True, **PART_OPTIONS)
 # Likewise, for what is called a few times a batch: a kernel that has all of it inlined takes LLVM
 # twice as long.
 phase = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "pipeline_class": _PhaseCompiler})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions, optimizers
-from fastbp.cpu.compilation import kernel, phase
+from fastbp.cpu.compilation import inlined, kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.layout import (
     ACTIVATION,
@@ -186,7 +186,7 @@ def panel_start(memory, layer, panel):
     return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
 
 
-@kernel
+@inlined
 def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bias_start):
     """Compute one tile of a panel of `layer`: left · right + bias; the padding is left alone."""
     width = layer[WIDTH]

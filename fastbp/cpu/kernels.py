@@ -21,7 +21,7 @@ from fastbp.cpu.layout import (
 )
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
 from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import section, spans_of
+from fastbp.cpu.spans import section, span_of
 from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
@@ -214,8 +214,7 @@ def train(memory, workspace, source, objective, plan, step, order, result, rank,
     Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
     updates. A batch without weight is skipped; one whose loss is not finite is the last.
     """
-    memory, workspace = spans_of(memory), spans_of(workspace)
-    order, result = spans_of(order), spans_of(result)
+    order, result = span_of(order), span_of(result)
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     updates = passed = np.int64(0)
     for start in range(0, order.size, plan.batch_size):
@@ -252,8 +251,7 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
 
     `memory.activations` is this thread's own. Returns whether all inputs were finite.
     """
-    memory, workspace = spans_of(memory), spans_of(workspace)
-    order, out = spans_of(order), spans_of(out)
+    order, out = span_of(order), span_of(out)
     n_layers, lanes, finite = n_layers_of(memory.layers), workspace.lanes, True
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     n_outputs = last_layer_of(memory.layers)[N_OUTPUTS]
@@ -322,8 +320,8 @@ def predict_few(
     number more of each; `entries` for any of the rows if they are sparse, else it is None. Returns
     whether all inputs were finite.
     """
-    parameters, layers, stored = spans_of(parameters), spans_of(layers), spans_of(entries)
-    order, out, working = spans_of(order), spans_of(out), spans_of(working)
+    parameters, layers = span_of(parameters), span_of(layers)
+    order, out, working = span_of(order), span_of(out), span_of(working)
     lanes, n_outputs = layer_of(layers, ZERO)[LANES], last_layer_of(layers)[N_OUTPUTS]
     first, second = section(working, ZERO, widest), section(working, widest, widest)
     samples = section(working, 2 * widest, lanes)
@@ -335,12 +333,12 @@ def predict_few(
     )
     for sample in range(order.size):
         if entries is not None:
-            gather_entries(stored, section(order, sample, ONE), scale)
-            finite &= are_finite(section(stored.rows.values, ZERO, stored.rows.starts[1]))
+            gather_entries(entries, section(order, sample, ONE), scale)
+            finite &= are_finite(section(entries.rows.values, ZERO, entries.rows.starts[1]))
         if source is not None:
             gather_row(inputs, source, order[sample], scale)
             finite &= are_finite(inputs)
-        swapped = outputs_of_row(first, second, parameters, layers, stored)
+        swapped = outputs_of_row(first, second, parameters, layers, entries)
         row = second if swapped else first
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = row[unit]

@@ -12,11 +12,14 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import (
+    NativeValue,
     intrinsic,
     lower_builtin,
     make_attribute_wrapper,
     models,
     register_model,
+    typeof_impl,
+    unbox,
 )
 
 
@@ -85,39 +88,51 @@ def section(typing_context, span, start, size):
     return span(span, types.intp, types.intp), codegen
 
 
+@intrinsic
+def span_of(typing_context, array):
+    """All numbers of an array, which lives as long as the call of the kernel that it was given."""
+    if array.layout != "C":
+        raise TypingError(f"a span's numbers lie together; those of {array} may not")
+
+    def codegen(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return _make_span(context, builder, signature.return_type, array)
+
+    return Span(array.dtype)(array), codegen
+
+
+def _make_span(context, builder, kind, array):
+    span = cgutils.create_struct_proxy(kind)(context, builder)
+    span.data, span.size = array.data, array.nitems
+    return span._getvalue()
+
+
 def _with_spans(kind):
-    """The type that has spans in the places of arrays."""
+    """The type with spans in the places of arrays, and in those of the tuples in it."""
     if isinstance(kind, types.Array):
-        if kind.layout != "C":
-            raise TypingError(f"a span's numbers lie together; those of {kind} may not")
+        if kind.layout != "C" or kind.ndim != 1:
+            raise TypingError(f"a span's numbers lie together, in a row; not those of {kind}")
         return Span(kind.dtype)
-    if isinstance(kind, types.BaseTuple):
-        return types.BaseTuple.from_types(
-            [_with_spans(each) for each in kind], getattr(kind, "instance_class", None)
-        )
+    if isinstance(kind, types.BaseNamedTuple):
+        return types.BaseTuple.from_types([_with_spans(each) for each in kind], kind.instance_class)
     return kind
 
 
-@intrinsic
-def spans_of(typing_context, value):
-    """An array as a span, or a tuple with spans in the places of its arrays, and of their tuples'.
+def arrays_as_spans(record):
+    """Have kernels find spans where Python has put arrays, in a class of named tuples."""
 
-    For kernels that Python calls. The arrays live as long as the call, and so must the spans.
-    """
+    @typeof_impl.register(record)
+    def type_of_record(value, context):
+        members = [_with_spans(typeof_impl(member, context)) for member in value]
+        return types.BaseTuple.from_types(members, record)
 
-    def convert(context, builder, kind, value):
-        if isinstance(kind, types.Array):
-            array = context.make_array(kind)(context, builder, value)
-            span = cgutils.create_struct_proxy(_with_spans(kind))(context, builder)
-            span.data, span.size = array.data, array.nitems
-            return span._getvalue()
-        if isinstance(kind, types.BaseTuple):
-            members = cgutils.unpack_tuple(builder, value, len(kind))
-            members = [convert(context, builder, *pair) for pair in zip(kind, members, strict=True)]
-            return context.make_tuple(builder, _with_spans(kind), members)
-        return value
+    return record
 
-    def codegen(context, builder, signature, arguments):
-        return convert(context, builder, signature.args[0], arguments[0])
 
-    return _with_spans(value)(value), codegen
+@unbox(Span)
+def _unbox_span(kind, array, c):
+    """Take an array's memory. It is one, of this dtype: the dispatcher has looked."""
+    numbers = c.context.make_array(types.Array(kind.dtype, 1, "C"))(c.context, c.builder)
+    pointer = c.builder.bitcast(numbers._getpointer(), c.pyapi.voidptr)
+    c.pyapi.numba_array_adaptor(array, pointer)
+    return NativeValue(_make_span(c.context, c.builder, kind, numbers))

@@ -32,7 +32,7 @@ def make_memory(layout, weights, moments, rows, learns=True):
     capacity = round_up(rows, max(TILE_ROWS, lanes(layout.dtype)))
     units = layout.n_units * capacity
     return Memory(
-        layers=layout.table,
+        layers=layout.table.ravel(),
         capacity=capacity,
         weights=weights,
         first_moment=moments[0],

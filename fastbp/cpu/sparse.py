@@ -13,7 +13,7 @@ from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.gather import CODES, read_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, aligned_zeros, round_up
 from fastbp.cpu.simd import TILE_ROWS, load_number, narrow_sum, wide_sum
-from fastbp.cpu.spans import arrays_as_spans, section
+from fastbp.cpu.spans import by_reference, section
 
 # With more of its elements stored, a batch is faster made dense.
 DENSE_ENOUGH = 0.2
@@ -38,7 +38,7 @@ class Lines(NamedTuple):
     values: np.ndarray  # real
 
 
-@arrays_as_spans
+@by_reference
 class Entries(NamedTuple):
     """One batch of a sparse matrix's rows, in the memory of one thread."""
 

@@ -33,7 +33,7 @@ from fastbp.cpu.simd import (
     wide_row,
     wide_tile,
 )
-from fastbp.cpu.spans import arrays_as_spans, section
+from fastbp.cpu.spans import by_reference, section
 from fastbp.cpu.sparse import Entries, multiply_lines
 from fastbp.cpu.zeros import Steps, column_tile, multiply_listed
 
@@ -51,7 +51,7 @@ nesterov = compile_formula(optimizers.nesterov)
 adam = compile_formula(optimizers.adam)
 
 
-@arrays_as_spans
+@by_reference
 class Memory(NamedTuple):
     """The arrays of one engine that its threads share; `real` is the engine's dtype."""
 
@@ -67,7 +67,7 @@ class Memory(NamedTuple):
     control: np.ndarray  # the team's barrier, int64
 
 
-@arrays_as_spans
+@by_reference
 class Workspace(NamedTuple):
     """The arrays of one thread, all real."""
 

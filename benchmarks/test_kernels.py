@@ -13,9 +13,20 @@ from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.gather import source_of
 from fastbp.cpu.kernels import gather_batch
-from fastbp.cpu.layout import BIAS_ROW, BLOCKS, N_INPUTS, N_OUTPUTS, N_PANELS, UNITS, WEIGHTS, WIDTH
+from fastbp.cpu.layout import (
+    BIAS_ROW,
+    BLOCKS,
+    N_INPUTS,
+    N_OUTPUTS,
+    N_PANELS,
+    UNITS,
+    WEIGHTS,
+    WIDTH,
+    layer_of,
+)
 from fastbp.cpu.outputs import output_deltas
 from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import span_of
 from fastbp.cpu.tiles import (
     SGD,
     ZERO,
@@ -50,7 +61,7 @@ def compiled(function):
 
 @compiled
 def tile(memory, workspace, passes):
-    layer = memory.layers[MIDDLE]
+    layer = layer_of(memory.layers, MIDDLE)
     weights, out = layer[WEIGHTS], panel_start(memory, layer, ZERO)
     left = rows_of_inputs(memory, workspace, MIDDLE, ZERO)
     bias = weights + layer[BIAS_ROW] * layer[WIDTH]
@@ -63,6 +74,7 @@ def tile(memory, workspace, passes):
 
 @compiled
 def gather(workspace, source, order, n_inputs, passes):
+    order = span_of(order)
     for _ in range(passes):
         gather_batch(workspace, None, source, order, n_inputs, 1 / 255)
 
@@ -70,21 +82,20 @@ def gather(workspace, source, order, n_inputs, passes):
 @compiled
 def forward(memory, workspace, blocks, passes):
     for _ in range(passes):
-        forward_layer(
-            memory, workspace, None, MIDDLE, all_rows(memory.layers[MIDDLE], blocks, 0, 1)
-        )
+        tiles = all_rows(layer_of(memory.layers, MIDDLE), blocks, 0, 1)
+        forward_layer(memory, workspace, None, MIDDLE, tiles)
 
 
 @compiled
 def backward(memory, workspace, blocks, passes):
     for _ in range(passes):
-        below = memory.layers[MIDDLE - 1]
+        below = layer_of(memory.layers, MIDDLE - 1)
         backward_layer(memory, workspace, MIDDLE, all_rows(below, blocks, 0, 1))
 
 
 @compiled
 def update(memory, workspace, depth, step, passes):
-    layer = memory.layers[MIDDLE]
+    layer = layer_of(memory.layers, MIDDLE)
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
         update_layer(memory, workspace, None, MIDDLE, depth, SGD, step, tiles)
@@ -92,6 +103,7 @@ def update(memory, workspace, depth, step, passes):
 
 @compiled
 def outputs(memory, workspace, objective, order, passes):
+    order = span_of(order)
     for _ in range(passes):
         output_deltas(memory, workspace, objective, order, order.size, ZERO, order.size)
 
@@ -122,7 +134,7 @@ class Bench:
 
     def matrix(self, panels, index):
         """A layer's activations or deltas as a matrix of shape (BATCH, units)."""
-        layer, capacity = self.memory.layers[index], self.memory.capacity
+        layer, capacity = self.engine.layout.table[index], self.memory.capacity
         width, n_panels = layer[WIDTH], layer[N_PANELS]
         start = layer[UNITS] * capacity
         shape = n_panels, capacity, width
@@ -156,7 +168,7 @@ def logistic(values):
 
 
 def test_tile(bench, race):
-    layer = bench.memory.layers[MIDDLE]
+    layer = bench.engine.layout.table[MIDDLE]
     rows = bench.matrix(bench.memory.activations, MIDDLE - 1)[:TILE_ROWS].copy()
     weights = bench.coefs[MIDDLE][:, : layer[WIDTH]].copy()
     bias = bench.intercepts[MIDDLE][: layer[WIDTH]]

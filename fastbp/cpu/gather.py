@@ -6,6 +6,7 @@ import numpy as np
 
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.simd import load_number, prefetch
+from fastbp.cpu.spans import by_reference
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
 CODES = {
@@ -27,6 +28,7 @@ CODES = {
 _CACHE_LINE = 64
 
 
+@by_reference
 class Source(NamedTuple):
     """Addresses, dtype codes and strides (bytes) of a matrix; all of it integers."""
 

@@ -21,7 +21,7 @@ from fastbp.cpu.layout import (
 )
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
 from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import section, span_of
+from fastbp.cpu.spans import by_reference, section, span_of
 from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
@@ -47,6 +47,7 @@ adam_learning_rate = compile_formula(optimizers.adam_learning_rate)
 LOSS, WEIGHT, UPDATES, RESULT_SIZE = 0, 1, 2, 3
 
 
+@by_reference
 class Plan(NamedTuple):
     """How an epoch is run."""
 

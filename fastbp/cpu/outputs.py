@@ -14,7 +14,7 @@ from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
 from fastbp.cpu.simd import load_number, transpose_square
-from fastbp.cpu.spans import section
+from fastbp.cpu.spans import by_reference, section
 from fastbp.cpu.tiles import (
     LOGISTIC,
     ZERO,
@@ -45,6 +45,7 @@ half_poisson_deviance = compile_formula(functions.half_poisson_deviance)
 output_error = compile_formula(functions.output_error)
 
 
+@by_reference
 class Objective(NamedTuple):
     """What the outputs are compared with, and how."""
 

@@ -86,6 +86,6 @@ def explain(task):
         where = gpu.name
     try:
         choice = choose(task, gpu)
-    except ValueError as error:
+    except (ValueError, toolkit.DeviceError) as error:
         return f"{error} ({where})"
     return f"{choice.name}: {choice.reason} ({where})"

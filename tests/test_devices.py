@@ -185,6 +185,38 @@ def test_info_says_what_bytes_would_change(found, capsys):
     assert re.match(r"X in bytes +clusters: ", of_bytes)
 
 
+OWN, LIBRARY = "by fastbp's own kernels", "by cuBLASLt"
+
+
+@pytest.mark.parametrize(
+    ("problem", "asked", "precision", "says"),
+    [
+        ("broken", None, "tf32", rf"wide: .*{OWN} \(not cuBLASLt: broken\)"),
+        (None, None, "bfloat16", f"wide: .*bfloat16 {LIBRARY}"),
+        (None, "own", "bfloat16", rf"wide: .*{OWN} \(FASTBP_CUDA_PRODUCTS=own\)"),
+        ("broken", "cublaslt", "tf32", ".*=cublaslt, but cuBLASLt cannot be used: broken"),
+        (None, "both", "tf32", "FASTBP_CUDA_PRODUCTS must be 'own' or 'cublaslt', got 'both'"),
+        (None, None, "float32", f"wide: float32 products {LIBRARY}"),
+        ("broken", None, "float32", "steps: "),
+        (None, "own", "float32", "steps: "),
+    ],
+)
+def test_info_says_who_multiplies_and_why(found, monkeypatch, problem, asked, precision, says):
+    found(Findings())
+    monkeypatch.setattr(info, "Gpu", lambda: choice.Gpu(cublaslt_problem=problem))
+    if asked is None:
+        monkeypatch.delenv(choice.PRODUCTS_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(choice.PRODUCTS_VARIABLE, asked)
+    assert re.match(says, info.explain(info.make_task((784, 2048, 10), 4096, precision, "sgd")))
+
+
+def test_nvmath_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(choice.library, "find_spec", lambda name: None)
+    assert re.search(r"nvmath.*not installed.*fastbp\[cublas13\]", choice.Gpu().cublaslt_problem)
+    assert choice.library.problem.__wrapped__() == choice.Gpu().cublaslt_problem
+
+
 def test_a_task_that_no_program_takes_is_refused_with_every_reason(monkeypatch):
     monkeypatch.setattr(choice, "PROGRAMS", {"steps": choice.PROGRAMS["steps"]})
     task = info.make_task((4, 3, 2), 8, "bfloat16", "sgd")

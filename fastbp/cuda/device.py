@@ -23,7 +23,7 @@ def reporting(device=None):
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        if "OUT_OF_MEMORY" in text:
+        if "OUT_OF_MEMORY" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
             size = f" of {device.memory / _GIB:.1f} GiB" if device is not None else ""
             raise DeviceMemoryError(
                 f"device='cuda': the GPU's memory{size} is full. Lower batch_size, use "
@@ -35,6 +35,12 @@ def reporting(device=None):
                 "device='cuda': this process was forked from one that has used the GPU, and CUDA "
                 "does not outlive a fork. Start it by multiprocessing's 'spawn' or joblib's loky, "
                 "or use device='cpu'."
+            ) from error
+        if "CUBLAS_STATUS" in text or "cuBLASLtError" in text:
+            raise DeviceError(
+                f"device='cuda': cuBLASLt failed ({text}). Nothing of this call is kept. Set the "
+                "environment variable FASTBP_CUDA_PRODUCTS=own to do without it, or use "
+                "device='cpu'."
             ) from error
         if "CUDA_ERROR" in text:
             raise DeviceError(
@@ -63,6 +69,8 @@ class Device:
     largest_cluster : int
         Most blocks of a cluster, each with all of a multiprocessor's shared memory; 1 where there
         are no clusters.
+    cublaslt_problem : str or None
+        Why cuBLASLt cannot be used.
 
     Raises
     ------
@@ -141,10 +149,22 @@ class Device:
 
         return 1 if self._core_stream is None else largest_cluster(self)
 
+    @cached_property
+    def cublaslt_problem(self):
+        """Why cuBLASLt cannot be used, in words; None where it can."""
+        from fastbp.cuda.wide import library
+
+        return "the simulator has none" if self._core_stream is None else library.problem()
+
     @property
     def core_stream(self):
         """cuda.core's view of `stream`; None in the simulator."""
         return self._core_stream
+
+    @property
+    def stream_handle(self):
+        """The stream as other libraries take it, an integer."""
+        return int(self._core_stream.handle)
 
     def record(self, work):
         """Make a graph of the launches that `work()` makes.

@@ -17,6 +17,8 @@ _WITHOUT_BARRIERS = (
     "gather", "round_weights", "round_transposed", "copy_matrix", "sum_columns",
 )  # fmt: skip
 
+ALIGNMENT = 256  # of the memory that CUDA gives
+
 
 class DeviceArray(np.ndarray):
     """An array on the emulated device: the host's, with a device array's address."""
@@ -35,7 +37,9 @@ class EmulatedDevice:
         As of an H200.
     """
 
-    n_multiprocessors, capability = 132, (9, 0)
+    n_multiprocessors, capability, largest_cluster = 132, (9, 0), 1
+    stream_handle = 0x57
+    cublaslt_problem = "it is not emulated"
 
     def __init__(self, shared_memory=232_448):
         self.shared_memory = shared_memory
@@ -49,7 +53,12 @@ class EmulatedDevice:
         return self.upload(np.zeros(shape, dtype))
 
     def upload(self, array):
-        self.arrays.append(np.array(array, order="C").view(DeviceArray))
+        array = np.asarray(array)
+        memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+        start = -memory.__array_interface__["data"][0] % ALIGNMENT
+        copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        self.arrays.append(copy.view(DeviceArray))
         return self.arrays[-1]
 
     def write(self, target, array):

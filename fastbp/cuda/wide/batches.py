@@ -68,7 +68,7 @@ def sum_apart(address, distance, count):
 
 @cache
 def make_store(precision):
-    """Device functions that store rounded numbers.
+    """Device functions that store numbers, rounded to bfloat16 or tf32, or as they are.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def make_store(precision):
         def store_one(row, column, value):
             ptx.st_global_u16(row + column * 2, ptx.pack_bf16(value, float32(0)))
 
-    else:
+    elif precision == "tf32":
 
         @inlined
         def store(row, column, v0, v1, v2, v3):
@@ -109,12 +109,24 @@ def make_store(precision):
             )
 
         @inlined
-        def load(row, column):
-            return ptx.ld_global_v4_f32(row + column * 4)
+        def store_one(row, column, value):
+            ptx.st_global_u32(row + column * 4, ptx.round_tf32(value))
+
+    else:
+
+        @inlined
+        def store(row, column, v0, v1, v2, v3):
+            ptx.st_global_v4_f32(row + column * 4, v0, v1, v2, v3)
 
         @inlined
         def store_one(row, column, value):
-            ptx.st_global_u32(row + column * 4, ptx.round_tf32(value))
+            ptx.st_global_f32(row + column * 4, value)
+
+    if precision != "bfloat16":
+
+        @inlined
+        def load(row, column):
+            return ptx.ld_global_v4_f32(row + column * 4)
 
     return store, load, store_one
 

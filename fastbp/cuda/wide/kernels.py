@@ -11,7 +11,7 @@ from numba import types
 from fastbp.cuda import formulas
 from fastbp.cuda.program import Listed
 from fastbp.cuda.task import ADAM, NESTEROV
-from fastbp.cuda.wide import batches, layers, outputs
+from fastbp.cuda.wide import batches, elementwise, layers, outputs
 from fastbp.cuda.wide.products import Tile
 
 _INTEGER, _REAL = types.int64, types.float64
@@ -30,6 +30,16 @@ def _of_layers(precision, tile):
         "forward": listed(layers.make_forward(precision, tile, formulas.TANH), _numbers(10)),
         "backward": listed(layers.make_backward(precision, tile, formulas.TANH), _numbers(11)),
         "gradient": listed(layers.make_gradient(precision, tile, ADAM), _numbers(17)),
+    }
+
+
+def _behind_cublaslt(precision):
+    is_bfloat16 = precision == "bfloat16"
+    update = elementwise.make_update_weights(precision, ADAM, is_bfloat16)
+    return {
+        "activate": Listed(elementwise.make_activate(precision, formulas.TANH), _numbers(4), 64),
+        "slopes": Listed(elementwise.make_slopes(precision, formulas.TANH), _numbers(7), 128),
+        "update_weights": Listed(update, _numbers(16), 128),
     }
 
 
@@ -65,9 +75,13 @@ KERNELS = {
     "wide sum_columns": Listed(batches.sum_columns, _numbers(7), 64),
     "wide finish_step": Listed(batches.finish_step, _numbers(6), 64),
 }
-for _precision in ("bfloat16", "tf32"):
-    for _name, _listed in _of_precision(_precision).items():
+for _precision in ("bfloat16", "tf32", "float32"):
+    _found = _of_precision(_precision) | _behind_cublaslt(_precision)
+    if _precision == "float32":  # its head is not on tensor cores
+        _found = {name: one for name, one in _found.items() if not name.startswith("head")}
+    for _name, _listed in _found.items():
         KERNELS[f"wide {_name} {_precision}"] = _listed
+for _precision in ("bfloat16", "tf32"):
     for _tile in _LIMITS if _precision == "bfloat16" else (_LARGE, _SMALL):
         for _name, _listed in _of_layers(_precision, _tile).items():
             KERNELS[f"wide {_name} {_precision} {_tile.rows}x{_tile.columns}"] = _listed

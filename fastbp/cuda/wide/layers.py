@@ -13,35 +13,18 @@ from functools import cache
 from numba import float32, float64, int64
 
 from fastbp.cuda import formulas, ptx
-from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import cuda
-from fastbp.cuda.wide.batches import (
-    BETA_1,
-    BETA_2,
-    DECAY,
-    EPSILON,
-    MOMENTUM,
-    RATE,
-    make_block_sum,
-    make_store,
-    real_of_state,
-    rows_of_step,
-    sum_apart,
-)
-from fastbp.cuda.wide.products import ITEM_SIZES, STEP_BYTES, inlined, make_multiply, make_spread
+from fastbp.cuda.wide.batches import make_block_sum, make_store, rows_of_step
+from fastbp.cuda.wide.products import ITEM_SIZES, STEP_BYTES, make_multiply, make_spread
+from fastbp.cuda.wide.updates import AT_ONCE as UPDATES_AT_ONCE
+from fastbp.cuda.wide.updates import kept, make_update_bias, make_update_quads, settings_of
 
-# Rows whose numbers are on their way from memory at a time. They divide every tile's.
-AT_ONCE, UPDATES_AT_ONCE = 8, 4
+AT_ONCE = 8  # rows whose numbers are on their way from memory at a time; divides every tile's
 
 
 def _parts(precision, tile, a_runs_along, b_runs_along):
     sides = precision, tile, a_runs_along, b_runs_along
     return make_multiply(*sides), make_spread(*sides), (tile.m_fragments, tile.n_fragments, 4)
-
-
-@inlined
-def _kept(value, keep):
-    return value if keep else float32(0)
 
 
 @cache
@@ -83,10 +66,10 @@ def make_forward(precision, tile, activation, rounds=True):
                 tile_start + (tile_row * pitch + column - first_column) * 4
             )
             left = n_columns - column if row < rows else int64(0)
-            h0 = _kept(formulas.activate(activation, z0 + b0), left > 0)
-            h1 = _kept(formulas.activate(activation, z1 + b1), left > 1)
-            h2 = _kept(formulas.activate(activation, z2 + b2), left > 2)
-            h3 = _kept(formulas.activate(activation, z3 + b3), left > 3)
+            h0 = kept(formulas.activate(activation, z0 + b0), left > 0)
+            h1 = kept(formulas.activate(activation, z1 + b1), left > 1)
+            h2 = kept(formulas.activate(activation, z2 + b2), left > 2)
+            h3 = kept(formulas.activate(activation, z3 + b3), left > 3)
             target = outputs + row * outputs_pitch
             if rounds:
                 store(target, column, h0, h1, h2, h3)
@@ -154,38 +137,6 @@ def make_backward(precision, tile, activation):
 
 
 @cache
-def make_update(rule):
-    """The device function that updates one parameter, in memory.
-
-    Returns
-    -------
-    update : device function
-        (state, weights, first_moment, second_moment, offset, gradient) -> the new parameter
-    """
-    has_second = rule == ADAM
-
-    @inlined
-    def update(state, weights, first_moment, second_moment, offset, gradient):
-        second = float32(0)
-        if has_second:
-            second = ptx.ld_global_f32(second_moment + offset)
-        weight, first, second = formulas.update(
-            rule, ptx.ld_global_f32(weights + offset), gradient,
-            ptx.ld_global_f32(first_moment + offset), second,
-            real_of_state(state, RATE), real_of_state(state, MOMENTUM),
-            real_of_state(state, BETA_1), real_of_state(state, BETA_2),
-            real_of_state(state, EPSILON),
-        )  # fmt: skip
-        ptx.st_global_f32(weights + offset, weight)
-        ptx.st_global_f32(first_moment + offset, first)
-        if has_second:
-            ptx.st_global_f32(second_moment + offset, second)
-        return weight
-
-    return update
-
-
-@cache
 def make_gradient(precision, tile, rule):
     """The kernel that computes Hᵀ Δ and updates the weights and biases with it.
 
@@ -195,12 +146,11 @@ def make_gradient(precision, tile, rule):
     weights, as they were, to `penalties`.
     """
     multiply, spread, shape = _parts(precision, tile, False, False)
-    store, _, _ = make_store(precision)
-    block_sum, update_one = make_block_sum(tile.threads), make_update(rule)
+    block_sum, update_bias = make_block_sum(tile.threads), make_update_bias(rule)
+    load_quad, change_quad = make_update_quads(precision, rule)
     tile_rows, tile_columns, pitch = tile.rows, tile.columns, tile.pitch
     quads, step_rows = tile_columns // 4, STEP_BYTES // ITEM_SIZES[precision]
     rows_a_turn = tile.threads // quads
-    has_second = rule == ADAM
 
     def gradient(
         state, inputs, inputs_pitch, deltas, deltas_pitch, weights, first_moment, second_moment,
@@ -217,58 +167,38 @@ def make_gradient(precision, tile, rule):
         tile_start, thread = spread(sums), cuda.threadIdx.x
         quad = thread % quads
         column = first_column + 4 * quad
-        rate, momentum = real_of_state(state, RATE), real_of_state(state, MOMENTUM)
-        beta_1, beta_2 = real_of_state(state, BETA_1), real_of_state(state, BETA_2)
-        epsilon, decay = real_of_state(state, EPSILON), real_of_state(state, DECAY)
+        settings, left = settings_of(state), n_columns - column
         squares, g = float32(0), cuda.local.array(4, float32)
         w = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
         m = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
         v = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
-        left = n_columns - column
         for first in range(thread // quads, tile_rows, rows_a_turn * UPDATES_AT_ONCE):
             for i in range(UPDATES_AT_ONCE):
                 row = first_row + first + i * rows_a_turn
                 if row < n_rows:
                     offset = row * weights_pitch + column * 4
-                    w[i, 0], w[i, 1], w[i, 2], w[i, 3] = ptx.ld_global_v4_f32(weights + offset)
-                    m[i, 0], m[i, 1], m[i, 2], m[i, 3] = ptx.ld_global_v4_f32(first_moment + offset)
-                    if has_second:
-                        v[i, 0], v[i, 1], v[i, 2], v[i, 3] = ptx.ld_global_v4_f32(
-                            second_moment + offset
-                        )
+                    load_quad(w, m, v, i, weights, first_moment, second_moment, offset)
             for i in range(UPDATES_AT_ONCE):
                 tile_row = first + i * rows_a_turn
                 row = first_row + tile_row
                 if row < n_rows:
-                    offset = row * weights_pitch + column * 4
                     g[0], g[1], g[2], g[3] = ptx.ld_shared_v4_f32(
                         tile_start + (tile_row * pitch + 4 * quad) * 4
                     )
-                    for c in range(4):
-                        squares += w[i, c] * w[i, c]
-                        w[i, c], m[i, c], v[i, c] = formulas.update(
-                            rule, w[i, c], g[c] + decay * w[i, c], m[i, c], v[i, c], rate,
-                            momentum, beta_1, beta_2, epsilon,
-                        )  # fmt: skip
-                    ptx.st_global_v4_f32(weights + offset, w[i, 0], w[i, 1], w[i, 2], w[i, 3])
-                    ptx.st_global_v4_f32(first_moment + offset, m[i, 0], m[i, 1], m[i, 2], m[i, 3])
-                    if has_second:
-                        ptx.st_global_v4_f32(
-                            second_moment + offset, v[i, 0], v[i, 1], v[i, 2], v[i, 3]
-                        )
-                    for c in range(4):  # an ε that underflows would make the padding NaN
-                        w[i, c] = _kept(w[i, c], left > c)
-                    target = rounded + row * rounded_pitch
-                    store(target, column, w[i, 0], w[i, 1], w[i, 2], w[i, 3])
+                    squares += change_quad(
+                        w, m, v, i, g, settings, weights, first_moment, second_moment,
+                        row * weights_pitch + column * 4, rounded + row * rounded_pitch, column,
+                        left,
+                    )  # fmt: skip
         total = block_sum(float64(squares))
         if thread == 0:
             block = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x
             ptx.st_global_f64(penalties + 8 * block, total)
         column = first_column + thread
         if first_row == 0 and thread < tile_columns and column < n_columns:
-            n_sums = (rows + rows_a_sum - 1) // rows_a_sum
-            gradient_of_bias = sum_apart(sums_of_rows + column * 4, sums_pitch, n_sums)
-            offset = n_rows * weights_pitch + column * 4
-            update_one(state, weights, first_moment, second_moment, offset, gradient_of_bias)
+            update_bias(
+                state, weights, first_moment, second_moment, n_rows * weights_pitch + column * 4,
+                sums_of_rows + column * 4, sums_pitch, rows_a_sum,
+            )  # fmt: skip
 
     return gradient

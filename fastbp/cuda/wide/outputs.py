@@ -24,8 +24,8 @@ from fastbp.cuda.wide.batches import (
     rows_of_step,
     sum_apart,
 )
-from fastbp.cuda.wide.layers import make_update
 from fastbp.cuda.wide.products import PADDING_ROWS, inlined
+from fastbp.cuda.wide.updates import make_update
 
 MOST_OF_HEAD = 32
 HEAD_ROWS = 16  # of a block

@@ -32,7 +32,7 @@ from fastbp.cuda.toolkit import cuda, is_simulated
 
 STEP_BYTES = 128  # of k, along a row
 PIECE = 16  # bytes that one cp.async copies
-ITEM_SIZES = {"bfloat16": 2, "tf32": 4}
+ITEM_SIZES = {"bfloat16": 2, "tf32": 4, "float32": 4}  # the last by cuBLASLt only
 ALIGNMENT = 128  # of the stages in shared memory
 PADDING = 256  # the largest tile's side: all matrices' columns, and weights' rows
 PADDING_ROWS = 128  # a batch's rows

@@ -1,0 +1,173 @@
+"""The wide program's memory: padded matrices on the device, and launches over their addresses.
+
+Masters and moments are float32. What the products read, the operands, is rounded to the task's
+precision: weights once, when they are updated.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numba import float64, int64
+
+from fastbp import functions
+from fastbp.cuda.device import compiled
+from fastbp.cuda.task import ADAM
+from fastbp.cuda.wide import batches
+from fastbp.cuda.wide.products import ITEM_SIZES, PADDING, PADDING_ROWS
+
+
+def ceil_divide(number, divisor):
+    """The quotient, rounded up."""
+    return -(-number // divisor)
+
+
+def round_up(number, multiple):
+    """The next multiple."""
+    return ceil_divide(number, multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Where a padded matrix lies on the device, and how many bytes from one row to the next."""
+
+    array: object
+    pitch: int
+    offset: int = 0
+
+    @property
+    def address(self):
+        """In bytes."""
+        return self.array.__cuda_array_interface__["data"][0] + self.offset
+
+    @property
+    def place(self):
+        """Address and pitch, as the kernels take them."""
+        return self.address, self.pitch
+
+
+class Memory:
+    """What a task keeps on the device, whoever multiplies.
+
+    Parameters
+    ----------
+    device : Device
+    task : Task
+
+    Attributes
+    ----------
+    masters : list of Matrix
+        Each layer's weights, float32, and behind them its biases as a further row.
+    moments : list of list of Matrix
+        Likewise.
+    rounded : list of Matrix
+        Each layer's weights as operands; zeros around them.
+    values, deltas : list of Matrix
+        What each layer reads, and δ behind it, as operands.
+    state : device array
+        See `fastbp.cuda.wide.batches`.
+    """
+
+    def __init__(self, device, task):
+        self.device, self.task = device, task
+        self.sizes = size = task.network.layer_sizes
+        self.n_layers = len(size) - 1
+        self.item_size = item = ITEM_SIZES[task.precision]
+        self._kernels = {}
+        self.masters = self._stack_of_weights()
+        n_moments = 2 if task.rule == ADAM else 1
+        self.moments = [self._stack_of_weights() for _ in range(n_moments)]
+        self.rounded = [self.matrix(m, n, item, PADDING) for m, n in pairwise(size)]
+        self.values, self.deltas = (
+            [self.matrix(task.batch_size, n, item, PADDING_ROWS) for n in some]
+            for some in (size[:-1], size[1:])
+        )
+        self.state = device.zeros(batches.STATE_SIZE, np.float64)
+
+    def matrix(self, rows, columns, item_size, row_multiple=1):
+        """A matrix of zeros, its rows padded."""
+        pitch = round_up(columns, PADDING) * item_size
+        n_bytes = round_up(rows, row_multiple) * pitch
+        return Matrix(self.device.zeros(n_bytes, np.uint8), pitch)
+
+    def _stack_of_weights(self):
+        """Float32 matrices one behind the other, each with its biases as a further row."""
+        pitches = [round_up(n, PADDING) * 4 for n in self.sizes[1:]]
+        n_bytes = [(m + 1) * pitch for m, pitch in zip(self.sizes, pitches, strict=False)]
+        array = self.device.zeros(sum(n_bytes), np.uint8)
+        starts = np.cumsum([0, *n_bytes])
+        return [
+            Matrix(array, pitch, int(start)) for pitch, start in zip(pitches, starts, strict=False)
+        ]
+
+    # ---- what kernels take --------------------------------------------------------------------
+
+    @property
+    def state_address(self):
+        """Of the state."""
+        return Matrix(self.state, 0).address
+
+    def shape(self, index):
+        """A layer's numbers of inputs and outputs."""
+        return self.sizes[index : index + 2]
+
+    def activation(self, index):
+        """The code of a layer's activation."""
+        return functions.OUTPUT_ACTIVATIONS.index(self.task.network.activations[index])
+
+    def bias(self, index):
+        """Address of a layer's float32 biases."""
+        master = self.masters[index]
+        return master.address + self.sizes[index] * master.pitch
+
+    def weights(self, index):
+        """Masters and moments of a layer."""
+        first, second = self.moments[0][index].address, self.moments[-1][index].address
+        return self.masters[index].address, first, second, self.masters[index].pitch
+
+    def launch(self, function, grid, block, *arguments, shared_memory=0):
+        """Launch a kernel over numbers: addresses, pitches, sizes."""
+        kernel = compiled(function)
+        if shared_memory and function not in self._kernels:
+            kinds = tuple(float64 if isinstance(a, float) else int64 for a in arguments)
+            kernel.compile(kinds)
+            self.device.allow_shared_memory(kernel, shared_memory)
+            self._kernels[function] = kernel
+        self.device.launch(kernel, grid, block, *arguments, shared_memory=shared_memory)
+
+    def round(self, source, target, rows, columns):
+        """Round rows of float32 to operands."""
+        self.launch(
+            batches.make_round(self.task.precision),
+            (rows, ceil_divide(columns, 4 * batches.THREADS)), batches.THREADS, *source, *target,
+            columns,
+        )  # fmt: skip
+
+    # ---- parameters and moments ---------------------------------------------------------------
+
+    def load(self, matrices, flat):
+        """Copy a flat host vector into masters or moments."""
+        source = Matrix(self.device.upload(np.asarray(flat, np.float32)), 0)
+        for address, matrix, rows, n in self._copies(source, matrices):
+            self._copy(address, 4 * n, *matrix.place, rows, n)
+        self.device.synchronize()  # the source is let go
+
+    def flatten(self, matrices):
+        """Masters or moments as a flat device vector."""
+        target = Matrix(self.device.empty(self.task.network.n_parameters, np.float32), 0)
+        for address, matrix, rows, n in self._copies(target, matrices):
+            self._copy(*matrix.place, address, 4 * n, rows, n)
+        return target.array
+
+    def _copies(self, flat, matrices):
+        """Where each layer's part lies in a flat vector: weights and biases in one matrix there."""
+        address = flat.address
+        for matrix, (m, n) in zip(matrices, pairwise(self.sizes), strict=True):
+            yield address, matrix, m + 1, n
+            address += 4 * (m + 1) * n
+
+    def _copy(self, source, source_pitch, target, target_pitch, rows, columns):
+        self.launch(
+            batches.copy_matrix, rows, batches.THREADS, source, source_pitch, target, target_pitch,
+            columns,
+        )  # fmt: skip

@@ -1,0 +1,145 @@
+"""The wide program in the emulator: its small blocks, some networks to train, and the oracle."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import scipy.sparse as sp
+from emulated_device import EmulatedDevice
+from naive import NaiveEngine
+
+from fastbp.cuda.data import DeviceData, Epoch, make_table
+from fastbp.cuda.task import Task, rule_of
+from fastbp.cuda.wide import batches, memory, outputs, own
+from fastbp.cuda.wide import program as wide_program
+from fastbp.cuda.wide.products import Tile
+from fastbp.data import Data
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer
+
+SMALL = Tile(2, 4, 2, 2, stages=2)
+
+
+@contextmanager
+def small_blocks(monkeypatch):
+    """Programs that run in the emulator, with small tiles and blocks: it is slow."""
+    n_threads = 64
+    monkeypatch.setattr(own, "TILES", {SMALL: 1.0})
+    for module in (memory, own, outputs, wide_program):
+        monkeypatch.setattr(module, "PADDING_ROWS", SMALL.rows)
+    for module in (batches, outputs):
+        monkeypatch.setattr(module, "THREADS", n_threads)
+    monkeypatch.setattr(outputs, "_WARPS", n_threads // 32)
+    monkeypatch.setattr(batches, "_block_sum", batches.make_block_sum(n_threads))
+    made_for_other_sizes = (
+        outputs._make_logits, outputs.make_head, outputs.make_head_update, outputs.make_outputs,
+    )  # fmt: skip
+    for make in made_for_other_sizes:
+        make.cache_clear()
+
+    def compiled(function):
+        return SimpleNamespace(
+            __name__=function.__name__, py_func=function, compile=lambda signature: None
+        )
+
+    for module in (memory, wide_program):
+        monkeypatch.setattr(module, "compiled", compiled)
+    yield
+    for make in made_for_other_sizes:
+        make.cache_clear()
+
+
+def run_epoch(network, precision, optimizer, data, batch_size, device=None, alpha=0.01):
+    """An epoch by the program and by the oracle: mean losses, parameters, moments, updates."""
+    optimizer.reset(network.n_parameters, np.float32)
+    parameters = network.initialise(np.random.RandomState(0), np.float32, default_activation="relu")
+    rule = rule_of(optimizer)
+    device = device or EmulatedDevice()
+    task = Task(network, np.dtype(np.float32), precision, batch_size, rule)
+    program = wide_program.WideProgram(device, task)
+    program.load_parameters(parameters)
+    program.load_moments(optimizer.moments)
+    np.testing.assert_array_equal(program.store_parameters(), parameters)
+    order = np.random.default_rng(1).permutation(data.n_samples)
+    table = make_table(data, order, batch_size, optimizer, rule, alpha)
+    epoch = Epoch(
+        device.upload(order.astype(np.int32)), device.upload(table), table, alpha,
+        optimizer.momentum, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon,
+    )  # fmt: skip
+    result = program.train(DeviceData.upload(device, data, np.float32), epoch)
+    oracle = NaiveEngine(network, np.float64)
+    oracle.load_parameters(parameters)
+    oracle.load_optimizer(optimizer)
+    with np.errstate(all="ignore"):
+        loss = oracle.train_epoch(data, order, batch_size, optimizer, alpha)
+    return result, program, loss, oracle
+
+
+N_ROWS, BATCH_SIZE = 20, 12  # a short last batch
+BYTES = np.random.default_rng(2).integers(0, 4, (N_ROWS, 7), dtype=np.uint8)
+SPARSE = sp.csr_matrix(np.where(BYTES > 1, BYTES, 0).astype(float))
+# Network, optimizer, whether rows have weights, X where it is not float32.
+CASES = {
+    "deep": (Network((7, 66, 9, 3), ("relu", "tanh"), "softmax", "log_loss"), {}, False, None),
+    "labels": (
+        Network((7, 9, 4), ("logistic",), "logistic", "log_loss"),
+        dict(solver="adam", learning_rate_init=0.01), True, BYTES,
+    ),
+    "many classes": (
+        Network((7, 9, 40), ("identity",), "softmax", "log_loss"),
+        dict(nesterovs_momentum=False), True, SPARSE,
+    ),
+    "no hidden layer": (
+        Network((7, 2), (), "exp", "poisson"), dict(momentum=0.5), False, None
+    ),
+    "averaged": (
+        Network((7, 9, 35), ("tanh",), "tanh", "squared_error", average_outputs=True),
+        dict(solver="adam", learning_rate_init=0.01), False, None,
+    ),
+}  # fmt: skip
+# Largest errors of the loss and, in shares of the largest number, of what has been learnt.
+BOUNDS = {"bfloat16": (4e-3, 4e-2), "tf32": (2e-4, 5e-3), "float32": (2e-6, 2e-5)}
+
+
+def check_epoch(name, precision, device=None, slack=1):
+    """Train an epoch as the oracle does, within `slack` times the bounds; return the program."""
+    network, parameters, weighted, X = CASES[name]
+    random = np.random.default_rng(3)
+    X = random.normal(size=(N_ROWS, 7)).astype(np.float32) if X is None else X
+    n_outputs = network.layer_sizes[-1]
+    if network.output_activation == "softmax":
+        targets = random.integers(0, n_outputs, N_ROWS)
+    else:
+        targets = random.integers(0, 2, (N_ROWS, n_outputs)).astype(float)
+    weight = random.random(N_ROWS) * (random.random(N_ROWS) > 0.3) if weighted else None
+    optimizer = Optimizer(**dict(solver="sgd", learning_rate_init=0.05) | parameters)
+    data = Data(X, targets, weight, 0.5)
+    result, program, loss, oracle = run_epoch(
+        network, precision, optimizer, data, BATCH_SIZE, device
+    )
+    assert result.updates == optimizer.step == 2
+    loss_bound, bound = (slack * bound for bound in BOUNDS[precision])
+    np.testing.assert_allclose(result.loss / result.weight, loss, rtol=loss_bound)
+    moved = oracle.parameters - network.initialise(
+        np.random.RandomState(0), np.float32, default_activation="relu"
+    )
+    tolerance = bound * np.abs(moved).max()
+    np.testing.assert_allclose(program.store_parameters(), oracle.parameters, atol=tolerance)
+    for moment, expected in zip(program.store_moments(), oracle.moments, strict=True):
+        tolerance = bound * np.abs(expected).max()
+        np.testing.assert_allclose(moment, expected, atol=tolerance)
+    return program
+
+
+def check_skipped_batches(device=None):
+    """Batches without weight, and those after a loss that is not finite, change nothing."""
+    network = Network((7, 3), (), "identity", "squared_error")
+    X, targets = BYTES[:8].astype(np.float32), np.ones((8, 3))
+    order = np.random.default_rng(1).permutation(8)
+    weight = np.ones(8)
+    weight[order[:2]] = 0.0  # the first batch
+    targets[order[4]] = 1e30  # the third, whose squares overflow
+    optimizer = Optimizer("sgd", 0.05)
+    result, *_ = run_epoch(network, "tf32", optimizer, Data(X, targets, weight), 2, device)
+    assert not np.isfinite(result.loss)
+    assert (result.updates, result.weight) == (2, 4.0)

@@ -11,6 +11,7 @@ from enum import IntEnum
 from types import SimpleNamespace
 
 import numpy as np
+from emulated_wide import round_to
 
 TYPES = {  # of A and B, and of D and the biases
     ("CUDA_R_16BF", "CUDA_R_16BF"), ("CUDA_R_16BF", "CUDA_R_32F"), ("CUDA_R_32F", "CUDA_R_32F"),
@@ -275,8 +276,7 @@ class EmulatedCublasLt:
             if one.type == CudaDataType.CUDA_R_32F:
                 self._bytes(address + j * one.ld * 4, 4 * one.rows).view(np.float32)[:] = column
                 continue
-            bits = column.view(np.uint32)
-            halves = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+            _, halves = round_to("bfloat16", column)
             self._bytes(address + j * one.ld * 2, 2 * one.rows).view(np.uint16)[:] = halves
 
 

@@ -10,7 +10,7 @@ from naive import NaiveEngine
 
 from fastbp.cuda.data import DeviceData, Epoch, make_table
 from fastbp.cuda.task import Task, rule_of
-from fastbp.cuda.wide import batches, memory, outputs, own
+from fastbp.cuda.wide import batches, cublaslt, elementwise, memory, outputs, own
 from fastbp.cuda.wide import program as wide_program
 from fastbp.cuda.wide.products import Tile
 from fastbp.data import Data
@@ -18,6 +18,19 @@ from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 
 SMALL = Tile(2, 4, 2, 2, stages=2)
+BEHIND_CUBLASLT = dict(
+    QUADS=8, TURNS=4, AT_ONCE=1, THREADS=32, COLUMNS=32, BLOCK_ROWS=4, ROWS_A_SUM=8
+)
+
+
+def round_to(precision, numbers):
+    """Numbers as a product reads them, and their bits as they are stored."""
+    bits = np.asarray(numbers, np.float32).view(np.uint32)
+    if precision == "tf32":
+        rounded = ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
+        return rounded, rounded
+    halves = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return (halves.astype(np.uint32) << 16).view(np.float32), halves
 
 
 @contextmanager
@@ -31,8 +44,16 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, "THREADS", n_threads)
     monkeypatch.setattr(outputs, "_WARPS", n_threads // 32)
     monkeypatch.setattr(batches, "_block_sum", batches.make_block_sum(n_threads))
+    for name, number in BEHIND_CUBLASLT.items():
+        monkeypatch.setattr(elementwise, name, number)
+        if hasattr(cublaslt, name):
+            monkeypatch.setattr(cublaslt, name, number)
     made_for_other_sizes = (
-        outputs._make_logits, outputs.make_head, outputs.make_head_update, outputs.make_outputs,
+        elementwise.make_update_weights,
+        outputs._make_logits,
+        outputs.make_head,
+        outputs.make_head_update,
+        outputs.make_outputs,
     )  # fmt: skip
     for make in made_for_other_sizes:
         make.cache_clear()
@@ -128,7 +149,20 @@ def check_epoch(name, precision, device=None, slack=1):
     for moment, expected in zip(program.store_moments(), oracle.moments, strict=True):
         tolerance = bound * np.abs(expected).max()
         np.testing.assert_allclose(moment, expected, atol=tolerance)
+    check_padding(program.memory)
     return program
+
+
+def check_padding(memory):
+    """What the products read is zero beside the matrices: they sum over some of it."""
+    sizes, item = memory.sizes, memory.item_size
+    for matrices, widths in (
+        (memory.values, sizes[:-1]), (memory.deltas, sizes[1:]), (memory.rounded, sizes[1:]),
+    ):  # fmt: skip
+        for matrix, n in zip(matrices, widths, strict=True):
+            assert not matrix.array.reshape(-1, matrix.pitch)[:, n * item :].any()
+    for matrix, m in zip(memory.rounded, sizes, strict=False):
+        assert not matrix.array.reshape(-1, matrix.pitch)[m:].any()
 
 
 def check_skipped_batches(device=None):

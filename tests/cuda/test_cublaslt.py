@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from emulated_cublaslt import ATTRIBUTE_TYPES, EmulatedCublasLt, MatmulHeuristicResult
 from emulated_device import EmulatedDevice
-from emulated_wide import check_epoch, check_skipped_batches, small_blocks
+from emulated_wide import check_epoch, check_skipped_batches, round_to, small_blocks
 
 from fastbp import MLPClassifier
 from fastbp.cuda import choice, engine
@@ -54,6 +54,17 @@ def test_an_epoch_follows_the_oracle(name, precision, device):
     program = check_epoch(name, precision, device, slack=2 if precision == "bfloat16" else 1)
     assert isinstance(program.products, cublaslt.CublasLtProducts)
     assert device.library.calls
+    for index, rounded in enumerate(program.products.biases or []):
+        if index < program.n_layers - 1 or not program.has_head:  # the head has none by cuBLASLt
+            check_rounded_bias(program.memory, index, rounded)
+
+
+def check_rounded_bias(memory, index, rounded):
+    """What cuBLASLt adds follows the masters."""
+    n, master = memory.sizes[index + 1], memory.masters[index]
+    start = memory.bias(index) - (master.address - master.offset)
+    _, halves = round_to("bfloat16", master.array[start : start + 4 * n].view(np.float32))
+    np.testing.assert_array_equal(rounded.array[: 2 * n].view(np.uint16), halves)
 
 
 def test_batches_without_weight_and_after_a_loss_that_is_not_finite_change_nothing(device):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice
-from emulated_wide import SMALL, check_epoch, check_skipped_batches, small_blocks
+from emulated_wide import SMALL, check_epoch, check_skipped_batches, round_to, small_blocks
 
 from fastbp.cuda import ptx
 from fastbp.cuda.toolkit import cuda
@@ -12,16 +12,6 @@ from fastbp.cuda.wide import products as tensor_products
 from fastbp.cuda.wide.products import ITEM_SIZES, STEP_BYTES, Tile
 
 LARGE = Tile(4, 8, 2, 4, stages=4)
-
-
-def round_to(precision, numbers):
-    """Numbers as a product reads them, and their bits as they are stored."""
-    bits = np.asarray(numbers, np.float32).view(np.uint32)
-    if precision == "tf32":
-        rounded = ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
-        return rounded, rounded
-    halves = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return (halves.astype(np.uint32) << 16).view(np.float32), halves
 
 
 def make_plain_product(precision, tile, a_runs_along, b_runs_along):

@@ -135,8 +135,8 @@ def make_update_weights(precision, rule, rounds_biases):
         for i in range(AT_ONCE):
             row = first_row + i * TURNS
             if row < n_rows:
-                for c in range(4):  # other layers' gradients have lain there
-                    quad[c] = kept(g[i, c], left > c)
+                for c in range(4):
+                    quad[c] = g[i, c]
                 squares += change_quad(
                     w, m, v, i, quad, settings, weights, first_moment, second_moment,
                     row * weights_pitch + column * 4, rounded + row * rounded_pitch, column, left,

@@ -18,6 +18,7 @@ from benchmarks.gpu.workers import Deadline, Worker
 from fastbp.bench.cases import Case
 from fastbp.bench.race import Entry, WorkerError
 from fastbp.cuda import choice, toolkit
+from fastbp.cuda.wide import library
 
 ROOT = Path(__file__).parent.parent
 TOY = Case((784, 9, 4), "logistic", "sgd", 16, 70, 0.05)
@@ -131,7 +132,8 @@ def test_checks_go_on_in_a_new_process_behind_a_crash_or_a_lost_device(monkeypat
     assert checks.check_group("steps", some[:1], Deadline(0))[0]["problem"] == "no time was left"
 
 
-def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised():
+def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised(monkeypatch):
+    monkeypatch.setattr(library, "find_spec", lambda name: name)
     found = [check for group in checks.make_checks().values() for check in group]
     assert all(check.n_rows % check.batch_size for check in found)
     for values, name in (
@@ -141,7 +143,7 @@ def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised()
         (("uint8", "float32", "float64", "csr"), "inputs"),
         (checks.BOUNDS, "precision"),
         ((True, False), "weighted"),
-        (("steps", "clusters", "fit_many", "wide"), "program"),
+        (("steps", "clusters", "fit_many", "wide own", "wide cublaslt"), "program"),
     ):
         assert {getattr(check, name) for check in found} == set(values)
 
@@ -379,11 +381,33 @@ def train_something_else(case, path, epochs):
 def test_programs_of_the_races_exist(monkeypatch):
     assert races.programs_for(races.MNIST, "float32")[-1] == "steps"
     monkeypatch.setattr(choice, "PROGRAMS", dict(choice.PROGRAMS))
+    monkeypatch.setenv(choice.PRODUCTS_VARIABLE, "cublaslt")
+    use_only("wide own")
+    assert list(choice.PROGRAMS) == ["wide"]
+    assert os.environ[choice.PRODUCTS_VARIABLE] == "own"
+    monkeypatch.setattr(choice, "PROGRAMS", {"steps": None})
     use_only("steps")
-    assert list(choice.PROGRAMS) == ["steps"]
     with pytest.raises(ValueError, match="no program 'magic', but steps"):
         use_only("magic")
     assert pytest.approx(1 / 255) == BYTE_SCALE
+
+
+@pytest.mark.parametrize("found", ["nvmath", None])
+def test_both_who_multiply_wide_nets_race_where_they_are(found, monkeypatch):
+    monkeypatch.delenv(choice.PRODUCTS_VARIABLE, raising=False)
+    monkeypatch.setattr(library, "find_spec", lambda name: found)
+    wide = [race for race in races.make_races() if race.section == "wide"]
+    ours = {
+        race.precision: [name for name in race.contenders if name.startswith("fastbp")]
+        for race in wide
+    }
+    own, theirs = ["fastbp wide, own product"], ["fastbp wide, cuBLASLt"] * bool(found)
+    assert ours == {
+        "bfloat16": own + theirs, "tf32": own + theirs, "float32": [*theirs, "fastbp steps"]
+    }  # fmt: skip
+    programs = {race.contenders[name][1]["program"] for race in wide for name in theirs}
+    assert programs == ({"wide cublaslt"} if found else set())
+    assert ("wide, cuBLASLt, tf32" in checks.make_checks()) == bool(found)
 
 
 # ---- the checks, in numba's simulator --------------------------------------------------------

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from benchmarks.gpu.workers import Worker, one_line
 from fastbp.bench.race import WorkerError
+from fastbp.cuda.wide import library
 
 N_EPOCHS = 5
 # Largest relative difference of a loss. tf32 keeps 11 bits of a product's factors and bfloat16 8,
@@ -45,7 +46,7 @@ class Check:
     Parameters
     ----------
     program : str
-        A name of `fastbp.cuda.choice.PROGRAMS`, or "fit_many".
+        As for `benchmarks.gpu.trainers.use_only`, or "fit_many".
     hidden : tuple of int
     task : str
         A key of `TASKS`.
@@ -125,8 +126,10 @@ def _together():
     ]
 
 
-def _wide(precision):
-    check = Check("wide", (256, 256), **MNIST_LIKE | {"n_rows": 5_000}, precision=precision)
+def _wide(products, precision):
+    check = Check(
+        f"wide {products}", (256, 256), **MNIST_LIKE | {"n_rows": 5_000}, precision=precision
+    )
     check = replace(check, batch_size=512)
     return [
         check,
@@ -137,6 +140,26 @@ def _wide(precision):
     ]
 
 
+def _wide_float32():
+    """Large enough for cuBLASLt."""
+    check = Check("wide cublaslt", (512, 256), **MNIST_LIKE | {"n_rows": 5_000}, batch_size=2_000)
+    return [
+        check,
+        replace(check, hidden=(701, 99), solver="adam", activation="tanh", weighted=True),
+    ]
+
+
+def _by_cublaslt():
+    """None where it cannot be there: the run says so once."""
+    if library.missing_package():
+        return {}
+    return {
+        "wide, cuBLASLt, tf32": _wide("cublaslt", "tf32"),
+        "wide, cuBLASLt, bfloat16": _wide("cublaslt", "bfloat16"),
+        "wide, cuBLASLt, float32": _wide_float32(),
+    }
+
+
 def make_checks():
     """All checks, by the group that shares a process."""
     return {
@@ -144,8 +167,9 @@ def make_checks():
         "steps float64": _generic("float64"),
         "clusters": _clusters(),
         "fit_many": _together(),
-        "wide tf32": _wide("tf32"),
-        "wide bfloat16": _wide("bfloat16"),
+        "wide tf32": _wide("own", "tf32"),
+        "wide bfloat16": _wide("own", "bfloat16"),
+        **_by_cublaslt(),
     }
 
 

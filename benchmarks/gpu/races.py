@@ -16,6 +16,7 @@ from benchmarks.gpu.trainers import draw_for_gpu
 from benchmarks.gpu.workers import Worker
 from fastbp.bench.cases import Case
 from fastbp.bench.race import Entry, WorkerError, loss_difference
+from fastbp.cuda.wide import library
 
 PAUSE = 0.05  # before a turn
 # Of the losses, at the end and on average: rounding may lead many steps of float32 this far apart.
@@ -84,9 +85,26 @@ def programs_for(case, precision):
     return [name for name, (_, _, rule) in PROGRAMS.items() if rule(task, Gpu())[0]]
 
 
+def forms_of(programs, precision):
+    """Programs, the wide one once for each who can multiply: label -> name for `use_only`."""
+    forms = {}
+    for name in programs:
+        if name != "wide":
+            forms[name] = name
+            continue
+        if precision != "float32":
+            forms["wide, own product"] = "wide own"
+        if not library.missing_package():  # the run says so once
+            forms["wide, cuBLASLt"] = "wide cublaslt"
+    return forms
+
+
 def contenders_of(programs, precision, peers):
     """fastbp by some programs, and peers, in a precision."""
-    ours = {f"fastbp {name}": (TRAINERS, {"device": "cuda", "program": name}) for name in programs}
+    ours = {
+        f"fastbp {label}": (TRAINERS, {"device": "cuda", "program": name})
+        for label, name in forms_of(programs, precision).items()
+    }
     theirs = {name: PEERS[name] for name in peers}
     return {
         name: (target, arguments | {"precision": precision})

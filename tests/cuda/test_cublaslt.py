@@ -17,6 +17,7 @@ from emulated_wide import check_epoch, check_skipped_batches, round_to, small_bl
 
 from fastbp import MLPClassifier
 from fastbp.cuda import choice, engine
+from fastbp.cuda.device import Device
 from fastbp.cuda.toolkit import DeviceError
 from fastbp.cuda.wide import cublaslt, library
 
@@ -139,6 +140,12 @@ def test_a_handle_decides_whether_cublaslt_is_used(failing, device, monkeypatch)
     name, reason = choice.choose_products(gpu)
     assert name == ("own" if failing else "cublaslt")
     assert str(problem) in reason or not failing
+
+
+def test_the_simulator_has_no_cublaslt():
+    assert choice.choose_products(Device()) == (
+        "own", "by fastbp's own kernels (not cuBLASLt: the simulator has none)"
+    )  # fmt: skip
 
 
 def test_the_emulated_bindings_are_like_nvmaths():

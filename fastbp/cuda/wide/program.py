@@ -3,7 +3,7 @@
 A step is one graph: gather, forward layer by layer, last layer and loss, backward layer by layer
 with the updates, and the state moved on. Who multiplies, fastbp's own kernels or cuBLASLt, is
 chosen by `fastbp.cuda.choice.choose_products`. Masters, moments and sums are float32; what the
-products read is rounded to bfloat16 or tf32 (weights once, when they are updated).
+products read is rounded to bfloat16 or tf32 (weights once, when they are updated), or float32 too.
 """
 
 from importlib import import_module

@@ -68,20 +68,20 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
     """Convert the rows of a batch into this thread's inputs."""
     if entries is not None:
         gather_entries(entries, order, scale)
-        if workspace.inputs.size > 0:
-            spread_entries(workspace.inputs, workspace.input_stride, entries.rows, order.size)
-    leaves_out = workspace.steps.counts.size > 0
-    if source is not None:
-        scale = type(workspace.inputs[0])(scale)
-        for sample in range(order.size):
-            row = section(workspace.inputs, sample * workspace.input_stride, n_inputs)
+        if workspace.inputs.size == 0:
+            return
+    leaves_out, stride = workspace.steps.counts.size > 0, workspace.input_stride
+    scale = type(workspace.inputs[0])(scale)
+    for sample in range(order.size):
+        row = section(workspace.inputs, sample * stride, n_inputs)
+        if source is not None:
             gather_row(row, source, order[sample], scale)
-            # While they are in the first cache.
-            if leaves_out and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
-                find_steps(
-                    workspace.steps, workspace.inputs, workspace.input_stride, sample // TILE_ROWS,
-                    order.size,
-                )  # fmt: skip
+        if entries is not None:
+            spread_entries(row, entries.rows, sample)
+        # While the rows of a tile are in the first cache.
+        if leaves_out and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
+            tile = sample // TILE_ROWS
+            find_steps(workspace.steps, workspace.inputs, stride, tile, order.size)
 
 
 @kernel

@@ -115,15 +115,13 @@ def gather_entries(entries, order, scale):
         rows.starts[sample] = first
 
 
-@phase
-def spread_entries(inputs, stride, rows, count):
-    """Make the batch dense, row by row."""
-    for row in range(count):
-        values = section(inputs, row * stride, stride)
-        for j in range(values.size):
-            values[j] = 0
-        for k in range(rows.starts[row], rows.starts[row + 1]):
-            values[rows.indices[k]] += rows.values[k]
+@kernel
+def spread_entries(values, rows, row):
+    """Make one row of the batch dense."""
+    for j in range(values.size):
+        values[j] = 0
+    for k in range(rows.starts[row], rows.starts[row + 1]):
+        values[rows.indices[k]] += rows.values[k]
 
 
 @phase

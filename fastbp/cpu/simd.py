@@ -15,6 +15,7 @@ from fastbp.cpu.spans import address_of
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
+_CACHE_LINE = 64  # bytes
 
 
 def _vector_bits():
@@ -426,16 +427,34 @@ def load_number(typing_context, address, index, dtype):
     return signature, codegen
 
 
+def _prefetch(builder, pointer, level):
+    """Fetch the cache line of a pointer into the cache of that level."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, locality, data = _INT32(0), _INT32(4 - level), _INT32(1)
+    builder.call(function, [builder.bitcast(pointer, _BYTES), read, locality, data])
+
+
 @intrinsic
 def prefetch(typing_context, address):
     """Have the cache line at an integer address fetched into the second-level cache."""
 
     def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], _BYTES)
-        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, second_level, data = _INT32(0), _INT32(2), _INT32(1)
-        builder.call(function, [pointer, read, second_level, data])
+        _prefetch(builder, builder.inttoptr(arguments[0], _BYTES), 2)
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
+
+
+@intrinsic
+def prefetch_tile(typing_context, array, start):
+    """Have the tile that starts at a number of an array fetched into the first-level cache."""
+
+    def codegen(context, builder, signature, arguments):
+        data = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
+        start = builder.bitcast(data, _BYTES)
+        for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, _CACHE_LINE):
+            _prefetch(builder, builder.gep(start, [_INT64(offset)]), 1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen

@@ -29,6 +29,7 @@ from fastbp.cpu.simd import (
     TILE_ROWS,
     narrow_row,
     narrow_tile,
+    prefetch_tile,
     transpose_square,
     wide_row,
     wide_tile,
@@ -304,6 +305,9 @@ def transpose_panel(memory, transposed, index, panel):
     rows = layer[BIAS_ROW] + 1
     for output_panel in range(layer[N_PANELS]):
         source = layer[WEIGHTS] + (output_panel * rows + panel * input_width) * width
+        # They come from all over the matrix; no hardware foresees where the next piece is.
+        for row in range(0, input_width, TILE_ROWS):
+            prefetch_tile(memory.weights, source + (rows + row) * width)
         for column in range(0, width, lanes):
             out = (output_panel * width + column) * input_width
             for row in range(0, input_width, lanes):
@@ -377,6 +381,15 @@ def apply_update(memory, solver, start, gradient, step, decay):
 
 
 @kernel
+def prefetch_state(memory, solver, start):
+    """Have the weights and moments of an update on their way while its gradient is computed."""
+    prefetch_tile(memory.weights, start)
+    prefetch_tile(memory.first_moment, start)
+    if solver == ADAM:
+        prefetch_tile(memory.second_moment, start)
+
+
+@kernel
 def sum_deltas(memory, workspace, layer, panel, depth):
     """The bias gradient of one panel: δ summed over the batch, as a product with ones."""
     start, width = panel_start(memory, layer, panel), layer[WIDTH]
@@ -433,15 +446,18 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
     width = layer[WIDTH]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
-        if row < layer[N_INPUTS]:
-            # The last tile's surplus rows are padding, which must stay zero.
-            n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
-            tile_gradient(memory, workspace, entries, index, panel, row, depth)
-        else:
+        is_bias = row >= layer[N_INPUTS]
+        # The last tile's surplus rows are padding, which must stay zero.
+        row, n_rows, decay = row, smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
+        if is_bias:
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
-            sum_deltas(memory, workspace, layer, panel, depth)
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
         gradient = section(workspace.tile, ZERO, n_rows * width)
+        prefetch_state(memory, solver, start)
+        if is_bias:
+            sum_deltas(memory, workspace, layer, panel, depth)
+        else:
+            tile_gradient(memory, workspace, entries, index, panel, row, depth)
         if decay > 0:
             norm = square_norm(section(memory.weights, start, gradient.size))
             memory.square_norms[layer[FIRST_BLOCK] + item] = norm

@@ -100,6 +100,21 @@ def _keep_rolled(builder):
     builder.asm(kind, "", "", [], side_effect=True).attributes.add("convergent")
 
 
+def _prefetch(builder, pointer, level):
+    """Fetch the cache line of a pointer into the cache of that level."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, locality, data = _INT32(0), _INT32(4 - level), _INT32(1)
+    builder.call(function, [builder.bitcast(pointer, _BYTES), read, locality, data])
+
+
+def _prefetch_tile(builder, pointer):
+    """Fetch as much as a tile of a panel takes into the first-level cache."""
+    start = builder.bitcast(pointer, _BYTES)
+    for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, _CACHE_LINE):
+        _prefetch(builder, builder.gep(start, [_INT64(offset)]), 1)
+
+
 def _tile_step(vectors, left, right, row_stride, accumulators):
     """One step of the inner product: every row's broadcast times the right operand's vectors."""
     builder = vectors.builder
@@ -117,11 +132,12 @@ def _tile_step(vectors, left, right, row_stride, accumulators):
 def _tile_loops(vectors, left, right, strides, depth, sums):
     """Accumulate over `depth`, one panel of the left operand after the other.
 
-    `strides` are the left operand's row, depth and panel strides, the panel's length and the right
-    operand's stride. Returns the accumulators behind the loops.
+    `strides` are the left operand's row, depth and panel strides, the panel's length, the number of
+    steps that are left when no more panels are fetched ahead, and the right operand's stride.
+    Returns the accumulators behind the loops.
     """
     builder = vectors.builder
-    row_stride, depth_stride, panel_stride, panel_length, right_stride = strides
+    row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride = strides
     n_rows, n_vectors = len(sums), len(sums[0])
     flat = [value for row in sums for value in row]
 
@@ -141,13 +157,16 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     panel_sums = [_phi(builder, value, entry) for value in flat]
     is_short = builder.icmp_signed("<", remaining, panel_length)
     steps = builder.select(is_short, remaining, panel_length)
+    with builder.if_then(builder.icmp_signed(">", remaining, last_fetch)):
+        _prefetch_tile(builder, builder.gep(panel_left, [builder.mul(panel_stride, _INT64(2))]))
+    before_steps = builder.block
     builder.branch(step_block)
 
     builder.position_at_end(step_block)
-    step = _phi(builder, _INT64(0), panel_block)
-    step_left = _phi(builder, panel_left, panel_block)
-    step_right = _phi(builder, panel_right, panel_block)
-    step_sums = [_phi(builder, value, panel_block) for value in panel_sums]
+    step = _phi(builder, _INT64(0), before_steps)
+    step_left = _phi(builder, panel_left, before_steps)
+    step_right = _phi(builder, panel_right, before_steps)
+    step_sums = [_phi(builder, value, before_steps) for value in panel_sums]
     updated = _tile_step(vectors, step_left, step_right, row_stride, rows_of(step_sums))
     updated = [value for row in updated for value in row]
     next_step = builder.add(step, _INT64(1))
@@ -184,11 +203,11 @@ def _make_tile(n_rows, n_vectors):
 
     @intrinsic
     def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
-             depth_stride, panel_stride, panel_length, right, right_start, right_stride, depth,
-             bias, bias_start):  # fmt: skip
+             depth_stride, panel_stride, panel_length, last_fetch, right, right_start, right_stride,
+             depth, bias, bias_start):  # fmt: skip
         real, index = out, types.intp
         signature = types.void(
-            real, index, index, left, index, index, index, index, index, right, index, index,
+            real, index, index, left, index, index, index, index, index, index, right, index, index,
             index, bias, index,
         )  # fmt: skip
 
@@ -199,10 +218,10 @@ def _make_tile(n_rows, n_vectors):
                 )
 
             vectors = _Vectors(builder, signature.args[0])
-            out, left, right, bias = pointer(0), pointer(3), pointer(9), pointer(13)
-            strides = (*arguments[5:9], arguments[11])
+            out, left, right, bias = pointer(0), pointer(3), pointer(10), pointer(14)
+            strides = (*arguments[5:10], arguments[12])
             start = [vectors.load(bias, offset) for offset in vectors.offsets(n_vectors)]
-            sums = _tile_loops(vectors, left, right, strides, arguments[12], [start] * n_rows)
+            sums = _tile_loops(vectors, left, right, strides, arguments[13], [start] * n_rows)
             _store_tile(vectors, sums, out, arguments[2])
             return context.get_dummy_value()
 
@@ -214,6 +233,8 @@ def _make_tile(n_rows, n_vectors):
 # out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns. The left
 # operand lies in panels of `panel_length` steps, so that k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
+# The tile's rows of the next but one panel are fetched as long as more than `last_fetch` steps are
+# left: no hardware foresees where the next panel is.
 narrow_tile = _make_tile(TILE_ROWS, 1)
 wide_tile = _make_tile(TILE_ROWS, TILE_VECTORS)
 narrow_row = _make_tile(1, 1)
@@ -427,14 +448,6 @@ def load_number(typing_context, address, index, dtype):
     return signature, codegen
 
 
-def _prefetch(builder, pointer, level):
-    """Fetch the cache line of a pointer into the cache of that level."""
-    kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    read, locality, data = _INT32(0), _INT32(4 - level), _INT32(1)
-    builder.call(function, [builder.bitcast(pointer, _BYTES), read, locality, data])
-
-
 @intrinsic
 def prefetch(typing_context, address):
     """Have the cache line at an integer address fetched into the second-level cache."""
@@ -451,10 +464,8 @@ def prefetch_tile(typing_context, array, start):
     """Have the tile that starts at a number of an array fetched into the first-level cache."""
 
     def codegen(context, builder, signature, arguments):
-        data = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
-        start = builder.bitcast(data, _BYTES)
-        for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, _CACHE_LINE):
-            _prefetch(builder, builder.gep(start, [_INT64(offset)]), 1)
+        pointer = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
+        _prefetch_tile(builder, pointer)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen

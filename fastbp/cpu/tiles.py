@@ -108,13 +108,16 @@ class Left(NamedTuple):
     depth_stride: int
     panel_stride: int
     panel_length: int
+    last_fetch: int  # how many steps are left when panels are not fetched ahead any more
 
 
 # Of a tile of two vectors, and of one, which waits longer for what it loads.
 WIDE_COST, NARROW_COST = 4, 3
-
+# With more activations than this, those that a tile reads have left the second-level cache.
+NEAR_NUMBERS = 2**18
 # Literals in a tuple are types of their own: every combination would be compiled anew.
 ZERO, ONE = np.int64(0), np.int64(1)
+NEVER = np.int64(2**62)  # steps that are left
 
 
 @kernel
@@ -196,14 +199,14 @@ def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bi
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_tile(
             out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, right, right_start, width, depth, bias,
-            bias_start,
+            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
+            bias, bias_start,
         )  # fmt: skip
     else:
         narrow_tile(
             out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, right, right_start, width, depth, bias,
-            bias_start,
+            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
+            bias, bias_start,
         )  # fmt: skip
 
 
@@ -239,7 +242,9 @@ def rows_of_panels(memory, array, layer, row):
     """A layer's activations or deltas from a row on, as the left operand along a sample."""
     width = layer[WIDTH]
     start = panel_start(memory, layer, ZERO) + row * width
-    return Left(array, start, width, ONE, memory.capacity * width, width)
+    stride = memory.capacity * width
+    last_fetch = 2 * width if layer[N_PANELS] * stride > NEAR_NUMBERS else NEVER
+    return Left(array, start, width, ONE, stride, width, last_fetch)
 
 
 @kernel
@@ -248,7 +253,7 @@ def rows_of_inputs(memory, workspace, index, row):
     layer = layer_of(memory.layers, index)
     if index == 0:
         stride, length = workspace.input_stride, layer[N_INPUTS]
-        return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length)
+        return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length, NEVER)
     return rows_of_panels(memory, memory.activations, layer_of(memory.layers, index - 1), row)
 
 
@@ -257,11 +262,11 @@ def columns_of_inputs(memory, workspace, index, column, depth):
     """Inputs of layer `index` from a unit on, as the left operand along the batch."""
     layer = layer_of(memory.layers, index)
     if index == 0:
-        return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth)
+        return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth, NEVER)
     width = layer[INPUT_WIDTH]
     panel = column // width
     start = panel_start(memory, layer_of(memory.layers, index - 1), panel) + column - panel * width
-    return Left(memory.activations, start, ONE, width, ZERO, depth)
+    return Left(memory.activations, start, ONE, width, ZERO, depth, NEVER)
 
 
 @phase
@@ -329,10 +334,7 @@ def backward_layer(memory, workspace, index, tiles):
             transpose_panel(memory, workspace.transposed, index, panel)
             transposed_panel = panel
         out = panel_start(memory, below, panel) + row * width
-        start = panel_start(memory, layer, ZERO) + row * layer[WIDTH]
-        left = Left(
-            memory.deltas, start, layer[WIDTH], ONE, memory.capacity * layer[WIDTH], layer[WIDTH]
-        )
+        left = rows_of_panels(memory, memory.deltas, layer, row)
         multiply(
             memory.deltas, out, below, panel, left, workspace.transposed, ZERO, depth,
             workspace.zeros, ZERO,
@@ -395,12 +397,12 @@ def sum_deltas(memory, workspace, layer, panel, depth):
     start, width = panel_start(memory, layer, panel), layer[WIDTH]
     if width > layer[LANES]:
         wide_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth,
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER,
             memory.deltas, start, width, depth, workspace.zeros, ZERO,
         )  # fmt: skip
     else:
         narrow_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth,
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER,
             memory.deltas, start, width, depth, workspace.zeros, ZERO,
         )  # fmt: skip
 
@@ -448,7 +450,7 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
         panel, row = tile_at(tiles, item)
         is_bias = row >= layer[N_INPUTS]
         # The last tile's surplus rows are padding, which must stay zero.
-        row, n_rows, decay = row, smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
+        n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
         if is_bias:
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width

@@ -113,7 +113,8 @@ class Left(NamedTuple):
 
 # Of a tile of two vectors, and of one, which waits longer for what it loads.
 WIDE_COST, NARROW_COST = 4, 3
-# With more activations than this, those that a tile reads have left the second-level cache.
+# More weights, or activations of a layer, than this have left the second-level cache until they are
+# read again.
 NEAR_NUMBERS = 2**18
 # Literals in a tuple are types of their own: every combination would be compiled anew.
 ZERO, ONE = np.int64(0), np.int64(1)
@@ -305,14 +306,14 @@ def forward_layer(memory, workspace, entries, index, tiles):
 @kernel
 def transpose_panel(memory, transposed, index, panel):
     """Rows of layer `index`'s weights that stand for one panel of its inputs, transposed."""
-    layer = layer_of(memory.layers, index)
+    layer, is_far = layer_of(memory.layers, index), memory.weights.size > NEAR_NUMBERS
     lanes, width, input_width = layer[LANES], layer[WIDTH], layer[INPUT_WIDTH]
     rows = layer[BIAS_ROW] + 1
     for output_panel in range(layer[N_PANELS]):
         source = layer[WEIGHTS] + (output_panel * rows + panel * input_width) * width
-        # They come from all over the matrix; no hardware foresees where the next piece is.
-        for row in range(0, input_width, TILE_ROWS):
-            prefetch_tile(memory.weights, source + (rows + row) * width)
+        if is_far:  # no hardware foresees where the next piece is
+            for row in range(0, input_width, TILE_ROWS):
+                prefetch_tile(memory.weights, source + (rows + row) * width)
         for column in range(0, width, lanes):
             out = (output_panel * width + column) * input_width
             for row in range(0, input_width, lanes):
@@ -444,7 +445,7 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
     `entries` are its inputs where they are sparse, else None; `depth` is the number of rows in the
     batch.
     """
-    layer = layer_of(memory.layers, index)
+    layer, is_far = layer_of(memory.layers, index), memory.weights.size > NEAR_NUMBERS
     width = layer[WIDTH]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
@@ -455,7 +456,8 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
             row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
         gradient = section(workspace.tile, ZERO, n_rows * width)
-        prefetch_state(memory, solver, start)
+        if is_far:
+            prefetch_state(memory, solver, start)
         if is_bias:
             sum_deltas(memory, workspace, layer, panel, depth)
         else:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import load_number, prefetch
-from fastbp.cpu.spans import by_reference
+from fastbp.cpu.simd import prefetch
+from fastbp.cpu.spans import by_reference, load_number
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
 CODES = {
@@ -26,17 +26,20 @@ CODES = {
     }.items()
 }
 _CACHE_LINE = 64
+# Bytes of a matrix that stays in the caches, so that nothing of it need be fetched ahead.
+_NEAR = 2**18
 
 
 @by_reference
 class Source(NamedTuple):
-    """Addresses, dtype codes and strides (bytes) of a matrix; all of it integers."""
+    """Address, dtype code and strides (bytes) of a matrix; all of it integers."""
 
     address: int
     code: int
     row_stride: int
     column_stride: int
     n_columns: int
+    is_far: int  # whether it is too large to stay in the caches
 
 
 def source_of(matrix):
@@ -50,6 +53,7 @@ def source_of(matrix):
         CODES[matrix.dtype],
         *matrix.strides,
         matrix.shape[1],
+        int(matrix.nbytes > _NEAR),
     )
 
 
@@ -107,8 +111,8 @@ def gather_row(row, source, index, scale):
 
 @kernel
 def prefetch_row(source, index):
-    """Have row `index` of the source fetched into the cache, if it lies together."""
-    if 0 < source.column_stride <= _CACHE_LINE:
+    """Have row `index` of the source fetched into the cache, if it is far and lies together."""
+    if source.is_far and 0 < source.column_stride <= _CACHE_LINE:
         start = source.address + index * source.row_stride
         last = start + source.n_columns * source.column_stride - 1
         for address in range(start, last, _CACHE_LINE):

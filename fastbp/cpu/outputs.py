@@ -13,8 +13,8 @@ from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
-from fastbp.cpu.simd import load_number, transpose_square
-from fastbp.cpu.spans import by_reference, section
+from fastbp.cpu.simd import transpose_square
+from fastbp.cpu.spans import by_reference, load_number, section
 from fastbp.cpu.tiles import (
     LOGISTIC,
     ZERO,

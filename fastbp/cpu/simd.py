@@ -1,4 +1,4 @@
-"""Vector IR: the register tile that all matrix products are made of, and raw memory access.
+"""Vector IR: the register tiles that all matrix products are made of, transposes and prefetches.
 
 Widths follow the CPU that numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included).
 """
@@ -292,71 +292,6 @@ narrow_listed_tile = _make_listed_tile(1)
 wide_listed_tile = _make_listed_tile(TILE_VECTORS)
 
 
-@intrinsic
-def find_occupied(typing_context, span, start, stride):
-    """Find the rows and columns of a square of TILE_ROWS² numbers that are not all zero.
-
-    Returns two sets of bits: that of the rows, shifted by TILE_ROWS, and that of the columns.
-    """
-    signature = types.int64(span, types.intp, types.intp)
-
-    def codegen(context, builder, signature, arguments):
-        data = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
-        bits = ir.IntType(signature.args[0].dtype.bitwidth)
-        vector, mask = ir.VectorType(bits, TILE_ROWS), ir.IntType(TILE_ROWS)
-        zero = ir.Constant(vector, [0] * TILE_ROWS)
-
-        def occupied(values):
-            return builder.bitcast(builder.icmp_unsigned("!=", values, zero), mask)
-
-        result, columns = _INT64(0), zero
-        for row in range(TILE_ROWS):
-            address = builder.gep(data, [builder.mul(_INT64(row), arguments[2])])
-            values = builder.bitcast(address, vector.as_pointer())
-            values = builder.load(values, align=bits.width // 8)
-            columns = builder.or_(columns, values)
-            flag = builder.icmp_unsigned("!=", occupied(values), mask(0))
-            flag = builder.shl(builder.zext(flag, _INT64), _INT64(TILE_ROWS + row))
-            result = builder.or_(result, flag)
-        return builder.or_(result, builder.zext(occupied(columns), _INT64))
-
-    return signature, codegen
-
-
-def _positions(bits):
-    """The positions of the bits that are set, first in a list of TILE_ROWS."""
-    positions = [at for at in range(TILE_ROWS) if bits >> at & 1]
-    return positions + [0] * (TILE_ROWS - len(positions))
-
-
-@intrinsic
-def append_positions(typing_context, numbers, end, base, bits):
-    """Write the positions of a set's bits, plus `base`, behind the end of a list of int32.
-
-    `bits` are less than 2 ** TILE_ROWS, and TILE_ROWS numbers are written in any case. Returns the
-    new end.
-    """
-    signature = types.intp(numbers, types.intp, types.intp, types.int64)
-
-    def codegen(context, builder, signature, arguments):
-        numbers, end, base, bits = arguments
-        small, vector = (ir.VectorType(ir.IntType(n), TILE_ROWS) for n in (8, 32))
-        table = [ir.Constant(small, _positions(bits)) for bits in range(2**TILE_ROWS)]
-        table = ir.Constant(ir.ArrayType(small, len(table)), table)
-        table = cgutils.global_constant(builder, "positions", table)
-        positions = builder.load(builder.gep(table, [_INT64(0), bits]), align=TILE_ROWS)
-        first = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(first, builder.trunc(base, _INT32), _INT32(0))
-        same = ir.Constant(vector, [0] * TILE_ROWS)
-        bases = builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), same)
-        target = address_of(context, builder, signature.args[0], numbers, end)
-        target = builder.bitcast(target, vector.as_pointer())
-        builder.store(builder.add(bases, builder.zext(positions, vector)), target, align=4)
-        return builder.add(end, builder.ctpop(bits))
-
-    return signature, codegen
-
-
 def _make_sum(n_vectors):
     """Build the weighted sum of some rows that are `n_vectors` vectors wide."""
 
@@ -430,20 +365,6 @@ def transpose_square(
         for i, row in enumerate(rows):
             vectors.store(row, out, builder.mul(_INT64(i), out_stride))
         return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@intrinsic
-def load_number(typing_context, address, index, dtype):
-    """Read element `index` of the array of `dtype` that starts at an integer address."""
-    signature = dtype.dtype(types.intp, types.intp, dtype)
-
-    def codegen(context, builder, signature, arguments):
-        element = context.get_data_type(signature.return_type)
-        pointer = builder.inttoptr(arguments[0], element.as_pointer())
-        value = builder.load(builder.gep(pointer, [arguments[1]]), align=1)
-        return context.data_model_manager[signature.return_type].from_data(builder, value)
 
     return signature, codegen
 

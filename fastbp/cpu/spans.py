@@ -96,6 +96,20 @@ def section(typing_context, span, start, size):
 
 
 @intrinsic
+def load_number(typing_context, address, index, dtype):
+    """Read element `index` of the array of `dtype` that starts at an integer address."""
+    signature = dtype.dtype(types.intp, types.intp, dtype)
+
+    def codegen(context, builder, signature, arguments):
+        element = context.get_data_type(signature.return_type)
+        pointer = builder.inttoptr(arguments[0], element.as_pointer())
+        value = builder.load(builder.gep(pointer, [arguments[1]]), align=1)
+        return context.data_model_manager[signature.return_type].from_data(builder, value)
+
+    return signature, codegen
+
+
+@intrinsic
 def span_of(typing_context, array):
     """All numbers of an array, which lives as long as the call of the kernel that it was given."""
     if array.layout != "C":

@@ -11,9 +11,9 @@ from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.gather import CODES, read_row
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, aligned_zeros, round_up
-from fastbp.cpu.simd import TILE_ROWS, load_number, narrow_sum, wide_sum
-from fastbp.cpu.spans import by_reference, section
+from fastbp.cpu.layout import aligned_zeros, round_up
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import by_reference, load_number, section
 
 # With more of its elements stored, a batch is faster made dense.
 DENSE_ENOUGH = 0.2
@@ -143,25 +143,6 @@ def sort_by_column(entries):
             starts[column + 1] = at + 1
             columns.indices[at] = row
             columns.values[at] = rows.values[k]
-
-
-@kernel
-def multiply_lines(out, start, layer, panel, lines, line, right, right_start, bias, bias_start):
-    """Compute one tile of a panel of `layer`: entries · right + bias, from a line on."""
-    width = layer[WIDTH]
-    is_wide = layer[N_OUTPUTS] - panel * width > layer[LANES]
-    for i in range(TILE_ROWS):
-        first, last = lines.starts[line + i], lines.starts[line + i + 1]
-        if is_wide:
-            wide_sum(
-                out, start + i * width, lines.values, lines.indices, first, last, right,
-                right_start, width, bias, bias_start,
-            )  # fmt: skip
-        else:
-            narrow_sum(
-                out, start + i * width, lines.values, lines.indices, first, last, right,
-                right_start, width, bias, bias_start,
-            )  # fmt: skip
 
 
 @kernel

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp import functions, optimizers
-from fastbp.cpu.compilation import inlined, kernel, phase
+from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula
 from fastbp.cpu.layout import (
     ACTIVATION,
@@ -25,18 +25,11 @@ from fastbp.cpu.layout import (
     WIDTH,
     layer_of,
 )
-from fastbp.cpu.simd import (
-    TILE_ROWS,
-    narrow_row,
-    narrow_tile,
-    prefetch_tile,
-    transpose_square,
-    wide_row,
-    wide_tile,
-)
+from fastbp.cpu.products import Left, multiply, multiply_lines, multiply_listed
+from fastbp.cpu.simd import TILE_ROWS, narrow_row, prefetch_tile, transpose_square, wide_row
 from fastbp.cpu.spans import by_reference, section
-from fastbp.cpu.sparse import Entries, multiply_lines
-from fastbp.cpu.zeros import Steps, column_tile, multiply_listed
+from fastbp.cpu.sparse import Entries
+from fastbp.cpu.zeros import Steps, column_tile
 
 _HIDDEN = functions.HIDDEN_ACTIVATIONS
 IDENTITY, LOGISTIC, TANH, RELU = (
@@ -97,18 +90,6 @@ class Step(NamedTuple):
     beta_2: float
     epsilon: float
     decay: float  # α over the batch's weight: the L2 penalty's share of the gradient
-
-
-class Left(NamedTuple):
-    """Left operand of a product: where a tile's element (row, depth) is."""
-
-    array: np.ndarray
-    start: int
-    row_stride: int
-    depth_stride: int
-    panel_stride: int
-    panel_length: int
-    last_fetch: int  # how many steps are left when panels are not fetched ahead any more
 
 
 # Of a tile of two vectors, and of one, which waits longer for what it loads.
@@ -191,24 +172,6 @@ def round_to_tile(rows):
 def panel_start(memory, layer, panel):
     """Where one panel of a layer's activations, and of its deltas, starts."""
     return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
-
-
-@inlined
-def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bias_start):
-    """Compute one tile of a panel of `layer`: left · right + bias; the padding is left alone."""
-    width = layer[WIDTH]
-    if layer[N_OUTPUTS] - panel * width > layer[LANES]:
-        wide_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
-            bias, bias_start,
-        )  # fmt: skip
-    else:
-        narrow_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
-            bias, bias_start,
-        )  # fmt: skip
 
 
 @kernel

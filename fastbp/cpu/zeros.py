@@ -9,18 +9,19 @@ results are the same to the bit, unless weights are infinite: zero times those i
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, aligned_zeros, round_up
-from fastbp.cpu.simd import (
-    TILE_ROWS,
-    append_positions,
-    find_occupied,
-    narrow_listed_tile,
-    wide_listed_tile,
-)
+from fastbp.cpu.layout import aligned_zeros, round_up
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import address_of
 
+_INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
 # To look at a number takes as long as so many multiply-adds.
 LOOK_WORK = 16
 FEWEST_FEATURES, MOST_SAMPLES = 32, 64
@@ -70,6 +71,71 @@ def is_worth_a_look(X, order, units, passes):
     return bool((1 - occupied.mean()) * passes * units > LOOK_WORK)
 
 
+@intrinsic
+def find_occupied(typing_context, span, start, stride):
+    """Find the rows and columns of a square of TILE_ROWS² numbers that are not all zero.
+
+    Returns two sets of bits: that of the rows, shifted by TILE_ROWS, and that of the columns.
+    """
+    signature = types.int64(span, types.intp, types.intp)
+
+    def codegen(context, builder, signature, arguments):
+        data = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
+        bits = ir.IntType(signature.args[0].dtype.bitwidth)
+        vector, mask = ir.VectorType(bits, TILE_ROWS), ir.IntType(TILE_ROWS)
+        zero = ir.Constant(vector, [0] * TILE_ROWS)
+
+        def occupied(values):
+            return builder.bitcast(builder.icmp_unsigned("!=", values, zero), mask)
+
+        result, columns = _INT64(0), zero
+        for row in range(TILE_ROWS):
+            address = builder.gep(data, [builder.mul(_INT64(row), arguments[2])])
+            values = builder.bitcast(address, vector.as_pointer())
+            values = builder.load(values, align=bits.width // 8)
+            columns = builder.or_(columns, values)
+            flag = builder.icmp_unsigned("!=", occupied(values), mask(0))
+            flag = builder.shl(builder.zext(flag, _INT64), _INT64(TILE_ROWS + row))
+            result = builder.or_(result, flag)
+        return builder.or_(result, builder.zext(occupied(columns), _INT64))
+
+    return signature, codegen
+
+
+def _positions(bits):
+    """The positions of the bits that are set, first in a list of TILE_ROWS."""
+    positions = [at for at in range(TILE_ROWS) if bits >> at & 1]
+    return positions + [0] * (TILE_ROWS - len(positions))
+
+
+@intrinsic
+def append_positions(typing_context, numbers, end, base, bits):
+    """Write the positions of a set's bits, plus `base`, behind the end of a list of int32.
+
+    `bits` are less than 2 ** TILE_ROWS, and TILE_ROWS numbers are written in any case. Returns the
+    new end.
+    """
+    signature = types.intp(numbers, types.intp, types.intp, types.int64)
+
+    def codegen(context, builder, signature, arguments):
+        numbers, end, base, bits = arguments
+        small, vector = (ir.VectorType(ir.IntType(n), TILE_ROWS) for n in (8, 32))
+        table = [ir.Constant(small, _positions(bits)) for bits in range(2**TILE_ROWS)]
+        table = ir.Constant(ir.ArrayType(small, len(table)), table)
+        table = cgutils.global_constant(builder, "positions", table)
+        positions = builder.load(builder.gep(table, [_INT64(0), bits]), align=TILE_ROWS)
+        first = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(first, builder.trunc(base, _INT32), _INT32(0))
+        same = ir.Constant(vector, [0] * TILE_ROWS)
+        bases = builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), same)
+        target = address_of(context, builder, signature.args[0], numbers, end)
+        target = builder.bitcast(target, vector.as_pointer())
+        builder.store(builder.add(bases, builder.zext(positions, vector)), target, align=4)
+        return builder.add(end, builder.ctpop(bits))
+
+    return signature, codegen
+
+
 @kernel
 def column_tile(steps, column):
     """The number of the tile that starts at a column."""
@@ -108,22 +174,3 @@ def find_steps(steps, inputs, stride, tile, rows):
             stop = append_positions(steps.numbers, first + steps.counts[index], row, bits)
             steps.counts[index] = stop - first
     steps.counts[tile] = end - first_step(steps, tile)
-
-
-@kernel
-def multiply_listed(out, start, layer, panel, left, right, right_start, steps, tile, bias,
-                    bias_start):  # fmt: skip
-    """Compute one tile of a panel of `layer`, left · right + bias, by the steps of `tile` only."""
-    width = layer[WIDTH]
-    if layer[N_OUTPUTS] - panel * width > layer[LANES]:
-        wide_listed_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, steps.numbers, first_step(steps, tile), steps.counts[tile], bias,
-            bias_start,
-        )  # fmt: skip
-    else:
-        narrow_listed_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, steps.numbers, first_step(steps, tile), steps.counts[tile], bias,
-            bias_start,
-        )  # fmt: skip

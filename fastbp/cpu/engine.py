@@ -362,12 +362,14 @@ class Engine:
         )  # fmt: skip
 
 
-def warmup(dtypes=("float32", "float64")):
+def warmup(dtypes=("float32", "float64"), everything=True):
     """Compile all kernels, or load them from the cache, so that the next fit need not.
 
     Parameters
     ----------
     dtypes : sequence of str, default=("float32", "float64")
+    everything : bool, default=True
+        Also what sparse rows and predictions of a few rows need.
 
     Returns
     -------
@@ -376,15 +378,17 @@ def warmup(dtypes=("float32", "float64")):
     """
     network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
     optimizer, rows = Optimizer("sgd", 0.0), np.zeros(1, np.int64)
+    kinds = (np.zeros((1, 1)), csr_array((1, 1))) if everything else (np.zeros((1, 1)),)
     for dtype in dtypes:
-        for X in (np.zeros((1, 1)), csr_array((1, 1))):
+        for X in kinds:
             data, engine = Data(X, rows), Engine(network, dtype, n_threads=1)
             optimizer.reset(network.n_parameters, dtype)
             engine.load_optimizer(optimizer)
             engine.train_epoch(data, rows, 1, optimizer, 0.0)
             engine.predict(data)
-            engine.load_parameters(engine.store_parameters())
-            engine.predict(data)
+            if everything:
+                engine.load_parameters(engine.store_parameters())
+                engine.predict(data)
     return cache_folder()
 
 

@@ -225,7 +225,7 @@ def test_warmup_that_keeps_nothing_is_an_error(capsys, monkeypatch):
     from fastbp.cpu import engine
 
     monkeypatch.setattr(engine, "describe", lambda: {"cache_folder": None})
-    monkeypatch.setattr(engine, "warmup", lambda dtypes: None)
+    monkeypatch.setattr(engine, "warmup", lambda dtypes, everything: None)
     assert cli.main(["warmup"]) == 2
     assert "FASTBP_CACHE_DIR" in one_line_error(capsys)
 

@@ -84,16 +84,16 @@ def test_transpose_square(dtype):
 @pytest.mark.parametrize(
     ("name", "features", "bits", "tests"),
     [
-        ("haswell", "+avx2,+fma", 256, "oracle or threads or padding or sparse"),
+        ("haswell", "+avx2,+fma", 256, "oracle or threads or padding or sparse or zeros"),
         ("ivybridge", "+avx", 256, "oracle or threads or padding"),  # no FMA
-        ("nehalem", "+sse4.2", 128, "oracle or threads or padding"),  # no AVX
+        ("nehalem", "+sse4.2", 128, "oracle or threads or padding or zeros"),  # no AVX
     ],
 )
 def test_other_cpus_follow_the_oracle_too(name, features, bits, tests):
     cpu = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     width = run_program("from fastbp.cpu import simd; print(simd.VECTOR_BITS)", **cpu)
     assert width == [str(bits)]
-    part = ["-m", "pytest", "-q", "-k", tests, "tests/test_engine.py"]
+    part = ["-m", "pytest", "-q", "-k", tests, "tests/test_engine.py", "tests/test_zeros.py"]
     done = subprocess.run(
         [sys.executable, *part], env={**os.environ, **cpu}, capture_output=True, text=True, cwd=ROOT
     )

@@ -141,3 +141,13 @@ def test_worth_a_look():
     apart[np.arange(400), np.arange(400) % 64] = 1  # every tile of 8 rows has 8 columns
     assert is_worth_a_look(apart, order, 64, 2)
     assert not is_worth_a_look(half, np.zeros(0, int), 64, 2)
+
+
+def test_predictions_look_for_rows_only():
+    """Steps of columns, which only gradients take, were found for predictions, too."""
+    X = rows_with_zeros(160, 64, "float32")
+    network = Network((64, 64, 2), ("relu",), "softmax", "log_loss")
+    engine = Engine(network, "float32", 1)
+    for learns, n_tiles in (False, 32 // TILE_ROWS), (True, (32 + 64) // TILE_ROWS):
+        (workspace,) = engine._workspaces(X, np.arange(160), 32, [None], learns)
+        assert workspace.steps.counts.size == n_tiles

@@ -149,14 +149,14 @@ def probe_clusters(device, kernels):
     """A barrier of a cluster's blocks."""
     from numba import types
 
-    from fastbp.cuda.clusters.launch import ClusterKernel, _link
+    from fastbp.cuda.clusters.launch import ClusterKernel, link
     from fastbp.cuda.toolkit import cuda
 
     text, _ = cuda.compile_ptx(
         kernels["cluster_barrier"], types.void(types.int64), cc=device.capability
     )
     name = re.search(r"\.visible \.entry (\w+)", text)[1]
-    code = _link(text, device.capability, 255)
+    code = link(text, device.capability, 255)
     for size in (2, 8, 16):
         kernel = ClusterKernel(device, code, name, size, THREADS, 0)
         if not kernel.fits:

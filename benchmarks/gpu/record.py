@@ -5,11 +5,9 @@ import platform
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 
-from fastbp import __version__
-from fastbp.bench.results import cpu_model
+from fastbp.bench.results import cpu_model, versions_of
 
 PACKAGES = (
     "numpy", "scipy", "scikit-learn", "numba", "llvmlite", "numba-cuda", "cuda-core",
@@ -63,7 +61,7 @@ class Record:
         """An empty record of this machine, now."""
         return cls(
             datetime.now().isoformat(" ", "seconds"), gpu, cpu_model(), platform.platform(),
-            versions(),
+            versions_of(PACKAGES),
         )  # fmt: skip
 
     @property
@@ -87,17 +85,6 @@ class Record:
     def read(cls, path):
         """Read what `write` has written."""
         return cls(**json.loads(Path(path).read_text()))
-
-
-def versions():
-    """Python's and the packages' versions; None for what is not installed."""
-    found = {"python": platform.python_version(), "fastbp": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def describe_gpu():

@@ -152,14 +152,20 @@ def cpu_model():
     return f"{names.get('model name', platform.processor())} ({family})"
 
 
-def versions():
-    """Python's and the packages' versions; None for what is not installed."""
+def versions_of(packages):
+    """Python's, fastbp's and some packages' versions; None for what is not installed."""
     found = {"python": platform.python_version(), "fastbp": fastbp.__version__}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
+    return found
+
+
+def versions():
+    """The versions of what takes part, NumPy's BLAS included."""
+    found = versions_of(PACKAGES)
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found["NumPy's BLAS"] = " ".join(filter(None, [blas.get("name"), blas.get("version")])) or None
     return found

@@ -190,7 +190,10 @@ class Engine:
         """The working memory of each thread, for batches of so many rows."""
         is_dense, units = density_of(X) == 1, self.network.layer_sizes[1] / len(entries)
         skips_zeros = is_dense and is_worth_a_look(X, order, units, passes=2 if learns else 1)
-        return [make_workspace(self.layout, rows, each, is_dense, skips_zeros) for each in entries]
+        return [
+            make_workspace(self.layout, rows, each, is_dense, skips_zeros, learns)
+            for each in entries
+        ]
 
     def _memory(self, rows, learns=True):
         return make_memory(self.layout, self.weights, self.moments, rows, learns)

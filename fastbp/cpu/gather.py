@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import prefetch
+from fastbp.cpu.simd import CACHE_LINE, prefetch
 from fastbp.cpu.spans import by_reference, load_number
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
@@ -25,7 +25,6 @@ CODES = {
         np.uint64: UINT64,
     }.items()
 }
-_CACHE_LINE = 64
 # Bytes of a matrix that stays in the caches, so that nothing of it need be fetched ahead.
 _NEAR = 2**18
 
@@ -112,9 +111,9 @@ def gather_row(row, source, index, scale):
 @kernel
 def prefetch_row(source, index):
     """Have row `index` of the source fetched into the cache, if it is far and lies together."""
-    if source.is_far and 0 < source.column_stride <= _CACHE_LINE:
+    if source.is_far and 0 < source.column_stride <= CACHE_LINE:
         start = source.address + index * source.row_stride
         last = start + source.n_columns * source.column_stride - 1
-        for address in range(start, last, _CACHE_LINE):
+        for address in range(start, last, CACHE_LINE):
             prefetch(address)
         prefetch(last)  # may lie in one more line

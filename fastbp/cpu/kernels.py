@@ -327,11 +327,8 @@ def predict_few(
     first, second = section(working, ZERO, widest), section(working, widest, widest)
     samples = section(working, 2 * widest, lanes)
     outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
-    inputs, scale, finite = (
-        section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS]),
-        type(working[0])(scale),
-        True,
-    )
+    inputs = section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS])
+    scale, finite = type(working[0])(scale), True
     for sample in range(order.size):
         if entries is not None:
             gather_entries(entries, section(order, sample, ONE), scale)

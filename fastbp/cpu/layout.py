@@ -9,7 +9,7 @@ is one contiguous block. Padding is always zero in weights, moments and deltas.
 import numpy as np
 
 from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import TILE_ROWS, TILE_VECTORS, lanes
+from fastbp.cpu.simd import CACHE_LINE, TILE_ROWS, TILE_VECTORS, lanes
 from fastbp.cpu.spans import section
 from fastbp.functions import HIDDEN_ACTIVATIONS
 
@@ -113,7 +113,7 @@ class Layout:
 
     def _input_stride(self, n_features):
         """Whole cache lines, but never so many that the rows of a tile fall into one L1 set."""
-        line = 64 // self.dtype.itemsize
+        line = CACHE_LINE // self.dtype.itemsize
         stride = round_up(n_features, line)
         return stride + line if stride * self.dtype.itemsize % 1024 == 0 else stride
 

@@ -39,15 +39,15 @@ def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bi
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
-            bias, bias_start,
+            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
+            right_start, width, bias, bias_start, left.panel_stride, left.panel_length,
+            left.last_fetch, depth,
         )  # fmt: skip
     else:
         narrow_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride,
-            left.panel_stride, left.panel_length, left.last_fetch, right, right_start, width, depth,
-            bias, bias_start,
+            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
+            right_start, width, bias, bias_start, left.panel_stride, left.panel_length,
+            left.last_fetch, depth,
         )  # fmt: skip
 
 
@@ -59,14 +59,14 @@ def multiply_listed(out, start, layer, panel, left, right, right_start, steps, t
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_listed_tile(
             out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, steps.numbers, first_step(steps, tile), steps.counts[tile], bias,
-            bias_start,
+            right_start, width, bias, bias_start, steps.numbers, first_step(steps, tile),
+            steps.counts[tile],
         )  # fmt: skip
     else:
         narrow_listed_tile(
             out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, steps.numbers, first_step(steps, tile), steps.counts[tile], bias,
-            bias_start,
+            right_start, width, bias, bias_start, steps.numbers, first_step(steps, tile),
+            steps.counts[tile],
         )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 Widths follow the CPU that numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included).
 """
 
+from functools import partial
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -15,7 +17,7 @@ from fastbp.cpu.spans import address_of
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
-_CACHE_LINE = 64  # bytes
+CACHE_LINE = 64  # bytes
 
 
 def _vector_bits():
@@ -50,7 +52,6 @@ class _Vectors:
         self.bytes = span_type.dtype.bitwidth // 8
         self.count = VECTOR_BITS // span_type.dtype.bitwidth
         self.type = ir.VectorType(element, self.count)
-        self.zero = ir.Constant(self.type, [0.0] * self.count)
         self._undefined = ir.Constant(self.type, ir.Undefined)
         self._fmuladd = f"llvm.fmuladd.v{self.count}{suffix}"
 
@@ -111,7 +112,7 @@ def _prefetch(builder, pointer, level):
 def _prefetch_tile(builder, pointer):
     """Fetch as much as a tile of a panel takes into the first-level cache."""
     start = builder.bitcast(pointer, _BYTES)
-    for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, _CACHE_LINE):
+    for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, CACHE_LINE):
         _prefetch(builder, builder.gep(start, [_INT64(offset)]), 1)
 
 
@@ -190,12 +191,50 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     return rows_of(updated)
 
 
-def _store_tile(vectors, sums, out, out_stride):
+def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
+    """Accumulate over the steps of a list.
+
+    `strides` are the left operand's row and depth strides and the right operand's stride. Returns
+    the accumulators behind the loop.
+    """
     builder = vectors.builder
+    row_stride, depth_stride, right_stride = strides
+    totals = [[cgutils.alloca_once_value(builder, value) for value in row] for row in sums]
+    with cgutils.for_range(builder, n_steps) as loop:
+        step = builder.sext(builder.load(builder.gep(steps, [loop.index])), _INT64)
+        step_left = builder.gep(left, [builder.mul(step, depth_stride)])
+        step_right = builder.gep(right, [builder.mul(step, right_stride)])
+        before = [[builder.load(total) for total in row] for row in totals]
+        after = _tile_step(vectors, step_left, step_right, row_stride, before)
+        for row, values in zip(totals, after, strict=True):
+            for total, value in zip(row, values, strict=True):
+                builder.store(value, total)
+    return [[builder.load(total) for total in row] for row in totals]
+
+
+def _generate_tile(n_rows, n_vectors, is_listed, context, builder, signature, arguments):
+    """Write the code of a tile that is `n_rows` high and `n_vectors` vectors wide."""
+
+    def pointer(at):
+        return address_of(context, builder, signature.args[at], *arguments[at : at + 2])
+
+    vectors = _Vectors(builder, signature.args[0])
+    offsets = vectors.offsets(n_vectors)
+    out, left, right, bias = (pointer(at) for at in (0, 3, 7, 10))
+    (row_stride, depth_stride), right_stride = arguments[5:7], arguments[9]
+    sums = [[vectors.load(bias, offset) for offset in offsets]] * n_rows
+    if is_listed:
+        strides = row_stride, depth_stride, right_stride
+        sums = _listed_loop(vectors, left, right, strides, pointer(12), arguments[14], sums)
+    else:
+        panel_stride, panel_length, last_fetch, depth = arguments[12:]
+        strides = row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride
+        sums = _tile_loops(vectors, left, right, strides, depth, sums)
     for row, values in enumerate(sums):
-        row_start = builder.mul(_INT64(row), out_stride)
-        for value, offset in zip(values, vectors.offsets(len(values)), strict=True):
+        row_start = builder.mul(_INT64(row), arguments[2])
+        for value, offset in zip(values, offsets, strict=True):
             vectors.store(value, out, builder.add(row_start, offset))
+    return context.get_dummy_value()
 
 
 def _make_tile(n_rows, n_vectors):
@@ -203,29 +242,14 @@ def _make_tile(n_rows, n_vectors):
 
     @intrinsic
     def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
-             depth_stride, panel_stride, panel_length, last_fetch, right, right_start, right_stride,
-             depth, bias, bias_start):  # fmt: skip
-        real, index = out, types.intp
+             depth_stride, right, right_start, right_stride, bias, bias_start, panel_stride,
+             panel_length, last_fetch, depth):  # fmt: skip
+        index = types.intp
         signature = types.void(
-            real, index, index, left, index, index, index, index, index, index, right, index, index,
-            index, bias, index,
+            out, index, index, left, index, index, index, right, index, index, bias, index, index,
+            index, index, index,
         )  # fmt: skip
-
-        def codegen(context, builder, signature, arguments):
-            def pointer(at):
-                return address_of(
-                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
-                )
-
-            vectors = _Vectors(builder, signature.args[0])
-            out, left, right, bias = pointer(0), pointer(3), pointer(10), pointer(14)
-            strides = (*arguments[5:10], arguments[12])
-            start = [vectors.load(bias, offset) for offset in vectors.offsets(n_vectors)]
-            sums = _tile_loops(vectors, left, right, strides, arguments[13], [start] * n_rows)
-            _store_tile(vectors, sums, out, arguments[2])
-            return context.get_dummy_value()
-
-        return signature, codegen
+        return signature, partial(_generate_tile, n_rows, n_vectors, False)
 
     return tile
 
@@ -245,46 +269,17 @@ def _make_listed_tile(n_vectors):
     """Build the tile that is `n_vectors` vectors wide and makes the steps of a list only."""
 
     @intrinsic
-    def listed_tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
-                    depth_stride, right, right_start, right_stride, steps, first_step, n_steps,
-                    bias, bias_start):  # fmt: skip
-        real, index = out, types.intp
+    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
+             depth_stride, right, right_start, right_stride, bias, bias_start, steps, first_step,
+             n_steps):  # fmt: skip
+        index = types.intp
         signature = types.void(
-            real, index, index, left, index, index, index, right, index, index, steps, index,
-            index, bias, index,
+            out, index, index, left, index, index, index, right, index, index, bias, index, steps,
+            index, index,
         )  # fmt: skip
+        return signature, partial(_generate_tile, TILE_ROWS, n_vectors, True)
 
-        def codegen(context, builder, signature, arguments):
-            def pointer(at):
-                return address_of(
-                    context, builder, signature.args[at], arguments[at], arguments[at + 1]
-                )
-
-            vectors = _Vectors(builder, signature.args[0])
-            out, left, right, steps = pointer(0), pointer(3), pointer(7), pointer(10)
-            row_stride, depth_stride, right_stride = (arguments[at] for at in (5, 6, 9))
-            start = [vectors.load(pointer(13), offset) for offset in vectors.offsets(n_vectors)]
-            sums = [
-                [cgutils.alloca_once_value(builder, value) for value in start]
-                for _ in range(TILE_ROWS)
-            ]
-            with cgutils.for_range(builder, arguments[12]) as loop:
-                step = builder.sext(builder.load(builder.gep(steps, [loop.index])), _INT64)
-                before = [[builder.load(total) for total in row] for row in sums]
-                after = _tile_step(
-                    vectors, builder.gep(left, [builder.mul(step, depth_stride)]),
-                    builder.gep(right, [builder.mul(step, right_stride)]), row_stride, before,
-                )  # fmt: skip
-                for totals, values in zip(sums, after, strict=True):
-                    for total, value in zip(totals, values, strict=True):
-                        builder.store(value, total)
-            sums = [[builder.load(total) for total in row] for row in sums]
-            _store_tile(vectors, sums, out, arguments[2])
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return listed_tile
+    return tile
 
 
 # As `narrow_tile` and `wide_tile`, k being one of the int32 numbers in `steps` after the other.

@@ -361,13 +361,13 @@ def sum_deltas(memory, workspace, layer, panel, depth):
     start, width = panel_start(memory, layer, panel), layer[WIDTH]
     if width > layer[LANES]:
         wide_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER,
-            memory.deltas, start, width, depth, workspace.zeros, ZERO,
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, memory.deltas, start,
+            width, workspace.zeros, ZERO, ZERO, depth, NEVER, depth,
         )  # fmt: skip
     else:
         narrow_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER,
-            memory.deltas, start, width, depth, workspace.zeros, ZERO,
+            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, memory.deltas, start,
+            width, workspace.zeros, ZERO, ZERO, depth, NEVER, depth,
         )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def make_memory(layout, weights, moments, rows, learns=True):
     )
 
 
-def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False):
+def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True):
     """Make the arrays of one thread.
 
     Parameters
@@ -59,6 +59,8 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False)
         Whether there is room for dense rows.
     skips_zeros : bool, default=False
         Whether tiles of the first layer leave steps out.
+    learns : bool, default=True
+        Whether there are gradients.
     """
     vector, n_features = lanes(layout.dtype), layout.network.layer_sizes[0]
     n_outputs = layout.network.layer_sizes[-1]
@@ -83,6 +85,6 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False)
         targets=zeros(round_up(n_outputs, vector) * samples),
         losses=zeros(n_outputs * samples),
         row=zeros(n_outputs),
-        steps=make_steps(rows, n_features) if skips_zeros else no_steps(),
+        steps=make_steps(rows, n_features, learns) if skips_zeros else no_steps(),
         entries=entries,
     )

@@ -1,9 +1,9 @@
 """Zeros in dense rows: tiles of the first layer make no step at which their left operand is zero.
 
-Images have empty margins, one-hot columns are nearly empty: a third of MNIST's 19 % that are not
-zero would be worth it. A tile multiplies several rows at once, or a gradient's several columns, so
-it leaves a step out if all of these are zero there. What is left out would have added nothing, so
-results are the same to the bit, unless weights are infinite: zero times those is NaN.
+Images have empty margins, and one-hot columns are nearly empty. A tile multiplies several rows at
+once, or a gradient's several columns, so it leaves a step out if all of these are zero there. What
+is left out would have added nothing: results are the same to the bit, unless weights are infinite,
+for zero times those is NaN.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
 
 def make_steps(rows, n_features, learns=True):
-    """Make room for the steps of a batch of up to so many rows."""
+    """Make room for the steps of a batch of up to so many rows, the columns' only for gradients."""
     rows, columns = round_up(rows, TILE_ROWS), round_up(n_features, TILE_ROWS)
     tiles = rows // TILE_ROWS + (columns // TILE_ROWS if learns else 0)
     numbers = rows // TILE_ROWS * columns + (columns // TILE_ROWS * rows if learns else 0)

@@ -32,7 +32,7 @@ def largest_cluster(device):
     if device.capability < (9, 0):
         return 1
     with reporting(device):
-        code = _link(_PROBE, device.capability, 255)
+        code = link(_PROBE, device.capability, 255)
         for size in (16, 8):
             if ClusterKernel(device, code, "probe", size, 32, device.shared_memory).fits:
                 return size
@@ -124,7 +124,7 @@ def compile_cluster(device, make_kernel, layout, signature):
             text, _ = cuda.compile_ptx(make_kernel(layout), signature, cc=device.capability)
             # A name without the digest of a closure's address, so that the file tells it.
             name = re.search(r"\.visible \.entry (\w+)", text)[1]
-            code = _link(text.replace(name, _NAME), device.capability, registers_for(layout.shape))
+            code = link(text.replace(name, _NAME), device.capability, registers_for(layout.shape))
         _keep(path, code)
         return code, _NAME
     return path.read_bytes(), _NAME
@@ -138,7 +138,8 @@ def registers_for(shape):
     return min(255, REGISTERS // (32 * shape.warps))
 
 
-def _link(text, capability, registers):
+def link(text, capability, registers):
+    """Make machine code of PTX, with at most so many registers a thread."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(arch="sm_{}{}".format(*capability), max_register_count=registers)

@@ -12,12 +12,11 @@ from pathlib import Path
 import llvmlite
 import numba
 from llvmlite.binding import Linkage
-from numba import njit
+from numba import njit, types
+from numba.core import typed_passes, untyped_passes
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.typed_passes import AnnotateTypes, NopythonRewrites
-from numba.core.untyped_passes import InlineClosureLikes
 
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -78,9 +77,47 @@ class _KernelLibrary(JITCodeLibrary):
         passes.run(self._final_module, builder)
 
 
-# Annotations are for reading, and keep all of numba's intermediate code in memory; kernels have
-# neither closures nor array expressions.
-_NEEDLESS_PASSES = {AnnotateTypes, InlineClosureLikes, NopythonRewrites}
+# Annotations are for reading, and keep all of numba's intermediate code in memory. The others serve
+# closures, array expressions, `with`, exceptions and the like, which kernels do not have.
+_NEEDLESS_PASSES = {
+    typed_passes.AnnotateTypes,
+    typed_passes.DumpParforDiagnostics,
+    typed_passes.InlineOverloads,
+    typed_passes.NopythonRewrites,
+    typed_passes.NoPythonSupportedFeatureValidation,
+    untyped_passes.FindLiterallyCalls,
+    untyped_passes.InlineClosureLikes,
+    untyped_passes.InlineInlinables,
+    untyped_passes.LiteralPropagationSubPipelinePass,
+    untyped_passes.LiteralUnroll,
+    untyped_passes.MakeFunctionToJitFunction,
+    untyped_passes.RewriteDynamicRaises,
+    untyped_passes.WithLifting,
+}
+
+
+class _RememberingTyper:
+    """Numba's typing context, which finds out once what a function makes of its arguments' types.
+
+    Numba itself tries a function's definitions at each use of it: addition's at 160, for ten pairs
+    of types.
+    """
+
+    _known = {}  # noqa: RUF012 (one for all kernels)
+
+    def __init__(self, typing_context):
+        self._context = typing_context
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+    def resolve_function_type(self, function, arguments, keywords):
+        if keywords or isinstance(function, types.Dispatcher):
+            return self._context.resolve_function_type(function, arguments, keywords)
+        use = function, tuple(arguments)
+        if use not in self._known:
+            self._known[use] = self._context.resolve_function_type(function, arguments, keywords)
+        return self._known[use]
 
 
 class _PartCompiler(CompilerBase):
@@ -95,6 +132,7 @@ class _PartCompiler(CompilerBase):
     def define_pipelines(self):
         codegen, name = self.state.targetctx.codegen(), self.state.func_id.func_qualname
         self.state.library = self.library_class(codegen, name)
+        self.state.typingctx = _RememberingTyper(self.state.typingctx)
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
         pipeline.passes = [step for step in pipeline.passes if step[0] not in _NEEDLESS_PASSES]
         pipeline.finalize()

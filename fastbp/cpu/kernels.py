@@ -129,7 +129,7 @@ def next_step(plan, step, updates, batch_weight):
     """The numbers of the next update."""
     rate = step.learning_rate
     if plan.solver == ADAM:
-        count = plan.steps_before + updates + 1
+        count = float(plan.steps_before + updates + 1)  # as in Python: by the C library's pow
         rate = adam_learning_rate(rate, step.beta_1, step.beta_2, count)
     decay = plan.alpha / batch_weight
     return Step(rate, step.momentum, step.beta_1, step.beta_2, step.epsilon, decay)

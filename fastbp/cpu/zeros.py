@@ -25,6 +25,7 @@ _INT64 = ir.IntType(64)
 # To look at a number takes as long as so many multiply-adds.
 LOOK_WORK = 16
 FEWEST_FEATURES, MOST_SAMPLES = 32, 64
+_ALL_ROWS = 2**TILE_ROWS - 1  # a bit for each row of a tile; numba has powers of integers compiled
 
 
 class Steps(NamedTuple):
@@ -157,8 +158,8 @@ def find_steps(steps, inputs, stride, tile, rows):
 
     The tiles come in order, `rows` are the batch's; behind the last are an earlier batch's.
     """
-    row, all_bits = tile * TILE_ROWS, 2**TILE_ROWS - 1
-    valid = all_bits if rows - row >= TILE_ROWS else (1 << (rows - row)) - 1
+    row = tile * TILE_ROWS
+    valid = _ALL_ROWS if rows - row >= TILE_ROWS else (1 << (rows - row)) - 1
     if tile == 0:
         for index in range(column_tile(steps, 0), steps.counts.size):
             steps.counts[index] = 0
@@ -167,7 +168,7 @@ def find_steps(steps, inputs, stride, tile, rows):
         occupied = find_occupied(inputs, row * stride + column, stride)
         if occupied == 0:
             continue
-        end = append_positions(steps.numbers, end, column, occupied & all_bits)
+        end = append_positions(steps.numbers, end, column, occupied & _ALL_ROWS)
         index = column_tile(steps, column)
         if index < steps.counts.size:
             first, bits = first_step(steps, index), occupied >> TILE_ROWS & valid

@@ -141,12 +141,39 @@ def numpy_losses(case, draws):
     return turns.losses
 
 
+@pytest.mark.parametrize("name", ["NumPy", "PyTorch", "JAX"])
+def test_orders_are_drawn_within_the_epochs(name, monkeypatch):
+    """They were handed out beforehand, while fastbp and scikit-learn drew theirs in their time."""
+    if contenders.CONTENDERS[name].missing():
+        pytest.skip(f"{name} is not installed")
+    events, shuffles = [], Draws.shuffles
+
+    def noted_shuffles(draws):
+        for order in shuffles(draws):
+            events.append("order")
+            yield order
+
+    class Noted(Script):
+        def begin(self):
+            events.clear()  # what a trial has drawn
+
+        def end(self, loss):
+            super().end(loss)
+            events.append("epoch")
+
+    monkeypatch.setattr(Draws, "shuffles", noted_shuffles)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    contenders.CONTENDERS[name].load()(SMALL, draw(SMALL, 3), Noted(), 1)
+    assert events == ["order", "epoch"] * 3
+
+
 def test_draws_survive_the_file(tmp_path):
     draws = draw(SMALL, 2)
     draws.save(tmp_path / "draws.npz")
     loaded = Draws.load(tmp_path / "draws.npz")
-    for name, value in vars(draws).items():
-        assert all(map(np.array_equal, value, vars(loaded)[name])), name
+    assert loaded.n_epochs == 2
+    for name in ("X", "labels", "coefs", "intercepts", "state", "orders"):
+        assert all(map(np.array_equal, getattr(draws, name), getattr(loaded, name))), name
 
 
 # ---- the proof ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The contenders that NumPy, scikit-learn and fastbp are, and how any contender is served.
 
-Each trainer does the same arithmetic on the same arrays. Each runs in a process of its own
-(`serve`), which trains one epoch whenever it is told to, so that contenders can take turns.
+Each trainer does the same arithmetic on the same arrays and shuffles their rows within the time of
+every epoch. Each runs in a process of its own (`serve`), which trains one epoch whenever it is told
+to, so that contenders can take turns.
 
 A trainer takes the case, its draws, a `Turns` and the number of threads that it may use.
 """
@@ -51,7 +52,7 @@ def train_sklearn(case, draws, turns, n_threads):
 
 
 def estimator_parameters(case, draws):
-    """What both estimators are constructed with; they draw weights and orders like `draw`."""
+    """What both estimators are constructed with; they draw what the `Draws` hold."""
     return {
         "hidden_layer_sizes": case.layer_sizes[1:-1],
         "activation": case.activation,
@@ -61,7 +62,7 @@ def estimator_parameters(case, draws):
         "learning_rate_init": case.learning_rate,
         "momentum": MOMENTUM,
         "nesterovs_momentum": False,
-        "max_iter": len(draws.orders),
+        "max_iter": draws.n_epochs,
         "n_iter_no_change": np.inf,
         "random_state": SEED,
     }
@@ -74,7 +75,7 @@ def train_numpy(case, draws, turns, n_threads):
     """A plain loop over NumPy's products, in place wherever NumPy can work in place."""
     network = NumpyNetwork(case, draws)
     turns.begin()
-    for order in draws.orders:
+    for order in draws.shuffles():
         total = 0.0
         for start in range(0, len(order), case.batch_size):
             rows = order[start : start + case.batch_size]

@@ -1,4 +1,4 @@
-"""A case's arrays and random draws, made beforehand and used by every contender alike."""
+"""A case's arrays and random draws, the same for every contender."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fastbp.bench.cases import SEED
 
 @dataclass(frozen=True)
 class Draws:
-    """What a case is trained on, from which weights, and in which order.
+    """What a case is trained on, from which weights, and in which orders.
 
     Parameters
     ----------
@@ -21,21 +21,51 @@ class Draws:
     labels : ndarray of shape (n_rows,), dtype int64
     coefs, intercepts : list of ndarray, of the case's dtype
         The initial weights, of shapes (fan_in, fan_out) and (fan_out,).
-    orders : ndarray of shape (n_epochs, n_rows), dtype int64
-        The order of the rows in each epoch.
+    n_epochs : int
+        How many epochs there will be at most.
+    state : tuple of (ndarray of shape (624,), dtype uint32, int)
+        Key and position of scikit-learn's generator once the weights are drawn.
     """
 
     X: np.ndarray
     labels: np.ndarray
     coefs: list
     intercepts: list
-    orders: np.ndarray
+    n_epochs: int
+    state: tuple
+
+    def shuffles(self):
+        """Draw the order of the rows in one epoch after the other, as fastbp does in its fit.
+
+        A contender takes each order within that epoch's time, because fastbp and scikit-learn do.
+
+        Yields
+        ------
+        order : ndarray of shape (n_rows,), dtype int64
+            The same array every time, shuffled again.
+        """
+        random_state = np.random.RandomState()
+        random_state.set_state(("MT19937", *self.state))
+        order = np.arange(len(self.X), dtype=np.int64)
+        for _ in range(self.n_epochs):
+            random_state.shuffle(order)  # upon the last order
+            yield order
+
+    @property
+    def orders(self):
+        """All orders at once, for who wants them beforehand: (n_epochs, n_rows), dtype int64."""
+        orders = np.empty((self.n_epochs, len(self.X)), np.int64)
+        for row, order in zip(orders, self.shuffles(), strict=True):
+            row[:] = order
+        return orders
 
     def save(self, path):
         """Write the arrays to one file, which every worker reads."""
         layers = {f"coefs_{i}": array for i, array in enumerate(self.coefs)}
         layers |= {f"intercepts_{i}": array for i, array in enumerate(self.intercepts)}
-        np.savez(path, X=self.X, labels=self.labels, orders=self.orders, **layers)
+        key, position = self.state
+        drawn = {"n_epochs": self.n_epochs, "key": key, "position": position}
+        np.savez(path, X=self.X, labels=self.labels, **drawn, **layers)
 
     @classmethod
     def load(cls, path):
@@ -44,14 +74,15 @@ class Draws:
             n_layers = sum(name.startswith("coefs_") for name in file.files)
             coefs = [file[f"coefs_{i}"] for i in range(n_layers)]
             intercepts = [file[f"intercepts_{i}"] for i in range(n_layers)]
-            return cls(file["X"], file["labels"], coefs, intercepts, file["orders"])
+            n_epochs, state = int(file["n_epochs"]), (file["key"], int(file["position"]))
+            return cls(file["X"], file["labels"], coefs, intercepts, n_epochs, state)
 
 
 def draw(case, n_epochs, mnist=None):
     """Make a case's `Draws`.
 
     The weights and the orders are the ones that scikit-learn and fastbp draw themselves in a fit
-    with `random_state=SEED`; the other contenders are handed them.
+    with `random_state=SEED`; the other contenders are handed the weights and draw the orders.
 
     Parameters
     ----------
@@ -68,13 +99,8 @@ def draw(case, n_epochs, mnist=None):
         bound = np.sqrt(factor / (fan_in + fan_out))
         coefs.append(random_state.uniform(-bound, bound, (fan_in, fan_out)).astype(case.dtype))
         intercepts.append(random_state.uniform(-bound, bound, fan_out).astype(case.dtype))
-    orders = np.empty((n_epochs, len(X)), np.int64)
-    order = np.arange(len(X))
-    for epoch in range(n_epochs):
-        permutation = np.arange(len(X))
-        random_state.shuffle(permutation)
-        orders[epoch] = order = order[permutation]
-    return Draws(X, labels, coefs, intercepts, orders)
+    _, key, position, *_ = random_state.get_state()
+    return Draws(X, labels, coefs, intercepts, n_epochs, (key, position))
 
 
 def rows_and_labels(case, mnist=None):

@@ -53,7 +53,6 @@ def _train_torch(case, draws, turns, n_threads, make_step):
 
     torch.set_num_threads(n_threads)
     X, labels = torch.from_numpy(draws.X), torch.from_numpy(draws.labels)
-    orders = torch.from_numpy(draws.orders)
 
     def train_epoch(step, order, gathered):
         total = 0.0
@@ -71,11 +70,12 @@ def _train_torch(case, draws, turns, n_threads, make_step):
 
     # The trial steps as eager code does: what it decides, the copies, is the same for both.
     trial_step = torch_eager_step(case, torch_parameters(draws))
-    gathered = faster(lambda gathered: train_epoch(trial_step, orders[0, :TRIAL_ROWS], gathered))
+    trial_order = torch.from_numpy(next(draws.shuffles())[:TRIAL_ROWS])
+    gathered = faster(lambda gathered: train_epoch(trial_step, trial_order, gathered))
     step = make_step(case, torch_parameters(draws))
     turns.begin()
-    for order in orders:
-        turns.end(train_epoch(step, order, gathered))
+    for order in draws.shuffles():
+        turns.end(train_epoch(step, torch.from_numpy(order), gathered))
 
 
 def torch_parameters(draws, device="cpu"):
@@ -196,13 +196,12 @@ def train_jax(case, draws, turns, n_threads):
 
     jax.config.update("jax_enable_x64", case.dtype == "float64")
     X, labels = jnp.asarray(draws.X), jnp.asarray(draws.labels)
-    orders = [jnp.asarray(order) for order in draws.orders]
-
-    epoch, state = faster_jax_epoch(case, draws, X, labels, orders[0])
+    first_order = jnp.asarray(next(draws.shuffles()))
+    epoch, state = faster_jax_epoch(case, draws, X, labels, first_order)
     turns.begin()
-    for order in orders:
-        state, loss = epoch(state, X, labels, order)
-        turns.end(loss)
+    for order in draws.shuffles():
+        state, loss = epoch(state, X, labels, jnp.asarray(order))
+        turns.end(loss)  # waits, as JAX may read the order where it is, and it is about to change
 
 
 def faster_jax_epoch(case, draws, X, labels, order):

@@ -141,6 +141,29 @@ def numpy_losses(case, draws):
     return turns.losses
 
 
+class Answering:
+    """Stands for the connection of a trainer that may always go on; keeps what it sends."""
+
+    def __init__(self):
+        self.sent = []
+        self.send = self.sent.append
+
+    def recv(self):
+        return "go"
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(1, [9, 9, 5, 7, 7]), (3, [9, 6])])
+def test_the_first_epoch_of_a_turn_is_not_timed_unless_alone(epochs, expected, monkeypatch):
+    connection, now = Answering(), [0]
+    monkeypatch.setattr(contenders.time, "perf_counter", lambda: now[0])
+    turns = contenders.Turns(connection, epochs)
+    turns.begin()
+    for seconds in (9, 9, 5, 7, 7):
+        now[0] += seconds
+        turns.end(0.5)
+    assert connection.sent == ["prepared", *((seconds, 0.5) for seconds in expected)]
+
+
 @pytest.mark.parametrize("name", ["NumPy", "PyTorch", "JAX"])
 def test_orders_are_drawn_within_the_epochs(name, monkeypatch):
     """They were handed out beforehand, while fastbp and scikit-learn drew theirs in their time."""

@@ -78,7 +78,8 @@ class Case:
     def epochs_a_turn(self):
         """Epochs that a contender trains in one turn, fewer of long ones.
 
-        A turn of a millisecond would measure how fast a process wakes up.
+        A turn of a millisecond would measure how fast a process wakes up. The first of several
+        epochs is not timed.
         """
         wanted = min(TURN_OPERATIONS // self.operations, TURN_STEPS // self.n_steps)
         return int(max(1, wanted))

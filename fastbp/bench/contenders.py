@@ -223,6 +223,9 @@ CONTENDERS = {
 class Turns:
     """A trainer's clock: it reports the time of its epochs, then waits for the next turn.
 
+    The first of a turn's epochs is not timed, unless it is the only one: short epochs after a pause
+    take up to twice as long, as caches and clocks have to recover, and people train without pauses.
+
     Parameters
     ----------
     connection : multiprocessing.connection.Connection
@@ -247,8 +250,11 @@ class Turns:
         loss = float(loss)  # JAX computes until somebody asks
         self.done += 1
         if self.done < self.due:
+            if self.done == 1:
+                self.started = time.perf_counter()
             return
-        self.connection.send(((time.perf_counter() - self.started) / self.due, loss))
+        n_timed = max(1, self.due - 1)
+        self.connection.send(((time.perf_counter() - self.started) / n_timed, loss))
         self.due, self.done = self.epochs, 0
         self.connection.recv()
         self.started = time.perf_counter()

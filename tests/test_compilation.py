@@ -141,6 +141,19 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_loaded_machine_code_needs_no_compiler(tmp_path):
+    # To load a kernel, numba prepared itself to compile: a quarter of a second in every process.
+    prepared = "print('numba.np.linalg' in sys.modules)\n"
+    compiles = """
+import numba, numpy as np
+print(numba.njit(lambda x: np.linalg.norm(x) + x.sum())(np.ones(4)))
+print(MLPRegressor(max_iter=1, random_state=0, precision="float32").fit([[1.0]], [1.0]).n_iter_)
+"""
+    program = f"import sys\n{TRAIN}{prepared}{compiles}{prepared}"
+    told = [run_program(program, FASTBP_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    assert told == [["2", "True", "6.0", "1", "True"], ["2", "False", "6.0", "1", "True"]]
+
+
 def test_warmup_leaves_nothing_to_compile():
     program = """
 import warnings

@@ -261,9 +261,13 @@ class _KernelCache(FunctionCache):
     _impl_class = _KernelCacheImpl
 
     def load_overload(self, sig, target_context):
-        """Load, unless the files are damaged or were mixed up by processes that wrote at once."""
+        """Load, unless the files are damaged or were mixed up by processes that wrote at once.
+
+        Numba itself first prepares for compiling, which takes three times as long and 30 MB.
+        """
         try:
-            result = super().load_overload(sig, target_context)
+            with self._guard_against_spurious_io_errors():
+                result = self._load_overload(sig, target_context)
         except Exception:  # a damaged pickle may raise anything
             with contextlib.suppress(OSError):
                 self.flush()

@@ -10,6 +10,7 @@ from types import FunctionType
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
+from numpy.polynomial import Chebyshev, Polynomial
 
 from fastbp.cpu.compilation import PART_OPTIONS, kernel
 
@@ -27,50 +28,72 @@ def reinterpret(typing_context, value, dtype):
     return signature, codegen
 
 
-def _make_exponential(real, integer, mantissa_bits, degree, limits, ln2_parts):
-    """Build the function x -> (s, p) with eˣ = s (1 + p), s a power of two and |p| < √2 − 1.
+def _economised(taylor, first, last, degree):
+    """Coefficients, highest power first, of a polynomial nearly as good as any of its degree.
 
-    Cody and Waite's argument reduction, x = n ln 2 + r with |r| ≤ ln 2 / 2, then the Taylor
-    polynomial of eʳ − 1, whose truncation error is below rounding at the degree given.
+    Lanczos's economisation: a Taylor series as a Chebyshev series over the interval, cut off.
     """
-    lowest, highest = (real(limit) for limit in limits)
+    series = Polynomial(taylor).convert(kind=Chebyshev, domain=(first, last))
+    return series.truncate(degree + 1).convert(kind=Polynomial).coef[::-1]
+
+
+def _compile_polynomial(real, coefficients):
+    """Compile Horner's rule for these coefficients, highest power first."""
+    first, *others = map(real, coefficients)
+    others = tuple(others)
+
+    @njit(**_ARITHMETIC)
+    def polynomial(x):
+        total = first
+        for coefficient in others:
+            total = total * x + coefficient
+        return total
+
+    return polynomial
+
+
+def _make_exponential(real, integer, mantissa_bits, degree, ln2_parts):
+    """Build eˣ and tanh x.
+
+    Cody and Waite's argument reduction, x = n ln 2 + r with |r| ≤ ln 2 / 2, then eˣ = 2ⁿ (1 + r q),
+    q a polynomial that is (eʳ − 1) / r to less than rounding at the degree given.
+    """
     log2_e = real(1 / math.log(2))
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     # Adding 1.5 · 2^mantissa rounds to an integer and leaves it in the low bits.
     rounder = real(1.5 * 2**mantissa_bits)
     shift = integer(mantissa_bits)
     bias = real(1).view(integer)
-    zero, one, two, limit, infinity = map(real, (0, 1, 2, 40, math.inf))
-    coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, 0, -1))
+    # Where n is as small, or as large, as leaves the bits of 0, or of infinity, for 2ⁿ.
+    largest_n = 2 ** (np.finfo(real).nexp - 1)
+    lowest, highest = real((1.1 - largest_n) / log2_e), real((largest_n - 0.4) / log2_e)
+    one, two, limit = map(real, (1, 2, 40))
+    half, taylor = math.log(2) / 2, [1 / math.factorial(k) for k in range(1, degree + 6)]
+    series = _compile_polynomial(real, _economised(taylor, -half, half, degree))
 
     @njit(**_ARITHMETIC)
-    def polynomial(r):
-        total = zero
-        for coefficient in coefficients:
-            total = total * r + coefficient
-        return total * r
+    def clamp(x, lowest, highest):
+        # In this order a minimum and a maximum of most processors, and NaN stays.
+        x = highest if x > highest else x
+        return lowest if x < lowest else x
 
     @njit(**_ARITHMETIC)
     def split(x):
-        x = lowest if x < lowest else (highest if x > highest else x)
+        """2ⁿ, r and q."""
         rounded = x * log2_e + rounder
         n = rounded - rounder
         r = (x - n * ln2_high) - n * ln2_low
         scale = reinterpret(integer((reinterpret(rounded, integer) << shift) + bias), real)
-        return scale, polynomial(r)
+        return scale, r, series(r)
 
     def exp(x):
-        scale, p = split(x)
-        result = scale + scale * p
-        result = zero if x < lowest else result
-        return infinity if x > highest else result
+        scale, r, q = split(clamp(x, lowest, highest))
+        return scale * (q * r + one)
 
     def tanh(x):
         # expm1(2x) / (expm1(2x) + 2); tanh is 1 to rounding long before 20.
-        doubled = x + x
-        doubled = limit if doubled > limit else (-limit if doubled < -limit else doubled)
-        scale, p = split(doubled)
-        expm1 = scale * p + (scale - one)
+        scale, r, q = split(clamp(x + x, -limit, limit))
+        expm1 = scale * (q * r) + (scale - one)
         return expm1 / (expm1 + two)
 
     return exp, tanh
@@ -80,8 +103,8 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     """Build the function x -> ln x.
 
     With x = 2ⁿ m, m in [√½, √2), and s = (m - 1) / (m + 1):
-    ln x = n ln 2 + 2 s (1 + s²/3 + s⁴/5 …),
-    whose truncation error is below rounding at the degree given.
+    ln x = n ln 2 + 2 s (1 + s² (1/3 + s²/5 …)), the series a polynomial that is right to less than
+    rounding at the degree given.
     """
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     zero, quarter, one, two = map(real, (0, 0.25, 1, 2))
@@ -92,14 +115,9 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     offset = integer(one.view(integer) - root)
     bias = integer(one.view(integer) >> shift)
     enlarged, enlarged_by = real(2.0 ** (mantissa_bits + 2)), real(mantissa_bits + 2)
-    coefficients = tuple(real(1 / (2 * k + 1)) for k in range(degree, 0, -1))
-
-    @njit(**_ARITHMETIC)
-    def series(square):
-        total = zero
-        for coefficient in coefficients:
-            total = total * square + coefficient
-        return total * square
+    largest_square = ((math.sqrt(2) - 1) / (math.sqrt(2) + 1)) ** 2
+    taylor = [1 / (2 * k + 1) for k in range(1, degree + 6)]
+    series = _compile_polynomial(real, _economised(taylor, 0, largest_square, degree))
 
     def log(x):
         is_subnormal = x < smallest
@@ -107,7 +125,8 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
         n = real((bits >> shift) - bias) - (enlarged_by if is_subnormal else zero)
         f = reinterpret(integer((bits & mantissa) + root), real) - one
         doubled = (f + f) / (f + two)
-        log_m = doubled + doubled * series(doubled * doubled * quarter)
+        square = doubled * doubled * quarter
+        log_m = doubled + doubled * (square * series(square))
         result = n * ln2_high + (log_m + n * ln2_low)
         result = result if x < infinity else x
         return result if x > zero else (-infinity if x == zero else nan)
@@ -118,17 +137,17 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
 _LN2_SINGLE = 0.693359375, -2.12194440054690583e-4
 _LN2_DOUBLE = 0.693147180369123816490, 1.90821492927058770e-10
 _SINGLE = (
-    *_make_exponential(np.float32, np.int32, 23, 7, (-87.33, 88.37), _LN2_SINGLE),
-    _make_logarithm(np.float32, np.int32, 23, 5, _LN2_SINGLE),
+    *_make_exponential(np.float32, np.int32, 23, 5, _LN2_SINGLE),
+    _make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
 )
 _DOUBLE = (
-    *_make_exponential(np.float64, np.int64, 52, 13, (-708.3, 709.4), _LN2_DOUBLE),
-    _make_logarithm(np.float64, np.int64, 52, 11, _LN2_DOUBLE),
+    *_make_exponential(np.float64, np.int64, 52, 10, _LN2_DOUBLE),
+    _make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
 )
 
 
 def exp(x):
-    """eˣ; NaN of NaN. 0 or inf from 0.4 before the smallest or largest normal number on."""
+    """eˣ; NaN of NaN. Inf from 0.4 before the largest number on, 0 where it is not normal."""
     return math.exp(x)
 
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import CACHE_LINE, prefetch
+from fastbp.cpu.compilation import kernel, phase
+from fastbp.cpu.simd import CACHE_LINE, prefetch, read_floats
 from fastbp.cpu.spans import by_reference, load_number
 
 FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
@@ -80,25 +80,33 @@ def _read_number(address, code):
     return np.float64(load_number(address, 0, np.uint64))
 
 
-@kernel
-def read_row(row, address, stride, code, scale):
-    """Fill `row` with as many numbers from an address, times `scale`.
+@phase
+def _read_numbers(row, address, stride, code, scale):
+    """Fill `row` with as many numbers of any dtype, times `scale`.
 
-    Contiguous bytes and floats take vector instructions, everything else goes one by one.
+    Contiguous bytes take vector instructions, everything else goes one by one.
     """
     real = type(scale)
-    if code == FLOAT32 and stride == 4:
-        for j in range(row.size):
-            row[j] = real(load_number(address, j, np.float32)) * scale
-    elif code == FLOAT64 and stride == 8:
-        for j in range(row.size):
-            row[j] = real(load_number(address, j, np.float64)) * scale
-    elif code == BYTE and stride == 1:
+    if code == BYTE and stride == 1:
         for j in range(row.size):
             row[j] = real(load_number(address, j, np.uint8)) * scale
     else:
         for j in range(row.size):
             row[j] = real(_read_number(address + j * stride, code)) * scale
+
+
+@kernel
+def read_row(row, address, stride, code, scale):
+    """Fill `row` with as many numbers from an address, times `scale`.
+
+    Short rows of floats are read in a few cycles: fewer than a call takes.
+    """
+    if code == FLOAT32 and stride == 4:
+        read_floats(row, address, scale, np.float32)
+    elif code == FLOAT64 and stride == 8:
+        read_floats(row, address, scale, np.float64)
+    else:
+        _read_numbers(row, address, stride, code, scale)
 
 
 @kernel

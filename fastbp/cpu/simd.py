@@ -70,9 +70,34 @@ class _Vectors:
         self.builder.store(value, self._address(pointer, offset), align=self.bytes)
 
     def broadcast(self, pointer, offset):
-        scalar = self.builder.load(self.builder.gep(pointer, [offset]))
-        first = self.builder.insert_element(self._undefined, scalar, _INT32(0))
-        return self.shuffle(first, self._undefined, [0] * self.count)
+        return self.spread(self.builder.load(self.builder.gep(pointer, [offset])))
+
+    def spread(self, scalar):
+        """The same number in all lanes."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.count), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, _INT32(0))
+        return self.shuffle(first, undefined, [0] * self.count)
+
+    def load_some(self, pointer, kind, mask):
+        """A vector of that type from a pointer: the lanes in the mask, zeros in the others."""
+        suffix = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}[kind.element]
+        function = ir.FunctionType(kind, [kind.as_pointer(), _INT32, mask.type, kind])
+        function = cgutils.get_or_insert_function(
+            self.builder.module, function, f"llvm.masked.load.v{self.count}{suffix}.p0"
+        )
+        pointer = self.builder.bitcast(pointer, kind.as_pointer())
+        zeros = ir.Constant(kind, None)
+        return self.builder.call(function, [pointer, _INT32(1), mask, zeros])
+
+    def store_some(self, value, pointer, mask):
+        """The lanes in the mask of a vector, to a pointer."""
+        kind, suffix = value.type, self._fmuladd.rpartition(".")[2]
+        function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _INT32, mask.type])
+        function = cgutils.get_or_insert_function(
+            self.builder.module, function, f"llvm.masked.store.{suffix}.p0"
+        )
+        pointer = self.builder.bitcast(pointer, kind.as_pointer())
+        self.builder.call(function, [value, pointer, _INT32(self.bytes), mask])
 
     def shuffle(self, left, right, mask):
         mask = ir.Constant(ir.VectorType(_INT32, self.count), mask)
@@ -385,3 +410,45 @@ def prefetch_tile(typing_context, array, start):
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def read_floats(typing_context, row, address, scale, dtype):
+    """Fill `row` with as many numbers of a float `dtype` from an address, times `scale`.
+
+    What is left behind whole vectors takes masked ones: nothing else is read or written.
+    """
+    signature = types.void(row, types.intp, row.dtype, dtype)
+
+    def codegen(context, builder, signature, arguments):
+        row_type, source_type = signature.args[0], signature.args[3].dtype
+        vectors = _Vectors(builder, row_type)
+        n = vectors.count
+        source_vector = ir.VectorType(context.get_data_type(source_type), n)
+        out = address_of(context, builder, row_type, arguments[0], _INT64(0))
+        source = builder.inttoptr(arguments[1], source_vector.element.as_pointer())
+        size = cgutils.create_struct_proxy(row_type)(context, builder, arguments[0]).size
+        scales = vectors.spread(arguments[2])
+        left_over = builder.and_(size, _INT64(n - 1))
+        whole = builder.sub(size, left_over)
+
+        def scaled(numbers):
+            if source_type.bitwidth < row_type.dtype.bitwidth:
+                numbers = builder.fpext(numbers, vectors.type)
+            elif source_type.bitwidth > row_type.dtype.bitwidth:
+                numbers = builder.fptrunc(numbers, vectors.type)
+            return builder.fmul(numbers, scales)
+
+        with cgutils.for_range_slice(builder, _INT64(0), whole, _INT64(n)) as (start, _):
+            _keep_rolled(builder)
+            start_of = builder.bitcast(builder.gep(source, [start]), source_vector.as_pointer())
+            numbers = builder.load(start_of, align=source_type.bitwidth // 8)
+            vectors.store(scaled(numbers), out, start)
+        with builder.if_then(builder.icmp_signed(">", left_over, _INT64(0))):
+            lanes = ir.Constant(ir.VectorType(_INT64, n), list(range(n)))
+            mask = builder.icmp_signed("<", lanes, vectors.spread(left_over))
+            numbers = vectors.load_some(builder.gep(source, [whole]), source_vector, mask)
+            vectors.store_some(scaled(numbers), builder.gep(out, [whole]), mask)
+        return context.get_dummy_value()
+
+    return signature, codegen

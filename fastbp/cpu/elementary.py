@@ -13,6 +13,7 @@ from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 
 from fastbp.cpu.compilation import PART_OPTIONS, kernel
+from fastbp.cpu.vectors import power_of_two, where_greater
 
 _ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
 
@@ -39,12 +40,12 @@ def _economised(taylor, first, last, degree):
 
 def _compile_polynomial(real, coefficients):
     """Compile Horner's rule for these coefficients, highest power first."""
-    first, *others = map(real, coefficients)
+    first, second, *others = map(real, coefficients)
     others = tuple(others)
 
     @njit(**_ARITHMETIC)
     def polynomial(x):
-        total = first
+        total = first * x + second
         for coefficient in others:
             total = total * x + coefficient
         return total
@@ -52,7 +53,7 @@ def _compile_polynomial(real, coefficients):
     return polynomial
 
 
-def _make_exponential(real, integer, mantissa_bits, degree, ln2_parts):
+def _make_exponential(real, degree, ln2_parts):
     """Build eˣ and tanh x.
 
     Cody and Waite's argument reduction, x = n ln 2 + r with |r| ≤ ln 2 / 2, then eˣ = 2ⁿ (1 + r q),
@@ -61,9 +62,7 @@ def _make_exponential(real, integer, mantissa_bits, degree, ln2_parts):
     log2_e = real(1 / math.log(2))
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     # Adding 1.5 · 2^mantissa rounds to an integer and leaves it in the low bits.
-    rounder = real(1.5 * 2**mantissa_bits)
-    shift = integer(mantissa_bits)
-    bias = real(1).view(integer)
+    rounder = real(1.5 * 2 ** np.finfo(real).nmant)
     # Where n is as small, or as large, as leaves the bits of 0, or of infinity, for 2ⁿ.
     largest_n = 2 ** (np.finfo(real).nexp - 1)
     lowest, highest = real((1.1 - largest_n) / log2_e), real((largest_n - 0.4) / log2_e)
@@ -74,8 +73,8 @@ def _make_exponential(real, integer, mantissa_bits, degree, ln2_parts):
     @njit(**_ARITHMETIC)
     def clamp(x, lowest, highest):
         # In this order a minimum and a maximum of most processors, and NaN stays.
-        x = highest if x > highest else x
-        return lowest if x < lowest else x
+        x = where_greater(x, highest, highest, x)
+        return where_greater(lowest, x, lowest, x)
 
     @njit(**_ARITHMETIC)
     def split(x):
@@ -83,8 +82,7 @@ def _make_exponential(real, integer, mantissa_bits, degree, ln2_parts):
         rounded = x * log2_e + rounder
         n = rounded - rounder
         r = (x - n * ln2_high) - n * ln2_low
-        scale = reinterpret(integer((reinterpret(rounded, integer) << shift) + bias), real)
-        return scale, r, series(r)
+        return power_of_two(rounded), r, series(r)
 
     def exp(x):
         scale, r, q = split(clamp(x, lowest, highest))
@@ -121,8 +119,9 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
 
     def log(x):
         is_subnormal = x < smallest
-        bits = reinterpret(x * enlarged if is_subnormal else x, integer) + offset
-        n = real((bits >> shift) - bias) - (enlarged_by if is_subnormal else zero)
+        # Back to `integer` each time: numba's sums of int32 are int64, half as many to a vector.
+        bits = integer(reinterpret(x * enlarged if is_subnormal else x, integer) + offset)
+        n = real(integer((bits >> shift) - bias)) - (enlarged_by if is_subnormal else zero)
         f = reinterpret(integer((bits & mantissa) + root), real) - one
         doubled = (f + f) / (f + two)
         square = doubled * doubled * quarter
@@ -137,11 +136,11 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
 _LN2_SINGLE = 0.693359375, -2.12194440054690583e-4
 _LN2_DOUBLE = 0.693147180369123816490, 1.90821492927058770e-10
 _SINGLE = (
-    *_make_exponential(np.float32, np.int32, 23, 5, _LN2_SINGLE),
+    *_make_exponential(np.float32, 5, _LN2_SINGLE),
     _make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
 )
 _DOUBLE = (
-    *_make_exponential(np.float64, np.int64, 52, 10, _LN2_DOUBLE),
+    *_make_exponential(np.float64, 10, _LN2_DOUBLE),
     _make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
 )
 
@@ -161,19 +160,24 @@ def log(x):
     return math.log(x)
 
 
+def _functions_of(x):
+    """exp, tanh and log for a number or a vector of this type."""
+    return _SINGLE if getattr(x, "dtype", x) == types.float32 else _DOUBLE
+
+
 @overload(exp, jit_options=_ARITHMETIC)
 def _overload_exp(x):
-    return (_SINGLE if x == types.float32 else _DOUBLE)[0]
+    return _functions_of(x)[0]
 
 
 @overload(tanh, jit_options=_ARITHMETIC)
 def _overload_tanh(x):
-    return (_SINGLE if x == types.float32 else _DOUBLE)[1]
+    return _functions_of(x)[1]
 
 
 @overload(log, jit_options=_ARITHMETIC)
 def _overload_log(x):
-    return (_SINGLE if x == types.float32 else _DOUBLE)[2]
+    return _functions_of(x)[2]
 
 
 def compile_formula(function, **callees):

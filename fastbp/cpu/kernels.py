@@ -325,7 +325,6 @@ def predict_few(
     order, out, working = span_of(order), span_of(out), span_of(working)
     lanes, n_outputs = layer_of(layers, ZERO)[LANES], last_layer_of(layers)[N_OUTPUTS]
     first, second = section(working, ZERO, widest), section(working, widest, widest)
-    samples = section(working, 2 * widest, lanes)
     outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
     inputs = section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS])
     scale, finite = type(working[0])(scale), True
@@ -343,7 +342,7 @@ def predict_few(
     for sample in range(order.size):
         for unit in range(n_outputs):
             outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
-    activate_outputs(activation, outputs, samples)
+    activate_outputs(activation, outputs, lanes)
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = outputs[unit * lanes + sample]

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbp import functions
 from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.elementary import compile_formula
+from fastbp.cpu.elementary import compile_formula, exp
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
 from fastbp.cpu.simd import transpose_square
@@ -23,6 +23,14 @@ from fastbp.cpu.tiles import (
     larger,
     panel_start,
     smaller,
+)
+from fastbp.cpu.vectors import (
+    load_vector,
+    spread,
+    store_vector,
+    vector_size,
+    where_equal,
+    where_greater,
 )
 
 SOFTMAX, EXPONENTIAL = (functions.OUTPUT_ACTIVATIONS.index(name) for name in ("softmax", "exp"))
@@ -78,14 +86,14 @@ def collect_outputs(memory, workspace, activation, row, count):
                 memory.activations, start + sample * width, width,
             )  # fmt: skip
     outputs = section(workspace.outputs, ZERO, layer[N_OUTPUTS] * count)
-    activate_outputs(activation, outputs, section(workspace.samples, ZERO, count))
+    activate_outputs(activation, outputs, count)
 
 
 @kernel
-def activate_outputs(activation, outputs, samples):
-    """Turn logits into outputs in place, unit by unit; `samples` is working space for each."""
+def activate_outputs(activation, outputs, count):
+    """Turn the logits of `count` samples into outputs in place, unit by unit."""
     if activation == SOFTMAX:
-        softmax(outputs, samples)
+        softmax(outputs, count)
     elif activation == EXPONENTIAL:
         for j in range(outputs.size):
             outputs[j] = exponential(outputs[j])
@@ -108,35 +116,20 @@ def spread_deltas(memory, deltas, row, count):
 
 
 @kernel
-def sum_of_units(total, values):
-    """Sum over the units, sample by sample."""
-    for j in range(total.size):
-        total[j] = 0
-    for start in range(0, values.size, total.size):
-        part = section(values, start, total.size)
-        for j in range(total.size):
-            total[j] += part[j]
-
-
-@kernel
-def softmax(outputs, samples):
+def softmax(outputs, count):
     """Softmax in place, shifted by each sample's largest logit so that nothing overflows."""
-    count = samples.size
-    for j in range(count):
-        samples[j] = outputs[j]
-    for start in range(count, outputs.size, count):
-        logits = section(outputs, start, count)
-        for j in range(count):
-            samples[j] = logits[j] if logits[j] > samples[j] else samples[j]
-    for start in range(0, outputs.size, count):
-        logits = section(outputs, start, count)
-        for j in range(count):
-            logits[j] = exponential(logits[j] - samples[j])
-    sum_of_units(samples, outputs)
-    for start in range(0, outputs.size, count):
-        values = section(outputs, start, count)
-        for j in range(count):
-            values[j] /= samples[j]
+    for sample in range(0, count, vector_size(outputs)):
+        largest = load_vector(outputs, sample)
+        for at in range(sample + count, outputs.size, count):
+            logits = load_vector(outputs, at)
+            largest = where_greater(logits, largest, logits, largest)
+        total = spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            value = exp(load_vector(outputs, at) - largest)
+            store_vector(outputs, at, value)
+            total = total + value
+        for at in range(sample, outputs.size, count):
+            store_vector(outputs, at, load_vector(outputs, at) / total)
 
 
 @kernel
@@ -172,6 +165,14 @@ def replace_by_deltas(objective, targets, outputs):
 
 
 @kernel
+def read_labels(objective, labels, order):
+    """The classes of the samples in the rows `order` of the data, as real numbers."""
+    for sample in range(order.size):
+        label = load_number(objective.targets.address, order[sample], np.int64)
+        labels[sample] = type(labels[0])(label)
+
+
+@kernel
 def read_targets(objective, workspace, targets, count, order):
     """Fill `targets`, unit by unit, for the samples in the rows `order` of the data."""
     one = type(targets[0])(1)
@@ -197,6 +198,27 @@ def weight_of(objective, index):
     return load_number(objective.sample_weight, index, np.float64)
 
 
+@kernel
+def read_shares(objective, shares, order, batch_weight):
+    """Each sample's weight, as its share of the batch's."""
+    if objective.sample_weight == 0:
+        for j in range(shares.size):
+            shares[j] = 1 / batch_weight
+    else:
+        for j in range(order.size):
+            shares[j] = weight_of(objective, order[j]) / batch_weight
+
+
+@kernel
+def weigh_losses(objective, row_losses, losses, order):
+    """Weighted losses of the samples, from those without weights."""
+    for j in range(row_losses.size):
+        row_losses[j] = losses[j] * objective.loss_scale
+    if objective.sample_weight != 0:
+        for j in range(row_losses.size):
+            row_losses[j] *= weight_of(objective, order[j])
+
+
 @phase
 def output_deltas(memory, workspace, objective, order, batch_weight, first, last):
     """Loss and δ of the output layer for the rows from `first` to `last` of a batch.
@@ -209,32 +231,57 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
         count = (rows + lanes - 1) // lanes * lanes
         n_samples = larger(smaller(rows, order.size - row), ZERO)  # none where all are padding
         samples = section(order, row, n_samples)
+        losses = section(workspace.losses, ZERO, count)
+        shares = section(workspace.samples, ZERO, count)
+        read_shares(objective, shares, samples, batch_weight)
+        n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
+        targets = section(workspace.targets, ZERO, n_values)
+        outputs = section(workspace.outputs, ZERO, n_values)
+        has_classes = objective.output_activation == SOFTMAX and objective.target_is_class
+        if has_classes:  # first, because they are written one by one, and waited for as vectors
+            read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
-        some_deltas(memory, workspace, objective, samples, batch_weight, row, count)
+        if has_classes:
+            deltas_of_classes(objective, losses, targets, outputs, shares)
+        else:
+            deltas_of_numbers(objective, workspace, samples, targets, outputs, shares)
+        weigh_losses(objective, section(memory.row_losses, row, n_samples), losses, samples)
+        n_padding = smaller(workspace.targets.size - n_values, count * lanes)
+        padding = section(workspace.targets, n_values, n_padding)
+        for j in range(padding.size):
+            padding[j] = 0
         spread_deltas(memory, workspace.targets, row, count)
 
 
 @kernel
-def some_deltas(memory, workspace, objective, order, batch_weight, row, count):
-    """Losses of the samples from `row` on, and their δ in place of their targets, unit by unit."""
-    n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
-    outputs = section(workspace.outputs, ZERO, n_values)
-    targets = section(workspace.targets, ZERO, n_values)
-    losses = section(workspace.losses, ZERO, n_values)
-    samples = section(workspace.samples, ZERO, count)
+def deltas_of_classes(objective, losses, targets, outputs, shares):
+    """Losses and δ of softmax, in place of the classes that the first of the `targets` hold."""
+    count, eps = shares.size, type(outputs[0])(objective.eps)
+    one = type(eps)(1)
+    for sample in range(0, count, vector_size(outputs)):
+        label, share = load_vector(targets, sample), load_vector(shares, sample)
+        picked = number = spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            output = load_vector(outputs, at)
+            error = where_equal(label, number, output - one, output)
+            store_vector(targets, at, error * share)
+            picked = where_equal(label, number, output, picked)
+            number = number + one
+        store_vector(losses, sample, picked)
+    for j in range(count):
+        losses[j] = cross_entropy(one, losses[j], eps)
+
+
+@phase
+def deltas_of_numbers(objective, workspace, order, targets, outputs, shares):
+    """Losses and δ of any outputs, likewise, for the samples in the rows `order` of the data."""
+    count, losses = shares.size, workspace.losses
     read_targets(objective, workspace, targets, count, order)
     compute_losses(objective, losses, targets, outputs)
-    sum_of_units(samples, losses)
-    for j in range(order.size):
-        weight = weight_of(objective, order[j])
-        memory.row_losses[row + j] = samples[j] * weight * objective.loss_scale
-        samples[j] = weight / batch_weight
     replace_by_deltas(objective, targets, outputs)
-    for start in range(0, n_values, count):
-        deltas = section(targets, start, count)
-        for j in range(count):
-            deltas[j] *= samples[j]
-    n_padding = smaller(workspace.targets.size - n_values, count * workspace.lanes)
-    padding = section(workspace.targets, n_values, n_padding)
-    for j in range(padding.size):
-        padding[j] = 0
+    for sample in range(0, count, vector_size(outputs)):
+        share, loss = load_vector(shares, sample), spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            store_vector(targets, at, load_vector(targets, at) * share)
+            loss = loss + load_vector(losses, at)
+        store_vector(losses, sample, loss)

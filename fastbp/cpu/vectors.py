@@ -1,0 +1,155 @@
+"""Vectors as values: what one register holds, with arithmetic, for formulas over samples in lanes.
+
+A loop that LLVM vectorises itself comes with checks whether arrays overlap, and with loops for what
+is left over. Where everything is whole vectors, and short, those took most of the time.
+"""
+
+import operator
+from functools import partial
+
+from llvmlite import ir
+from numba import types
+from numba.core.typeconv import Conversion
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
+
+from fastbp.cpu.simd import lanes
+from fastbp.cpu.spans import address_of
+
+
+class Vector(types.Type):
+    """Numba's type of as many numbers of one dtype as a register holds."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.count = lanes(str(dtype))
+        super().__init__(f"Vector({dtype})")
+
+    def can_convert_from(self, typing_context, other):
+        """A number stands for a vector of it."""
+        return Conversion.safe if other == self.dtype else None
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        element = manager[vector.dtype].get_value_type()
+        super().__init__(manager, vector, ir.VectorType(element, vector.count))
+
+
+@lower_cast(types.Float, Vector)
+def _spread(context, builder, number_type, vector_type, number):
+    undefined = ir.Constant(context.get_value_type(vector_type), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    places = ir.VectorType(ir.IntType(32), vector_type.count)
+    return builder.shuffle_vector(first, undefined, ir.Constant(places, None))
+
+
+def _lower_arithmetic(instruction, context, builder, signature, arguments):
+    return getattr(builder, instruction)(*arguments)
+
+
+for _operation, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+
+    @infer_global(_operation)
+    class _Arithmetic(AbstractTemplate):
+        def generic(self, arguments, keywords):
+            for kind in arguments:
+                if isinstance(kind, Vector):
+                    return signature(kind, kind, kind)
+
+    lower_builtin(_operation, Vector, Vector)(partial(_lower_arithmetic, _instruction))
+
+
+def _pointer_to(context, builder, span_type, span, start):
+    """Pointer to the vector that starts at a number of a span."""
+    pointer = address_of(context, builder, span_type, span, start)
+    return builder.bitcast(pointer, context.get_value_type(Vector(span_type.dtype)).as_pointer())
+
+
+@intrinsic
+def vector_size(typing_context, span):
+    """How many of a span's numbers are one vector."""
+    size = Vector(span.dtype).count
+    return types.intp(span), lambda context, *_: context.get_constant(types.intp, size)
+
+
+@intrinsic
+def spread(typing_context, span, number):
+    """A vector of a span's numbers that has this number in all lanes."""
+    vector = Vector(span.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        number = context.cast(builder, arguments[1], signature.args[1], span.dtype)
+        return context.cast(builder, number, span.dtype, vector)
+
+    return vector(span, number), codegen
+
+
+@intrinsic
+def load_vector(typing_context, span, start):
+    """The numbers of a span from `start` on."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer_to(context, builder, signature.args[0], *arguments)
+        return builder.load(pointer, align=span.dtype.bitwidth // 8)
+
+    return Vector(span.dtype)(span, types.intp), codegen
+
+
+@intrinsic
+def store_vector(typing_context, span, start, vector):
+    """Replace the numbers of a span from `start` on; a single number goes into all."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer_to(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], pointer, align=span.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(span, types.intp, Vector(span.dtype)), codegen
+
+
+def _make_selection(comparison):
+    @intrinsic
+    def selection(typing_context, left, right, yes, no):
+        kinds = (left, right, yes, no)
+        kind = next((kind for kind in kinds if isinstance(kind, Vector)), left)
+
+        def codegen(context, builder, signature, arguments):
+            left, right, yes, no = arguments
+            return builder.select(builder.fcmp_ordered(comparison, left, right), yes, no)
+
+        return kind(kind, kind, kind, kind), codegen
+
+    return selection
+
+
+# `yes` where left > right, or where left == right, else `no`: lane by lane, or of numbers.
+where_greater = _make_selection(">")
+where_equal = _make_selection("==")
+
+
+@intrinsic
+def power_of_two(typing_context, rounded):
+    """2ⁿ for the integer n that a number or a vector has in its low bits.
+
+    Its bits are those of 0 and of infinity for the n next to those of normal numbers.
+    """
+    real = rounded.dtype if isinstance(rounded, Vector) else rounded
+    mantissa_bits, bias = {types.float32: (23, 127), types.float64: (52, 1023)}[real]
+
+    def codegen(context, builder, signature, arguments):
+        kind, bits = context.get_value_type(signature.return_type), ir.IntType(real.bitwidth)
+        shift, one = bits(mantissa_bits), bits(bias << mantissa_bits)
+        if isinstance(rounded, Vector):
+            bits = ir.VectorType(bits, rounded.count)
+            shift, one = (ir.Constant(bits, [each] * rounded.count) for each in (shift, one))
+        shifted = builder.shl(builder.bitcast(arguments[0], bits), shift)
+        return builder.bitcast(builder.add(shifted, one), kind)
+
+    return rounded(rounded), codegen

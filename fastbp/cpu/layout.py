@@ -24,7 +24,7 @@ ACTIVATION = 10
 LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
 N_FIELDS = 12
 
-_ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
+ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
 _HIDDEN_CODES = {name: code for code, name in enumerate(HIDDEN_ACTIVATIONS)}
 
 
@@ -36,8 +36,8 @@ def round_up(number, multiple):
 def aligned_zeros(size, dtype):
     """So many zeros, the first at the start of a cache line."""
     n_bytes = int(size) * np.dtype(dtype).itemsize
-    memory = np.zeros(n_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
+    memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + n_bytes].view(dtype)
 
 

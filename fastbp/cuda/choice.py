@@ -12,6 +12,7 @@ from importlib import import_module
 from itertools import pairwise
 
 from fastbp.cuda.clusters.layout import takes_clusters
+from fastbp.cuda.steps.pass_layout import pass_layout_for
 from fastbp.cuda.task import GRADIENT
 from fastbp.cuda.toolkit import DeviceError
 from fastbp.cuda.wide import library
@@ -60,6 +61,11 @@ def takes_steps(task, gpu):
     """Generic kernels: everything in float32 and float64."""
     if task.precision not in ("float32", "float64"):
         return False, "generic kernels compute in float32 and float64 only"
+    if pass_layout_for(task, gpu) is not None:
+        return True, (
+            "2 generic float32 kernels a step, one that takes clusters of 8 blocks through all "
+            "layers and back and one that updates them, many steps in a graph"
+        )
     n_hidden = len(task.network.hidden_activations)
     has_head = task.network.layer_sizes[-1] <= HEAD_OUTPUTS
     forward_and_back = n_hidden + max(0, n_hidden - has_head)

@@ -217,6 +217,11 @@ class _Replay:
             self._graph.launch(self._device._core_stream)
 
 
+def address_of(array):
+    """Where an array starts on the device."""
+    return array.__cuda_array_interface__["data"][0]
+
+
 @cache
 def compiled(kernel):
     """A kernel of a registry as `cuda.jit` makes it: lazily, for the arguments that it meets."""

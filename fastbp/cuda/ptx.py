@@ -479,3 +479,9 @@ def map_shared(address: U32, rank: U32) -> U32:
 def ld_cluster_f32(address: U32) -> F32:
     """ld.shared::cluster.f32: one float32 from a mapped address (ISA: ld)."""
     _in_simulator("ld_cluster_f32")
+
+
+@_instruction("st.shared::cluster.f32 [$0], $1;", memory=True)
+def st_cluster_f32(address: U32, value: F32):
+    """st.shared::cluster.f32: one float32 to a mapped address (ISA: st)."""
+    _in_simulator("st_cluster_f32")

@@ -40,7 +40,7 @@ def largest_cluster(device):
 
 
 class ClusterKernel:
-    """A kernel as one cluster.
+    """A kernel as one cluster, or as several that know nothing of each other.
 
     Parameters
     ----------
@@ -55,9 +55,10 @@ class ClusterKernel:
         Of a block.
     shared_memory : int
         Bytes of dynamic shared memory a block.
+    n_clusters : int, default=1
     """
 
-    def __init__(self, device, code, name, cluster, threads, shared_memory):
+    def __init__(self, device, code, name, cluster, threads, shared_memory, n_clusters=1):
         from cuda.core import LaunchConfig, ObjectCode
 
         self.device = device
@@ -68,7 +69,7 @@ class ClusterKernel:
                 _set_attribute(self._kernel, "NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1)
             # With a cluster given, the grid counts clusters.
             self._config = LaunchConfig(
-                grid=1, cluster=cluster, block=threads, shmem_size=shared_memory
+                grid=n_clusters, cluster=cluster, block=threads, shmem_size=shared_memory
             )
 
     @property
@@ -110,12 +111,14 @@ def compile_cluster(device, make_kernel, layout, signature):
     device : Device
     make_kernel : callable
         Makes the kernel's Python function of the layout.
-    layout : ClusterLayout
+    layout : ClusterLayout or PassLayout
+        `constants` are what the kernel is made of, `kernel` is its name.
     signature : tuple of numba types
     """
     from fastbp.cuda.toolkit import cuda
 
-    what = repr((layout.shape, layout.words.tolist(), device.capability, _digest()))
+    name = layout.kernel
+    what = repr((name, layout.constants, device.capability, _digest()))
     kind = hashlib.sha256(what.encode()).hexdigest()[:32]
     folder = cache_folder()
     path = None if folder is None else Path(folder) / f"cluster-{kind}.cubin"
@@ -123,14 +126,11 @@ def compile_cluster(device, make_kernel, layout, signature):
         with reporting(device):
             text, _ = cuda.compile_ptx(make_kernel(layout), signature, cc=device.capability)
             # A name without the digest of a closure's address, so that the file tells it.
-            name = re.search(r"\.visible \.entry (\w+)", text)[1]
-            code = link(text.replace(name, _NAME), device.capability, registers_for(layout.shape))
+            mangled = re.search(r"\.visible \.entry (\w+)", text)[1]
+            code = link(text.replace(mangled, name), device.capability, registers_for(layout.shape))
         _keep(path, code)
-        return code, _NAME
-    return path.read_bytes(), _NAME
-
-
-_NAME = "train_on_cluster"
+        return code, name
+    return path.read_bytes(), name
 
 
 def registers_for(shape):

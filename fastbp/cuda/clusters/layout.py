@@ -110,6 +110,13 @@ class ClusterLayout:
     target_is_class: bool
     warps: int | None = None
 
+    kernel = "train_on_cluster"
+
+    @property
+    def constants(self):
+        """What the kernel is made of."""
+        return self.shape, self.words.tolist()
+
     @property
     def n_rows(self):
         """Rows of a batch in whole tiles."""

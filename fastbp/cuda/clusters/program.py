@@ -11,7 +11,7 @@ from fastbp.cuda.clusters.kernel import SIGNATURE, make_kernel
 from fastbp.cuda.clusters.launch import ClusterKernel, compile_cluster, registers_for
 from fastbp.cuda.clusters.layout import INPUT_BYTES, ClusterLayout, layout_for
 from fastbp.cuda.data import TABLE_WIDTH, WEIGHT
-from fastbp.cuda.device import compiled
+from fastbp.cuda.device import address_of, compiled
 from fastbp.cuda.program import Listed, Program, Result
 from fastbp.cuda.task import ADAM, NESTEROV, Task
 from fastbp.cuda.toolkit import cuda
@@ -63,7 +63,7 @@ class ClustersProgram(Program):
         on_device, updates, loss = self.device.upload(blocks), 0, 0.0
         for index, start in enumerate(range(0, len(table), STEPS_PER_LAUNCH)):
             try:
-                self._kernel(_address(on_device) + index * blocks.strides[0])
+                self._kernel(address_of(on_device) + index * blocks.strides[0])
                 loss += float(self.device.read(self._losses).sum())
             except KeyboardInterrupt as interrupt:
                 interrupt.updates = updates
@@ -101,10 +101,10 @@ class ClustersProgram(Program):
             epoch.momentum, epoch.beta_1, epoch.beta_2, epoch.epsilon, epoch.alpha,
             data.input_scale, scale, np.finfo(np.float32).eps,
         )  # fmt: skip
-        weight = 0 if data.sample_weight is None else _address(data.sample_weight)
-        fixed = [_address(one) for one in (self.parameters, self.moments[0], self.moments[-1])]
-        fixed += [_address(self._rows), _address(data.targets), weight]
-        order, table, losses = map(_address, (epoch.order, epoch.table, self._losses))
+        weight = 0 if data.sample_weight is None else address_of(data.sample_weight)
+        fixed = [address_of(one) for one in (self.parameters, self.moments[0], self.moments[-1])]
+        fixed += [address_of(self._rows), address_of(data.targets), weight]
+        order, table, losses = map(address_of, (epoch.order, epoch.table, self._losses))
         bits = np.array(numbers, np.float64).view(np.int64)
         return np.array([
             (
@@ -113,11 +113,6 @@ class ClustersProgram(Program):
             )
             for start in range(0, epoch.n_steps, STEPS_PER_LAUNCH)
         ])  # fmt: skip
-
-
-def _address(array):
-    """Where an array starts on the device."""
-    return array.__cuda_array_interface__["data"][0]
 
 
 def _list_kernels():

@@ -2,7 +2,8 @@
 
 It takes everything, in float32 and float64. A step is: each hidden layer forward; the output layer
 with loss and δ (one kernel where outputs are few, else three); δ back through the hidden layers;
-and all gradients with the optimizer's update. 784-128-10 takes three kernels.
+and all gradients with the optimizer's update. 784-128-10 takes three kernels. Deep networks of
+narrow layers take two, where the GPU has clusters: all but the update are one (`passes`).
 """
 
 from functools import cached_property
@@ -11,9 +12,11 @@ import numpy as np
 
 from fastbp import functions
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, SparseRows
-from fastbp.cuda.device import compiled
+from fastbp.cuda.device import address_of, compiled
 from fastbp.cuda.program import Program, Result
 from fastbp.cuda.steps import outputs, products, windows
+from fastbp.cuda.steps.pass_layout import pass_layout_for
+from fastbp.cuda.steps.passes import BatchPass
 from fastbp.cuda.steps.tiles import FORMS, choose_form
 from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import is_simulated
@@ -116,8 +119,10 @@ class StepsProgram(Program):
         self.has_head = n_outputs <= outputs.HEAD_OUTPUTS
         self.head_threads = outputs.TOY_THREADS if is_simulated() else outputs.HEAD_THREADS
         self.judge_threads = 16 if is_simulated() else outputs.JUDGE_THREADS
+        layout = pass_layout_for(task, device)
+        self.batch_pass = None if layout is None else BatchPass(device, layout)
         rows_a_block = outputs.HEAD_ROWS if self.has_head else self.judge_threads
-        self.n_losses = -(-batch // rows_a_block)
+        self.n_losses = -(-batch // rows_a_block) if layout is None else layout.n_clusters
         self.losses = device.empty(self.window_steps * self.n_losses, np.float64)
         self._lay_out_update()
         self.norms = device.empty(self.window_steps * self.n_tiles, np.float64)
@@ -247,9 +252,33 @@ class StepsProgram(Program):
     def _launch_step(self, step, epoch):
         """One step of a window."""
         launcher, task = self.launcher, self.task
-        network, first_row = task.network, step * task.batch_size
-        n_layers = len(network.shapes)
-        launcher.forward(
+        first_row = step * task.batch_size
+        if self.batch_pass is None:
+            self._launch_layers(step, first_row)
+        else:
+            self._launch_pass(step)
+        launcher.launch(
+            products.kernel("update", self.update_form, task.dtype), self.n_tiles,
+            FORMS[self.update_form].threads, self.table, step, self.layers,
+            len(task.network.shapes), launcher.values, launcher.inputs_of(0, first_row),
+            self.deltas, self.parameters, self.first, self.second, self.norms, task.rule,
+            epoch.momentum, epoch.beta_1, epoch.beta_2, epoch.epsilon,
+        )  # fmt: skip
+
+    def _launch_pass(self, step):
+        """All layers forward and back, in one kernel."""
+        values = address_of(self.launcher.values)
+        hidden = values + int(self.launcher.starts[1]) * self.task.dtype.itemsize
+        arrays = (self.deltas, self.targets, self.row_weights, self.losses)
+        self.batch_pass(
+            address_of(self.table), address_of(self.parameters), values, hidden,
+            *map(address_of, arrays), step,
+        )  # fmt: skip
+
+    def _launch_layers(self, step, first_row):
+        """All layers forward and back, a kernel or more for each."""
+        n_layers = len(self.task.network.shapes)
+        self.launcher.forward(
             self.parameters, self.table, step, first_row, n_layers - int(self.has_head)
         )
         if self.has_head:
@@ -259,13 +288,6 @@ class StepsProgram(Program):
         # The head has taken δ back through the output layer.
         for layer in range(n_layers - 1 - int(self.has_head), 0, -1):
             self._launch_backward(step, layer)
-        launcher.launch(
-            products.kernel("update", self.update_form, task.dtype), self.n_tiles,
-            FORMS[self.update_form].threads, self.table, step, self.layers, n_layers,
-            launcher.values, launcher.inputs_of(0, first_row), self.deltas, self.parameters,
-            self.first, self.second, self.norms, task.rule, epoch.momentum, epoch.beta_1,
-            epoch.beta_2, epoch.epsilon,
-        )  # fmt: skip
 
     def _objective(self):
         """Codes of the output activation and the loss, and the factor of the loss."""

@@ -216,7 +216,7 @@ def test_places_of_a_layout_are_aligned_and_apart(network, rows):
     for q, record in enumerate(records):
         spans = {(words[at.SUMS], record[at.GROUPS] * record[at.SHARE] * rows)}
         for one in records[q : q + 2]:
-            spans.add((one[at.INPUTS], -(-one[at.N_TERMS] // 4) * 4 * rows))
+            spans.add((one[at.INPUTS], at.input_size(one[at.N_TERMS], rows)))
             spans.add((one[at.WEIGHTS], one[at.SHARE] * one[at.WEIGHT_STRIDE]))
         spans = sorted(spans | whole)
         assert all(start % 4 == 0 for start, _ in spans)

@@ -36,9 +36,9 @@ TILES = {8: 1, 16: 2, 32: 2}  # rows of a cluster -> units of a thread
 ) = range(16)  # fmt: skip
 (
     N_TERMS, N_UNITS, SHARE, UNIT_TILES, GROUPS, FLAT_WEIGHTS, TERM_STEP, UNIT_STEP, FLAT_BIAS,
-    WEIGHTS, WEIGHT_STRIDE, BIAS, INPUTS, UNIT_ACTIVATION, OWN_VALUES, PUSHED, PUSHED_ROW,
-    PUSHED_UNIT, OUT, RECORD_SIZE,
-) = range(20)  # fmt: skip
+    COPIED, WEIGHTS, WEIGHT_STRIDE, BIAS, INPUTS, UNIT_ACTIVATION, OWN_VALUES, PUSHED, OUT,
+    RECORD_SIZE,
+) = range(19)  # fmt: skip
 NONE = -1  # in a record: there is no such place
 
 
@@ -49,6 +49,13 @@ class PassShape(NamedTuple):
     warps: int  # of a block
     rows: int  # of a cluster
     units: int  # of a thread
+
+
+def input_size(n_terms, rows):
+    """Words that a product's inputs take: chunk by chunk, in each [term][row], and one vector more,
+    so that groups of threads which read neighbouring chunks do so from different banks.
+    """
+    return -(-n_terms // CHUNK) * CHUNK * (rows + 1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def _lay_out(layout):
         record[BIAS] = take(record[SHARE])  # needed while the slot's next weights come
     for slot in range(2):
         turns = records[slot::2]
-        inputs = take(max(round_up(int(record[N_TERMS]), CHUNK) for record in turns) * rows)
+        inputs = take(max(input_size(int(record[N_TERMS]), rows) for record in turns))
         weights = take(max(record[SHARE] * record[WEIGHT_STRIDE] for record in turns))
         for record in turns:
             record[[INPUTS, WEIGHTS]] = inputs, weights
@@ -134,10 +141,8 @@ def _lay_out(layout):
         is_hidden = units < n_layers - 1
         record[OWN_VALUES] = own[units] if is_hidden else NONE
         record[OUT] = starts[units] if is_hidden else NONE
-        record[[PUSHED, PUSHED_ROW, PUSHED_UNIT]] = NONE, 1, rows
-        if not is_hidden:
-            record[[PUSHED, PUSHED_ROW, PUSHED_UNIT]] = head[OUTPUTS], n_outputs, 1
-        elif q + 1 < n_products:
+        record[PUSHED] = NONE if is_hidden else head[OUTPUTS]
+        if is_hidden and q + 1 < n_products:
             record[PUSHED] = records[q + 1][INPUTS]
     return np.concatenate([head, *records]).astype(np.int32), int(used)
 
@@ -157,7 +162,10 @@ def _product(layout, index, is_forward):
     before = sum((n + 1) * m for n, m in network.shapes[:index])
     record[FLAT_WEIGHTS] = before
     record[FLAT_BIAS] = before + fan_in * fan_out if is_forward else NONE
-    record[[TERM_STEP, UNIT_STEP]] = (fan_out, 1) if is_forward else (1, fan_out)
+    term_step, unit_step = (fan_out, 1) if is_forward else (1, fan_out)
+    record[[TERM_STEP, UNIT_STEP]] = term_step, unit_step
+    is_aligned = term_step == 1 and before % CHUNK == n_terms % CHUNK == 0
+    record[COPIED] = CHUNK if is_aligned else 1
     record[WEIGHT_STRIDE] = without_conflicts(n_terms)
     units = index if is_forward else index - 1
     record[UNIT_ACTIVATION] = functions.OUTPUT_ACTIVATIONS.index(network.activations[units])

@@ -47,6 +47,13 @@ def n_chunks_of(q):
 
 
 @device_function
+def input_place(q, term, row, n_rows):
+    """Where a product has one of its inputs."""
+    chunk, rest = term // at.CHUNK, term % at.CHUNK
+    return get(q, at.INPUTS) + chunk * (at.CHUNK * (n_rows + 1)) + rest * n_rows + row
+
+
+@device_function
 def copy_table(words, n_words, n_threads):
     """Bring the table to shared memory, where it stays."""
     for i in range(cuda.threadIdx.x, n_words, n_threads):
@@ -61,14 +68,16 @@ def copy_weights(q, parameters, rank, n_threads):
     """Start the copies of a block's weights and biases for a product, as [unit][term].
 
     Lanes go along the side on which weights are neighbours in global memory, but forward only
-    eight of them, so that those of one warp write to 32 different banks.
+    eight of them, so that those of one warp write to 32 different banks; back, four weights go at
+    once where they are aligned.
     """
     thread = int32(cuda.threadIdx.x)
     count, n_terms, stride = own_units(q, rank), get(q, at.N_TERMS), get(q, at.WEIGHT_STRIDE)
     term_step, unit_step = get(q, at.TERM_STEP), get(q, at.UNIT_STEP)
     first, bias, end = rank * get(q, at.SHARE), get(q, at.FLAT_BIAS), at.CHUNK * n_chunks_of(q)
     unit, unit_lanes = thread >> int32(5), n_threads >> int32(5)
-    first_term, term_lanes = thread & int32(31), int32(32)
+    copied = get(q, at.COPIED)
+    first_term, term_lanes = copied * (thread & int32(31)), copied * int32(32)
     if unit_step == 1:
         unit, unit_lanes = thread & int32(7), int32(8)
         first_term, term_lanes = thread >> int32(3), n_threads >> int32(3)
@@ -81,7 +90,10 @@ def copy_weights(q, parameters, rank, n_threads):
     while unit < count:  # a `range` with such a step would divide for its length
         term, address, target = first_term, source, shared_place(place + first_term)
         while term < n_terms:
-            ptx.cp_async_4(target, address)
+            if copied == at.CHUNK:
+                ptx.cp_async_16(target, address)
+            else:
+                ptx.cp_async_4(target, address)
             term += term_lanes
             address += 4 * int64(term_lanes * term_step)
             target = uint32(target + 4 * term_lanes)
@@ -100,10 +112,10 @@ def copy_weights(q, parameters, rank, n_threads):
 @device_function
 def clear_behind(q, n_rows, n_threads):
     """Clear the inputs of a product behind its last term, as far as they are read."""
-    n_terms, place = get(q, at.N_TERMS), get(q, at.INPUTS)
-    end = at.CHUNK * n_chunks_of(q) * n_rows
-    for i in range(n_terms * n_rows + cuda.threadIdx.x, end, n_threads):
-        store(place + i, float32(0))
+    n_terms = get(q, at.N_TERMS)
+    n_numbers = (at.CHUNK * n_chunks_of(q) - n_terms) * n_rows
+    for i in range(cuda.threadIdx.x, n_numbers, n_threads):
+        store(input_place(q, n_terms + i // n_rows, i % n_rows, n_rows), float32(0))
 
 
 @device_function
@@ -112,12 +124,12 @@ def copy_rows(inputs, targets, first, used, n_rows, n_threads):
 
     `first` counts the gathered rows. Rows behind the last are zeros.
     """
-    thread, place = int32(cuda.threadIdx.x), get(0, at.INPUTS)
+    thread = int32(cuda.threadIdx.x)
     n_inputs, n_outputs = word(at.N_INPUTS), word(at.N_OUTPUTS)
     inputs += 4 * first * int64(n_inputs)
     for i in range(thread, n_rows * n_inputs, n_threads):
         row = int32(uint32(i) // uint32(n_inputs))
-        target = place + (i - row * n_inputs) * n_rows + row
+        target = input_place(0, i - row * n_inputs, row, n_rows)
         if row < used:
             ptx.cp_async_4(shared_place(target), inputs + 4 * int64(i))
         else:
@@ -162,7 +174,7 @@ def make_multiply(shape):
                         uint32(weights[m] + 16 * chunk)
                     )
                 for i in range(4):
-                    place = uint32(inputs + 4 * n_rows * (4 * chunk + i))
+                    place = uint32(inputs + 16 * (n_rows + 1) * chunk + 4 * n_rows * i)
                     x[0], x[1], x[2], x[3] = ptx.ld_shared_v4_f32(place)
                     x[4], x[5], x[6], x[7] = ptx.ld_shared_v4_f32(uint32(place + 16))
                     for m in range(units):
@@ -190,9 +202,7 @@ def make_finish(shape):
     def finish(q, rank, first, used, values, deltas):
         count, n_groups, size = own_units(q, rank), get(q, at.GROUPS), get(q, at.SHARE) * n_rows
         code, own, out = get(q, at.UNIT_ACTIVATION), get(q, at.OWN_VALUES), get(q, at.OUT)
-        pushed, row_step, unit_step = (
-            get(q, at.PUSHED), get(q, at.PUSHED_ROW), get(q, at.PUSHED_UNIT),
-        )  # fmt: skip
+        pushed, n_outputs = get(q, at.PUSHED), word(at.N_OUTPUTS)
         n_units, first_unit = get(q, at.N_UNITS), rank * get(q, at.SHARE)
         is_forward, sums, bias = q < word(at.N_LAYERS), word(at.SUMS), get(q, at.BIAS)
         target = values if is_forward else deltas
@@ -213,7 +223,10 @@ def make_finish(shape):
                 index = int64(out) + int64(first + row) * n_units + first_unit + unit
                 ptx.st_global_f32(target + 4 * index, total)
             if pushed >= 0:
-                mine = shared_place(pushed + row * row_step + (first_unit + unit) * unit_step)
+                place = pushed + row * n_outputs + first_unit + unit
+                if out >= 0:
+                    place = input_place(q + 1, first_unit + unit, row, int32(n_rows))
+                mine = shared_place(place)
                 for other in range(n_blocks):
                     ptx.st_cluster_f32(ptx.map_shared(mine, uint32(other)), total)
 
@@ -252,7 +265,7 @@ def make_judge(shape):
                 if rank == 0:
                     index = int64(word(at.OUT_ERRORS)) + int64(first + row) * n_outputs + unit
                     ptx.st_global_f32(deltas + 4 * index, delta)
-            store(get(q, at.INPUTS) + e, delta)
+            store(input_place(q, unit, row, int32(n_rows)), delta)
         clear_behind(q, int32(n_rows), int32(n_threads))
         if rank == 0 and cuda.threadIdx.x == 0:
             total = 0.0
@@ -317,17 +330,14 @@ def make_pass(layout):
             cuda.syncthreads()
             if q == 0:
                 ptx.cluster_wait()
-            if q + 2 < n_products:
-                copy_weights(q + 2, parameters, rank, int32(n_threads))
             if q + 1 < n_products and q + 1 != n_layers:
                 clear_behind(q + 1, int32(n_rows), int32(n_threads))
             finish(q, rank, first, used, values, deltas)
             if q + 1 < n_products:
-                if q + 2 < n_products:
-                    ptx.cp_async_wait_1()
-                else:
-                    ptx.cp_async_wait_0()
+                ptx.cp_async_wait_0()
                 ptx.cluster_arrive()
+                if q + 2 < n_products:
+                    copy_weights(q + 2, parameters, rank, int32(n_threads))
                 ptx.cluster_wait()
             if q + 1 == n_layers:
                 judge(rank, first, used, row_weight, weight, deltas, loss_address)

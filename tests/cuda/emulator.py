@@ -11,7 +11,9 @@ What a GPU would only show as wrong numbers now and then is an error here:
 - a race: two threads touch one word, one of them writes, and no barrier lies between;
 - a read of shared memory that nobody has written, or that an asynchronous copy may still write
   (such copies are made as late as the kernel allows);
-- an index outside of an array; a warp whose lanes wait at different places of the program.
+- an index outside of an array; a warp whose lanes wait at different places of the program;
+- a reach into another block's shared memory that may come before that block starts or after it
+  has left: a barrier of the cluster must lie before it and behind it.
 
 `launch` replaces the names `cuda` and `ptx` of the kernel, and of all device functions that it
 calls, by `EmulatedCuda` and a namespace of intrinsics (tests/cuda/emulated_ptx.py).
@@ -99,6 +101,7 @@ class Cluster:
 
     def __init__(self, blocks):
         self.blocks, self.arrived, self.waiting = blocks, [0], []
+        self.reached = None  # the last reach into a peer's memory: arrivals before it, and where
         self.threads = [thread for block in blocks for thread in block.threads]
         for block in blocks:
             block.cluster = self
@@ -271,12 +274,30 @@ class Machine:
             if mapped != bool(rank):
                 raise EmulationError(f"a {'un' * mapped}mapped address, at {self.place()}")
             memories = (block.cluster.blocks[rank - 1] if rank else block).shared
+            if rank and block.cluster.blocks[rank - 1] is not block:
+                self.note_reach(block.cluster)
         for start, memory in memories.items():
             if start <= address < start + memory.bytes.size:
                 return memory, address - start
         raise EmulationError(
             f"{self.current} uses address {address} where no array is, at {self.place()}"
         )
+
+    def note_reach(self, cluster):
+        """Check that the cluster's blocks have met, and remember that they have to meet again."""
+        if not self.current.cluster_epoch:
+            raise EmulationError(
+                f"{self.current} reaches into a block that may not have started, at {self.place()}"
+            )
+        if not cluster.reached or cluster.reached[0] < self.current.arrivals:
+            cluster.reached = self.current.arrivals, f"{self.current} at {self.place()}"
+
+    def check_departures(self):
+        """Check that every block stayed until its peers had reached into it for the last time."""
+        for cluster in self.clusters:
+            arrivals, who = cluster.reached or (-1, "")
+            if any(thread.cluster_epoch <= arrivals for thread in cluster.threads):
+                raise EmulationError(f"{who} reaches into a block that may have left")
 
     # ---- the baton ------------------------------------------------------------------------------
 
@@ -365,6 +386,7 @@ class Machine:
             worker.join()
         if self.failure:
             raise self.failure
+        self.check_departures()
 
     def run_thread(self, thread, function, arguments):
         thread.baton.acquire()

@@ -191,6 +191,14 @@ def test_weighted_rows_and_batches_without_weight(optimizer, monkeypatch):
     assert compare(NETWORKS["two hidden layers"], data, optimizer, 8, epochs=2) < 2e-6
 
 
+def test_a_batch_without_weight_does_not_let_blocks_apart():
+    """Sums of two steps had one place where the step between them was skipped, and no barrier."""
+    network, weights = NETWORKS["one hidden layer"], np.ones(24)
+    weights[np.random.default_rng(2).permutation(24)[8:16]] = 0
+    data = make_data(np.random.default_rng(0), 24, network, True, weights)
+    assert compare(network, data, SGD, 8, epochs=1) < 2e-6
+
+
 @pytest.mark.parametrize(("precision", "smallest", "largest"),
                          [("tf32", 1e-8, 3e-5), ("bfloat16", 1e-6, 2e-2)])  # fmt: skip
 @pytest.mark.parametrize("is_bytes", [True, False], ids=["bytes", "float32"])

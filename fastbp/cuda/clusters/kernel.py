@@ -84,7 +84,7 @@ def make_kernel(layout):
         beta_2 = float32(number(parameters, at.BETA_2))
         epsilon = float32(number(parameters, at.EPSILON))
         scale = float32(number(parameters, at.INPUT_SCALE))
-        loss, turn = float64(0), int32(0)
+        loss, turn, worked = float64(0), int32(0), int32(0)
         copy_order(table, parameters, 0, 0, n_rows, n_threads)
         ptx.cp_async_commit()
         ptx.cp_async_wait_0()
@@ -99,14 +99,15 @@ def make_kernel(layout):
                 copy_batch(table, parameters, step + 1, turn, n_steps, n_rows, n_threads)
             if step_number(table, now, WEIGHT) == 0:
                 continue
-            slot = step & 1
+            # Sums alternate between two places by the steps that had a barrier.
+            slot, worked = step & 1, worked ^ 1
             forward(table, slot)
             first_values(table, row, first, n_lanes, rank, scale)
             for index in range(1, n_layers):
-                own_products(table, row, first, n_lanes, index, slot)
+                own_products(table, row, first, n_lanes, index, worked)
                 ptx.cluster_arrive()
                 ptx.cluster_wait()
-                later_values(table, row, first, n_lanes, index, rank, slot, n_blocks)
+                later_values(table, row, first, n_lanes, index, rank, worked, n_blocks)
             if get(table, n_layers - 1, at.ACTIVATION) == SOFTMAX:
                 exponentials_of_logits(table, row, first, n_lanes)
             loss += output_errors(

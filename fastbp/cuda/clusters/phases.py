@@ -63,7 +63,10 @@ def make_first_values(shape):
 
 @device_function
 def own_products(table, row, first, n_lanes, index, slot):
-    """A later layer's sums over the block's own units, for the other blocks to add up."""
+    """A later layer's sums over the block's own units, for the other blocks to add up.
+
+    `slot` is which of two places they have: the last step but one that was not skipped had it.
+    """
     stride, n_outputs, n_inputs = (
         table[at.ROW_STRIDE],
         get(table, index, at.N_OUTPUTS),

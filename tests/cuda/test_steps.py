@@ -142,6 +142,18 @@ def test_windows_do_not_change_results(monkeypatch, window):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_more_tiles_than_a_grid_has_down(monkeypatch):
+    """A launch failed where more than 65,535 tiles of a batch were one above the other."""
+    network, results = CASES["deep, many outputs"][0], []
+    data = make_data(network, "float64")
+    for most in (steps.MOST_DOWN, 2):  # of three tiles
+        monkeypatch.setattr(steps, "MOST_DOWN", most)
+        (ours, own), _ = make_engines(network, "float64")
+        losses = [ours.train_epoch(data, np.arange(N_ROWS), 12, own, 0.1) for _ in range(2)]
+        results.append((losses, ours.store_parameters().tolist()))
+    assert results[0] == results[1]
+
+
 def test_a_loss_that_is_not_finite_ends_the_epoch(monkeypatch):
     monkeypatch.setattr(steps, "WINDOW_STEPS", 1)
     X = np.ones((N_ROWS, 4))

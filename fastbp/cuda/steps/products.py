@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 
 from fastbp.cuda.data import DECAY, RATE, ROWS, TABLE_WIDTH, WEIGHT
-from fastbp.cuda.formulas import activate, activate_backward, update
+from fastbp.cuda.formulas import activate, activate_backward, device_function, update
 from fastbp.cuda.program import Listed
 from fastbp.cuda.steps.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
 from fastbp.cuda.task import ADAM, GRADIENT
@@ -20,10 +20,16 @@ from fastbp.cuda.toolkit import cuda
 N_INPUTS, N_OUTPUTS, INPUTS, DELTAS, WEIGHTS, FIRST_TILE, TILES_ACROSS, LAYER_WIDTH = range(8)
 
 
+@device_function
+def row_tile():
+    """How many tiles are above the block's: they go down the grid's second and third dimension."""
+    return cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
+
+
 def make_forward(form, real):
     """Build the kernel of a hidden layer, or of the logits: f(inputs · weights + bias).
 
-    Grid: tiles across, tiles down.
+    Grid: tiles across, tiles down (see `row_tile`).
     """
     multiply = make_multiply(form, real, left_by_depth=True, right_by_depth=False)
     spread, element, collect, part, size = make_collect(form, real)
@@ -37,7 +43,7 @@ def make_forward(form, real):
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows = int(table[step * TABLE_WIDTH + ROWS])
-        first_row, first_column = cuda.blockIdx.y * rows, cuda.blockIdx.x * columns
+        first_row, first_column = row_tile() * rows, cuda.blockIdx.x * columns
         if first_row >= n_rows:
             return
         shared = cuda.shared.array(size, real)
@@ -64,7 +70,7 @@ def make_forward(form, real):
 def make_backward(form, real):
     """Build the kernel that takes δ back through a layer: δ · weightsᵀ ⊙ f′ of its inputs.
 
-    Grid: tiles across, tiles down.
+    Grid: tiles across, tiles down (see `row_tile`).
     """
     multiply = make_multiply(form, real, left_by_depth=True, right_by_depth=True)
     spread, element, collect, part, size = make_collect(form, real)
@@ -79,7 +85,7 @@ def make_backward(form, real):
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows = int(table[step * TABLE_WIDTH + ROWS])
-        first_row, first_column = cuda.blockIdx.y * rows, cuda.blockIdx.x * columns
+        first_row, first_column = row_tile() * rows, cuda.blockIdx.x * columns
         if first_row >= n_rows:
             return
         shared = cuda.shared.array(size, real)

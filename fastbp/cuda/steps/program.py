@@ -25,6 +25,7 @@ WINDOW_STEPS = 64  # at most
 WINDOW_BYTES = 32 * 2**20  # of gathered inputs: they are to stay in the second cache
 GRAPH_WINDOWS = 3  # a graph is worth recording where so many windows are to come
 GATHER_BLOCKS, GATHER_THREADS = 1024, 256
+MOST_DOWN = 65_535  # blocks, in a grid's second dimension
 _HIDDEN = list(functions.HIDDEN_ACTIVATIONS)
 
 
@@ -67,9 +68,9 @@ class Launcher:
         name = choose_form(rows, columns, self.dtype, self.device.n_multiprocessors, is_simulated())
         form = FORMS[name]
         down, across = form.tiles(rows, columns)
-        self.launch(
-            products.kernel(kind, name, self.dtype), (across, down), form.threads, *arguments
-        )
+        slabs = -(-down // MOST_DOWN)
+        grid = across, -(-down // slabs), slabs
+        self.launch(products.kernel(kind, name, self.dtype), grid, form.threads, *arguments)
 
     def gather(self, data, order, n_rows, batch_size):
         """Convert the rows of the window that `state` names."""

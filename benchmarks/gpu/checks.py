@@ -94,6 +94,7 @@ def _generic(precision):
         replace(check, hidden=(53,), n_features=77, n_outputs=7, solver="adam", batch_size=48),
         replace(check, task="binary", n_outputs=1, solver="nesterov", **deep),
         replace(check, hidden=(41, 17), n_outputs=23, activation="tanh", weighted=True),
+        replace(check, hidden=(150, 66), batch_size=300, solver="adam", weighted=True),
         replace(check, task="multilabel", activation="logistic", weighted=True, solver="adam"),
         replace(check, task="squared error", activation="identity", inputs="csr"),
         replace(check, task="poisson", n_outputs=1, activation="tanh", solver="nesterov"),

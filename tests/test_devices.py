@@ -165,7 +165,13 @@ def test_the_driver_is_asked_itself(monkeypatch, driver, expected):
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [((784, 128, 10), 3), ((784, 10), 2), ((784, 300, 100, 10), 5), ((784, 128, 47), 5)],
+    [
+        ((784, 128, 10), 3),
+        ((784, 10), 2),
+        ((784, 300, 100, 10), 2),
+        ((784, 128, 47), 5),
+        ((784, 300, 100, 47), 7),
+    ],
 )
 def test_info_explains_the_choice_for_a_network(found, monkeypatch, capsys, sizes, expected):
     found(Findings())

@@ -357,7 +357,7 @@ class Engine:
     def _predict_few(self, data, order, code, out):
         """Predict a few rows with the parameters as they were given."""
         widest, vector = max(self.network.layer_sizes), lanes(self.dtype)
-        working = np.empty(2 * widest + (1 + out.shape[1]) * vector, self.dtype)
+        working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         source, (entries,) = self._inputs(data.X, order, 1, 1, learns=False)
         self.inputs_were_finite = kernels.predict_few(
             self._flat, self.layout.table, source, entries, float(data.input_scale), code, order,

@@ -317,15 +317,14 @@ def predict_few(
     """Write the outputs of the rows in `order`, not more than a vector's lanes, to `out`.
 
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
-    `working` has room for two rows of the widest layer, and for `lanes` samples' outputs and one
-    number more of each; `entries` for any of the rows if they are sparse, else it is None. Returns
-    whether all inputs were finite.
+    `working` has room for two rows of the widest layer, and for `lanes` samples' outputs; `entries`
+    for any of the rows if they are sparse, else it is None. Returns whether all inputs were finite.
     """
     parameters, layers = span_of(parameters), span_of(layers)
     order, out, working = span_of(order), span_of(out), span_of(working)
     lanes, n_outputs = layer_of(layers, ZERO)[LANES], last_layer_of(layers)[N_OUTPUTS]
     first, second = section(working, ZERO, widest), section(working, widest, widest)
-    outputs = section(working, 2 * widest + lanes, n_outputs * lanes)
+    outputs = section(working, 2 * widest, n_outputs * lanes)
     inputs = section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS])
     scale, finite = type(working[0])(scale), True
     for sample in range(order.size):

@@ -323,6 +323,29 @@ def test_a_loss_that_is_not_finite_ends_the_epoch(bad):
     assert optimizer.step == 2
 
 
+def test_what_an_epoch_leaves_behind_serves_only_its_like():
+    # Arrays are kept from epoch to epoch: other data, batches or moments must not meet them.
+    network, order, results = make_network((5, 7, 3), "softmax"), np.arange(20), []
+    first, second = (make_data(network, 20, seed, weighted=seed == 2) for seed in (1, 2))
+    steps = [(first, 8), (second, 8), (second, 5), None, (second, 5), (first, 5), (first, 17)]
+    for keeps in (True, False):
+        engine, _ = make_engines(network)
+        optimizer = Optimizer("sgd", 0.1)
+        optimizer.reset(network.n_parameters, np.float64)
+        engine.load_optimizer(optimizer)
+        for step in steps:
+            if step is None:
+                engine.store_optimizer(optimizer)
+                engine.load_optimizer(optimizer)
+                continue
+            if not keeps:
+                engine._desk = None
+            engine.train_epoch(step[0], order, step[1], optimizer, 0.01)
+        engine.store_optimizer(optimizer)
+        results.append(np.concatenate([engine.store_parameters(), *optimizer.moments]))
+    assert np.array_equal(*results)
+
+
 def test_probabilities_of_huge_logits_stay_probabilities():
     for dtype in (np.float32, np.float64):
         for objective in ("softmax", "logistic"):

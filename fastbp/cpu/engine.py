@@ -21,7 +21,7 @@ from fastbp.cpu.simd import TILE_ROWS, VECTOR_BITS, lanes
 from fastbp.cpu.sparse import density_of, make_entries, most_entries
 from fastbp.cpu.team import run_team
 from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
-from fastbp.cpu.workspace import make_memory, make_workspace
+from fastbp.cpu.workspace import Desk, make_memory, make_workspace
 from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
 from fastbp.network import Network
@@ -98,6 +98,7 @@ class Engine:
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing, self._nothing]
+        self._desk = None  # of the last epoch, where it is small
 
     def __enter__(self):
         _at_work.add(self)
@@ -105,6 +106,7 @@ class Engine:
 
     def __exit__(self, *exception):
         _at_work.discard(self)
+        self._desk = None
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
@@ -287,25 +289,36 @@ class Engine:
 
     def _run(self, data, order, plan, step, result):
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
-        rows, density = min(plan.batch_size, len(order)), density_of(data.X)
-        size = self._team_size(rows, len(order), density)
-        objective, memory = self._objective(data), self._memory(rows)
-        source, entries = self._inputs(data.X, order, rows, size)
-        workspaces = self._workspaces(data.X, order, rows, entries)
-        stride = self._batches_per_call(rows, density) * plan.batch_size
-        for start in range(0, len(order), stride):
-            part = order[start : start + stride]
+        desk = self._desk_for(data, order, min(plan.batch_size, len(order)))
+        size = len(desk.workspaces)
+        for start in range(0, len(order), desk.stride):
+            part = order[start : start + desk.stride]
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
 
             def member(rank, part=part, call=call):
                 kernels.train(
-                    memory, workspaces[rank], source, objective, call, step, part, result, rank,
-                    size,
+                    desk.memory, desk.workspaces[rank], desk.source, desk.objective, call, step,
+                    part, result, rank, size,
                 )  # fmt: skip
 
-            run_team(size, member, memory.control)
+            run_team(size, member, desk.memory.control)
             if not np.isfinite(result[kernels.LOSS]):
                 return
+
+    def _desk_for(self, data, order, rows):
+        """What a team works with, as far as possible what it has worked with before."""
+        density = density_of(data.X)
+        size = self._team_size(rows, len(order), density)
+        if self._desk and self._desk.serves(data, rows, size, self.weights, self.moments):
+            return self._desk
+        source, entries = self._inputs(data.X, order, rows, size)
+        desk = Desk(
+            data, rows, self._objective(data), self._memory(rows), source,
+            self._workspaces(data.X, order, rows, entries),
+            self._batches_per_call(rows, density) * rows,
+        )  # fmt: skip
+        self._desk = desk if desk.is_small() else None
+        return desk
 
     def predict(self, data, rows=None, activation=None):
         """Compute the network's outputs; `inputs_were_finite` then says whether all inputs were.

@@ -4,18 +4,52 @@ All are aligned: where two threads' arrays have a cache line in common, each wai
 """
 
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
+from fastbp.cpu.gather import Source
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
+from fastbp.cpu.outputs import Objective
 from fastbp.cpu.simd import TILE_ROWS, lanes
 from fastbp.cpu.team import CONTROL_SIZE
 from fastbp.cpu.tiles import Memory, Workspace
 from fastbp.cpu.zeros import make_steps, no_steps
+from fastbp.data import Data
 
 # Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
+SMALL_BYTES = 2**20
 MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
+
+
+class Desk(NamedTuple):
+    """All that a team trains with, from one epoch to the next."""
+
+    data: Data
+    rows: int  # of the largest batch
+    objective: Objective
+    memory: Memory
+    source: Source | None  # of dense rows
+    workspaces: list  # one a thread
+    stride: int  # rows that one call into the kernel goes through
+
+    def serves(self, data, rows, size, weights, moments):
+        """Whether it is for this data, for so many threads, and for these very arrays."""
+        memory = self.memory
+        return (
+            data is self.data
+            and (rows, size) == (self.rows, len(self.workspaces))
+            and weights is memory.weights
+            and moments[0] is memory.first_moment
+            and moments[1] is memory.second_moment
+        )
+
+    def is_small(self):
+        """Whether it is worth keeping: to make its arrays takes longer than to fill them."""
+        inputs = sum(workspace.inputs.nbytes for workspace in self.workspaces)
+        activations = self.memory.activations.nbytes + self.memory.deltas.nbytes
+        return self.source is not None and inputs + activations < SMALL_BYTES
 
 
 def _aligned_arrays(dtype, **sizes):

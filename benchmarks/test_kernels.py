@@ -25,13 +25,12 @@ from fastbp.cpu.layout import (
     layer_of,
 )
 from fastbp.cpu.outputs import output_deltas
+from fastbp.cpu.shares import all_rows
 from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import span_of
+from fastbp.cpu.spans import ZERO, span_of
 from fastbp.cpu.tiles import (
     SGD,
-    ZERO,
     Step,
-    all_rows,
     backward_layer,
     forward_layer,
     multiply,

@@ -20,23 +20,17 @@ from fastbp.cpu.layout import (
     n_layers_of,
 )
 from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
+from fastbp.cpu.shares import all_rows, round_to_tile, share, smaller, some_rows
 from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import by_reference, section, span_of
+from fastbp.cpu.spans import ONE, ZERO, by_reference, section, span_of
 from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
 from fastbp.cpu.tiles import (
     ADAM,
-    ONE,
-    ZERO,
     Step,
     activate,
-    all_rows,
     backward_layer,
     forward_layer,
-    round_to_tile,
-    share,
-    smaller,
-    some_rows,
     update_layer,
 )
 from fastbp.cpu.zeros import find_steps

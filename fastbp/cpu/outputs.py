@@ -13,16 +13,14 @@ from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import compile_formula, exp
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
+from fastbp.cpu.shares import larger, smaller
 from fastbp.cpu.simd import transpose_square
-from fastbp.cpu.spans import by_reference, load_number, section
+from fastbp.cpu.spans import ZERO, by_reference, load_number, section
 from fastbp.cpu.tiles import (
     LOGISTIC,
-    ZERO,
     activate,
     activate_backward,
-    larger,
     panel_start,
-    smaller,
 )
 from fastbp.cpu.vectors import (
     load_vector,

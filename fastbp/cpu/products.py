@@ -9,8 +9,7 @@ import numpy as np
 
 from fastbp.cpu.compilation import inlined, kernel
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.simd import (
-    TILE_ROWS,
+from fastbp.cpu.register_tiles import (
     narrow_listed_tile,
     narrow_sum,
     narrow_tile,
@@ -18,6 +17,7 @@ from fastbp.cpu.simd import (
     wide_sum,
     wide_tile,
 )
+from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.zeros import first_step
 
 

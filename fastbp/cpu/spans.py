@@ -7,6 +7,7 @@ faster, and calls between them cost less.
 
 import operator
 
+import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
@@ -28,6 +29,10 @@ from numba.extending import (
     typeof_impl,
     unbox,
 )
+
+# Where spans start. Literals in a tuple are types of their own: every combination would be compiled
+# anew.
+ZERO, ONE = np.int64(0), np.int64(1)
 
 
 class Span(types.Type):

@@ -1,6 +1,6 @@
 """The fused steps of one layer, tile by tile: forward, δ backwards, gradient and update.
 
-Every step deals its tiles out by output, never by the summed index, so results do not depend on
+Every step goes tile by tile of its output, and no sum is shared out, so results do not depend on
 the number of threads. Activation and update rule are switched on once a tile.
 """
 
@@ -26,8 +26,10 @@ from fastbp.cpu.layout import (
     layer_of,
 )
 from fastbp.cpu.products import Left, multiply, multiply_lines, multiply_listed
-from fastbp.cpu.simd import TILE_ROWS, narrow_row, prefetch_tile, transpose_square, wide_row
-from fastbp.cpu.spans import by_reference, section
+from fastbp.cpu.register_tiles import narrow_row, wide_row
+from fastbp.cpu.shares import smaller, tile_at
+from fastbp.cpu.simd import TILE_ROWS, prefetch_tile, transpose_square
+from fastbp.cpu.spans import ONE, ZERO, by_reference, section
 from fastbp.cpu.sparse import Entries
 from fastbp.cpu.zeros import Steps, column_tile
 
@@ -92,80 +94,10 @@ class Step(NamedTuple):
     decay: float  # α over the batch's weight: the L2 penalty's share of the gradient
 
 
-# Of a tile of two vectors, and of one, which waits longer for what it loads.
-WIDE_COST, NARROW_COST = 4, 3
 # More weights, or activations of a layer, than this have left the second-level cache until they are
 # read again.
 NEAR_NUMBERS = 2**18
-# Literals in a tuple are types of their own: every combination would be compiled anew.
-ZERO, ONE = np.int64(0), np.int64(1)
 NEVER = np.int64(2**62)  # steps that are left
-
-
-@kernel
-def share(count, rank, size):
-    """The part of `count` items that falls to one thread, as (first, last + 1)."""
-    return count * rank // size, count * (rank + 1) // size
-
-
-class Tiles(NamedTuple):
-    """The tiles of a layer's panels that one thread works on, counted panel by panel."""
-
-    first: int
-    last: int  # one behind the last
-    blocks: int  # tiles of a panel
-    row: int  # where the first of a panel starts
-
-
-@kernel
-def tile_behind(cost, n_wide):
-    """The first tile that starts behind tiles of so much cost."""
-    if cost < n_wide * WIDE_COST:
-        return (cost + WIDE_COST - 1) // WIDE_COST
-    return n_wide + (cost - n_wide * WIDE_COST + NARROW_COST - 1) // NARROW_COST
-
-
-@kernel
-def all_rows(layer, blocks, rank, size):
-    """A thread's share of all tiles of a layer, `blocks` in each panel, by what they cost.
-
-    A last panel may be only one vector wide.
-    """
-    is_narrow = layer[N_OUTPUTS] - (layer[N_PANELS] - 1) * layer[WIDTH] <= layer[LANES]
-    n_wide = (layer[N_PANELS] - is_narrow) * blocks
-    cost = n_wide * WIDE_COST + is_narrow * blocks * NARROW_COST
-    start, stop = share(cost, rank, size)
-    return Tiles(tile_behind(start, n_wide), tile_behind(stop, n_wide), blocks, ZERO)
-
-
-@kernel
-def some_rows(layer, first, last):
-    """All panels of a layer, but only their rows from `first` to `last`."""
-    blocks = (last - first + TILE_ROWS - 1) // TILE_ROWS
-    return Tiles(ZERO, layer[N_PANELS] * blocks, blocks, first)
-
-
-@kernel
-def tile_at(tiles, item):
-    """Panel and first row of a tile."""
-    panel = item // tiles.blocks
-    return panel, tiles.row + (item - panel * tiles.blocks) * TILE_ROWS
-
-
-@kernel
-def smaller(a, b):
-    return a if a < b else b
-
-
-@kernel
-def larger(a, b):
-    return a if a > b else b
-
-
-@kernel
-def round_to_tile(rows):
-    """Rows of a batch as they are stored: whole tiles."""
-    return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
 
 
 @kernel

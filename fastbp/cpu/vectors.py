@@ -13,7 +13,7 @@ from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 
-from fastbp.cpu.simd import lanes
+from fastbp.cpu.simd import lanes, spread_number
 from fastbp.cpu.spans import address_of
 
 
@@ -39,10 +39,7 @@ class _VectorModel(models.PrimitiveModel):
 
 @lower_cast(types.Float, Vector)
 def _spread(context, builder, number_type, vector_type, number):
-    undefined = ir.Constant(context.get_value_type(vector_type), ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.IntType(32)(0))
-    places = ir.VectorType(ir.IntType(32), vector_type.count)
-    return builder.shuffle_vector(first, undefined, ir.Constant(places, None))
+    return spread_number(builder, number, vector_type.count)
 
 
 def _lower_arithmetic(instruction, context, builder, signature, arguments):

@@ -1,0 +1,235 @@
+"""Vector IR: the register tiles and weighted sums that all matrix products are made of."""
+
+from functools import partial
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastbp.cpu.simd import TILE_ROWS, TILE_VECTORS, Vectors, fetch_tile, keep_rolled
+from fastbp.cpu.spans import address_of
+
+_INT64 = ir.IntType(64)
+
+
+def _phi(builder, start, block):
+    phi = builder.phi(start.type)
+    phi.add_incoming(start, block)
+    return phi
+
+
+def _tile_step(vectors, left, right, row_stride, accumulators):
+    """One step of the inner product: every row's broadcast times the right operand's vectors."""
+    builder = vectors.builder
+    keep_rolled(builder)
+    columns = [vectors.load(right, offset) for offset in vectors.offsets(len(accumulators[0]))]
+    updated = []
+    for row, sums in enumerate(accumulators):
+        value = vectors.broadcast(left, builder.mul(_INT64(row), row_stride))
+        updated.append(
+            [vectors.multiply_add(value, c, s) for c, s in zip(columns, sums, strict=True)]
+        )
+    return updated
+
+
+def _tile_loops(vectors, left, right, strides, depth, sums):
+    """Accumulate over `depth`, one panel of the left operand after the other.
+
+    `strides` are the left operand's row, depth and panel strides, the panel's length, the number of
+    steps that are left when no more panels are fetched ahead, and the right operand's stride.
+    Returns the accumulators behind the loops.
+    """
+    builder = vectors.builder
+    row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride = strides
+    n_rows, n_vectors = len(sums), len(sums[0])
+    flat = [value for row in sums for value in row]
+
+    def rows_of(values):
+        return [values[i * n_vectors : (i + 1) * n_vectors] for i in range(n_rows)]
+
+    entry = builder.block
+    panel_block = builder.append_basic_block("panel")
+    step_block = builder.append_basic_block("step")
+    next_block = builder.append_basic_block("next_panel")
+    done_block = builder.append_basic_block("done")
+    builder.branch(panel_block)
+
+    builder.position_at_end(panel_block)
+    panel_left, panel_right = _phi(builder, left, entry), _phi(builder, right, entry)
+    remaining = _phi(builder, depth, entry)
+    panel_sums = [_phi(builder, value, entry) for value in flat]
+    is_short = builder.icmp_signed("<", remaining, panel_length)
+    steps = builder.select(is_short, remaining, panel_length)
+    with builder.if_then(builder.icmp_signed(">", remaining, last_fetch)):
+        fetch_tile(builder, builder.gep(panel_left, [builder.mul(panel_stride, _INT64(2))]))
+    before_steps = builder.block
+    builder.branch(step_block)
+
+    builder.position_at_end(step_block)
+    step = _phi(builder, _INT64(0), before_steps)
+    step_left = _phi(builder, panel_left, before_steps)
+    step_right = _phi(builder, panel_right, before_steps)
+    step_sums = [_phi(builder, value, before_steps) for value in panel_sums]
+    updated = _tile_step(vectors, step_left, step_right, row_stride, rows_of(step_sums))
+    updated = [value for row in updated for value in row]
+    next_step = builder.add(step, _INT64(1))
+    next_right = builder.gep(step_right, [right_stride])
+    step.add_incoming(next_step, step_block)
+    step_left.add_incoming(builder.gep(step_left, [depth_stride]), step_block)
+    step_right.add_incoming(next_right, step_block)
+    for phi, value in zip(step_sums, updated, strict=True):
+        phi.add_incoming(value, step_block)
+    builder.cbranch(builder.icmp_signed("<", next_step, steps), step_block, next_block)
+
+    builder.position_at_end(next_block)
+    left_over = builder.sub(remaining, steps)
+    panel_left.add_incoming(builder.gep(panel_left, [panel_stride]), next_block)
+    panel_right.add_incoming(next_right, next_block)
+    remaining.add_incoming(left_over, next_block)
+    for phi, value in zip(panel_sums, updated, strict=True):
+        phi.add_incoming(value, next_block)
+    builder.cbranch(builder.icmp_signed(">", left_over, _INT64(0)), panel_block, done_block)
+    builder.position_at_end(done_block)
+    return rows_of(updated)
+
+
+def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
+    """Accumulate over the steps of a list.
+
+    `strides` are the left operand's row and depth strides and the right operand's stride. Returns
+    the accumulators behind the loop.
+    """
+    builder = vectors.builder
+    row_stride, depth_stride, right_stride = strides
+    totals = [[cgutils.alloca_once_value(builder, value) for value in row] for row in sums]
+    with cgutils.for_range(builder, n_steps) as loop:
+        step = builder.sext(builder.load(builder.gep(steps, [loop.index])), _INT64)
+        step_left = builder.gep(left, [builder.mul(step, depth_stride)])
+        step_right = builder.gep(right, [builder.mul(step, right_stride)])
+        before = [[builder.load(total) for total in row] for row in totals]
+        after = _tile_step(vectors, step_left, step_right, row_stride, before)
+        for row, values in zip(totals, after, strict=True):
+            for total, value in zip(row, values, strict=True):
+                builder.store(value, total)
+    return [[builder.load(total) for total in row] for row in totals]
+
+
+def _generate_tile(n_rows, n_vectors, is_listed, context, builder, signature, arguments):
+    """Write the code of a tile that is `n_rows` high and `n_vectors` vectors wide."""
+
+    def pointer(at):
+        return address_of(context, builder, signature.args[at], *arguments[at : at + 2])
+
+    vectors = Vectors(builder, signature.args[0])
+    offsets = vectors.offsets(n_vectors)
+    out, left, right, bias = (pointer(at) for at in (0, 3, 7, 10))
+    (row_stride, depth_stride), right_stride = arguments[5:7], arguments[9]
+    sums = [[vectors.load(bias, offset) for offset in offsets]] * n_rows
+    if is_listed:
+        strides = row_stride, depth_stride, right_stride
+        sums = _listed_loop(vectors, left, right, strides, pointer(12), arguments[14], sums)
+    else:
+        panel_stride, panel_length, last_fetch, depth = arguments[12:]
+        strides = row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride
+        sums = _tile_loops(vectors, left, right, strides, depth, sums)
+    for row, values in enumerate(sums):
+        row_start = builder.mul(_INT64(row), arguments[2])
+        for value, offset in zip(values, offsets, strict=True):
+            vectors.store(value, out, builder.add(row_start, offset))
+    return context.get_dummy_value()
+
+
+def _make_tile(n_rows, n_vectors):
+    """Build the tile that is `n_rows` high and `n_vectors` vectors wide."""
+
+    @intrinsic
+    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
+             depth_stride, right, right_start, right_stride, bias, bias_start, panel_stride,
+             panel_length, last_fetch, depth):  # fmt: skip
+        index = types.intp
+        signature = types.void(
+            out, index, index, left, index, index, index, right, index, index, bias, index, index,
+            index, index, index,
+        )  # fmt: skip
+        return signature, partial(_generate_tile, n_rows, n_vectors, False)
+
+    return tile
+
+
+# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns. The left
+# operand lies in panels of `panel_length` steps, so that k is at
+# (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
+# The tile's rows of the next but one panel are fetched as long as more than `last_fetch` steps are
+# left: no hardware foresees where the next panel is.
+narrow_tile = _make_tile(TILE_ROWS, 1)
+wide_tile = _make_tile(TILE_ROWS, TILE_VECTORS)
+narrow_row = _make_tile(1, 1)
+wide_row = _make_tile(1, TILE_VECTORS)
+
+
+def _make_listed_tile(n_vectors):
+    """Build the tile that is `n_vectors` vectors wide and makes the steps of a list only."""
+
+    @intrinsic
+    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
+             depth_stride, right, right_start, right_stride, bias, bias_start, steps, first_step,
+             n_steps):  # fmt: skip
+        index = types.intp
+        signature = types.void(
+            out, index, index, left, index, index, index, right, index, index, bias, index, steps,
+            index, index,
+        )  # fmt: skip
+        return signature, partial(_generate_tile, TILE_ROWS, n_vectors, True)
+
+    return tile
+
+
+# As `narrow_tile` and `wide_tile`, k being one of the int32 numbers in `steps` after the other.
+narrow_listed_tile = _make_listed_tile(1)
+wide_listed_tile = _make_listed_tile(TILE_VECTORS)
+
+
+def _make_sum(n_vectors):
+    """Build the weighted sum of some rows that are `n_vectors` vectors wide."""
+
+    @intrinsic
+    def weighted_sum(typing_context, out, out_start, values, indices, first, last, right,
+                     right_start, right_stride, bias, bias_start):  # fmt: skip
+        real, index = out, types.intp
+        signature = types.void(
+            real, index, values, indices, index, index, right, index, index, bias, index
+        )
+
+        def codegen(context, builder, signature, arguments):
+            def pointer(at, offset):
+                return address_of(context, builder, signature.args[at], arguments[at], offset)
+
+            vectors = Vectors(builder, signature.args[0])
+            out, bias = pointer(0, arguments[1]), pointer(9, arguments[10])
+            values, indices = pointer(2, _INT64(0)), pointer(3, _INT64(0))
+            right, (first, last, stride) = pointer(6, arguments[7]), (*arguments[4:6], arguments[8])
+            offsets = vectors.offsets(n_vectors)
+            sums = [
+                cgutils.alloca_once_value(builder, vectors.load(bias, offset)) for offset in offsets
+            ]
+            with cgutils.for_range_slice(builder, first, last, _INT64(1)) as (entry, _):
+                value = vectors.broadcast(values, entry)
+                row = builder.mul(builder.load(builder.gep(indices, [entry])), stride)
+                for total, offset in zip(sums, offsets, strict=True):
+                    column = vectors.load(right, builder.add(row, offset))
+                    updated = vectors.multiply_add(value, column, builder.load(total))
+                    builder.store(updated, total)
+            for total, offset in zip(sums, offsets, strict=True):
+                vectors.store(builder.load(total), out, offset)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return weighted_sum
+
+
+# out[j] = bias[j] + Σₖ values[k] · right[indices[k], j] for one or two vectors of columns, k from
+# `first` to `last`, one after the other as in the tiles, so that sums have the same bits.
+narrow_sum = _make_sum(1)
+wide_sum = _make_sum(TILE_VECTORS)

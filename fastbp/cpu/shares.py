@@ -1,0 +1,77 @@
+"""Who works on what: a layer's tiles, shared out to a team by what they cost."""
+
+from typing import NamedTuple
+
+from fastbp.cpu.compilation import kernel
+from fastbp.cpu.layout import LANES, N_OUTPUTS, N_PANELS, WIDTH
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import ZERO
+
+# Of a tile of two vectors, and of one, which waits longer for what it loads.
+WIDE_COST, NARROW_COST = 4, 3
+
+
+@kernel
+def share(count, rank, size):
+    """The part of `count` items that falls to one thread, as (first, last + 1)."""
+    return count * rank // size, count * (rank + 1) // size
+
+
+class Tiles(NamedTuple):
+    """The tiles of a layer's panels that one thread works on, counted panel by panel."""
+
+    first: int
+    last: int  # one behind the last
+    blocks: int  # tiles of a panel
+    row: int  # where the first of a panel starts
+
+
+@kernel
+def tile_behind(cost, n_wide):
+    """The first tile that starts behind tiles of so much cost."""
+    if cost < n_wide * WIDE_COST:
+        return (cost + WIDE_COST - 1) // WIDE_COST
+    return n_wide + (cost - n_wide * WIDE_COST + NARROW_COST - 1) // NARROW_COST
+
+
+@kernel
+def all_rows(layer, blocks, rank, size):
+    """A thread's share of all tiles of a layer, `blocks` in each panel, by what they cost.
+
+    A last panel may be only one vector wide.
+    """
+    is_narrow = layer[N_OUTPUTS] - (layer[N_PANELS] - 1) * layer[WIDTH] <= layer[LANES]
+    n_wide = (layer[N_PANELS] - is_narrow) * blocks
+    cost = n_wide * WIDE_COST + is_narrow * blocks * NARROW_COST
+    start, stop = share(cost, rank, size)
+    return Tiles(tile_behind(start, n_wide), tile_behind(stop, n_wide), blocks, ZERO)
+
+
+@kernel
+def some_rows(layer, first, last):
+    """All panels of a layer, but only their rows from `first` to `last`."""
+    blocks = (last - first + TILE_ROWS - 1) // TILE_ROWS
+    return Tiles(ZERO, layer[N_PANELS] * blocks, blocks, first)
+
+
+@kernel
+def tile_at(tiles, item):
+    """Panel and first row of a tile."""
+    panel = item // tiles.blocks
+    return panel, tiles.row + (item - panel * tiles.blocks) * TILE_ROWS
+
+
+@kernel
+def smaller(a, b):
+    return a if a < b else b
+
+
+@kernel
+def larger(a, b):
+    return a if a > b else b
+
+
+@kernel
+def round_to_tile(rows):
+    """Rows of a batch as they are stored: whole tiles."""
+    return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS

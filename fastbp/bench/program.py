@@ -15,7 +15,7 @@ from fastbp.bench.race import Pace, limited_to, race
 from fastbp.bench.results import FILE_NAME, Race, Results
 
 # Seconds of rounds: in the table, in sweeps, and where everything must be quick.
-TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(10.0, 5), Pace(3.0), Pace(2.5)
+TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(8.0, 5), Pace(2.0), Pace(2.5)
 # torch.compile takes some ten seconds a network before its first epoch.
 SLOW_TO_START = ("torch.compile",)
 PEERS = tuple(name for name in CONTENDERS if name != "fastbp")

@@ -1,6 +1,7 @@
 """The network: layer sizes, activations, and the flat parameter vector with its views."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Network:
     >>> network = Network((4, 8, 3), ("relu",), "softmax", "log_loss")
     >>> network.n_parameters
     67
+    >>> network.starts
+    [0, 40]
     >>> [w.shape for w in network.views(np.zeros(67))[0]]
     [(4, 8), (8, 3)]
     """
@@ -54,6 +57,12 @@ class Network:
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes)
 
     @property
+    def starts(self):
+        """Where each weight matrix starts in the flat vector; its biases follow it."""
+        sizes = [(fan_in + 1) * fan_out for fan_in, fan_out in self.shapes]
+        return list(accumulate(sizes[:-1], initial=0))
+
+    @property
     def activations(self):
         """The activation behind every weight matrix, the output's last."""
         return (*self.hidden_activations, self.output_activation)
@@ -70,12 +79,11 @@ class Network:
         coefs : list of ndarray of shape (fan_in, fan_out)
         intercepts : list of ndarray of shape (fan_out,)
         """
-        coefs, intercepts, start = [], [], 0
-        for fan_in, fan_out in self.shapes:
+        coefs, intercepts = [], []
+        for (fan_in, fan_out), start in zip(self.shapes, self.starts, strict=True):
             stop = start + fan_in * fan_out
             coefs.append(parameters[start:stop].reshape(fan_in, fan_out))
-            start = stop + fan_out
-            intercepts.append(parameters[stop:start])
+            intercepts.append(parameters[stop : stop + fan_out])
         return coefs, intercepts
 
     def flatten(self, coefs, intercepts, dtype):

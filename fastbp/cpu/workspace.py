@@ -19,8 +19,8 @@ from fastbp.data import Data
 
 # Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
-SMALL_BYTES = 2**20
 MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
+SMALL_BYTES = 2**20  # arrays that cost next to no memory are kept between the epochs of a fit
 
 
 class Desk(NamedTuple):

@@ -205,8 +205,8 @@ def _lay_out_layer(layout, index, take, stride):
     record[ACTIVATION] = functions.OUTPUT_ACTIVATIONS.index(network.activations[index])
     record[INPUT_SHARE] = n_inputs if index == 0 else -(-n_inputs // cluster)
     record[SHARE] = n_outputs if is_output else -(-n_outputs // cluster)
-    before = sum((fan_in + 1) * fan_out for fan_in, fan_out in network.shapes[:index])
-    record[FLAT_WEIGHTS], record[FLAT_BIAS] = before, before + n_inputs * n_outputs
+    start = network.starts[index]
+    record[FLAT_WEIGHTS], record[FLAT_BIAS] = start, start + n_inputs * n_outputs
 
     copies = 3 if layout.task.rule == ADAM else 2  # the parameters and their moments
     if index == 0:  # unit by unit, as the tensor cores take them

@@ -159,12 +159,12 @@ def _product(layout, index, is_forward):
     octets = 32 * shape.warps // OCTET
     places = int(record[UNIT_TILES]) * (shape.rows // OCTET)
     record[GROUPS] = min(octets // places, -(-n_terms // CHUNK))
-    before = sum((n + 1) * m for n, m in network.shapes[:index])
-    record[FLAT_WEIGHTS] = before
-    record[FLAT_BIAS] = before + fan_in * fan_out if is_forward else NONE
+    start = network.starts[index]
+    record[FLAT_WEIGHTS] = start
+    record[FLAT_BIAS] = start + fan_in * fan_out if is_forward else NONE
     term_step, unit_step = (fan_out, 1) if is_forward else (1, fan_out)
     record[[TERM_STEP, UNIT_STEP]] = term_step, unit_step
-    is_aligned = not is_forward and before % CHUNK == n_terms % CHUNK == 0
+    is_aligned = not is_forward and start % CHUNK == n_terms % CHUNK == 0
     record[COPIED] = CHUNK if is_aligned else 1
     record[WEIGHT_STRIDE] = without_conflicts(n_terms)
     units = index if is_forward else index - 1

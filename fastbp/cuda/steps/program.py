@@ -52,7 +52,6 @@ class Launcher:
         self.starts = np.cumsum([0, n_gathered * sizes[0], *(capacity * n for n in sizes[1:])])
         self.values = device.empty(int(self.starts[-1]), self.dtype)
         self.infinite = device.zeros(1, np.int32)
-        self.weights = np.cumsum([0, *((n + 1) * m for n, m in network.shapes)])
         self.state = device.zeros(windows.STATE_SIZE, np.float64)
 
     def inputs_of(self, layer, first_row):
@@ -93,7 +92,7 @@ class Launcher:
             activation = 0 if is_output else _HIDDEN.index(network.activations[layer])
             self.launch_product(
                 "forward", self.capacity, fan_out, table, step, parameters,
-                int(self.weights[layer]), fan_in, fan_out, self.values,
+                network.starts[layer], fan_in, fan_out, self.values,
                 self.inputs_of(layer, first_row), int(self.starts[layer + 1]), activation,
             )  # fmt: skip
 
@@ -146,7 +145,7 @@ class StepsProgram(Program):
             down, across = FORMS[self.update_form].tiles(fan_in + 1, fan_out)
             layers[layer] = (
                 fan_in, fan_out, self.launcher.inputs_of(layer, 0), self.delta_starts[layer],
-                self.launcher.weights[layer], self.n_tiles, across,
+                self.task.network.starts[layer], self.n_tiles, across,
             )  # fmt: skip
             self.n_tiles += down * across
         self.layers = self.device.upload(layers)
@@ -308,7 +307,7 @@ class StepsProgram(Program):
         launcher.launch(
             outputs.HEADS[self.task.dtype.name, self.head_threads], self.n_losses,
             self.head_threads, self.table, step, first_row, self.parameters,
-            int(launcher.weights[layer]), *network.shapes[layer], launcher.values,
+            network.starts[layer], *network.shapes[layer], launcher.values,
             launcher.inputs_of(layer, first_row), self.targets, self.row_weights, self.deltas,
             int(self.delta_starts[layer]), input_deltas, hidden, *self._objective(), self.losses,
         )  # fmt: skip
@@ -329,7 +328,7 @@ class StepsProgram(Program):
         fan_in, fan_out = network.shapes[layer]
         launcher.launch_product(
             "backward", self.task.batch_size, fan_in, self.table, step, self.parameters,
-            int(launcher.weights[layer]), fan_in, fan_out, launcher.values,
+            network.starts[layer], fan_in, fan_out, launcher.values,
             launcher.inputs_of(layer, 0), self.deltas, int(self.delta_starts[layer]),
             int(self.delta_starts[layer - 1]), _HIDDEN.index(network.activations[layer - 1]),
         )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from numba import float64, int64
 
 from fastbp import functions
-from fastbp.cuda.device import compiled
+from fastbp.cuda.device import address_of, compiled
 from fastbp.cuda.task import ADAM
 from fastbp.cuda.wide import batches
 from fastbp.cuda.wide.products import ITEM_SIZES, PADDING, PADDING_ROWS
@@ -38,7 +38,7 @@ class Matrix:
     @property
     def address(self):
         """In bytes."""
-        return self.array.__cuda_array_interface__["data"][0] + self.offset
+        return address_of(self.array) + self.offset
 
     @property
     def place(self):
@@ -161,10 +161,9 @@ class Memory:
 
     def _copies(self, flat, matrices):
         """Where each layer's part lies in a flat vector: weights and biases in one matrix there."""
-        address = flat.address
-        for matrix, (m, n) in zip(matrices, pairwise(self.sizes), strict=True):
-            yield address, matrix, m + 1, n
-            address += 4 * (m + 1) * n
+        network = self.task.network
+        for matrix, (m, n), start in zip(matrices, network.shapes, network.starts, strict=True):
+            yield flat.address + 4 * start, matrix, m + 1, n
 
     def _copy(self, source, source_pitch, target, target_pitch, rows, columns):
         self.launch(

@@ -3,8 +3,10 @@
 import json
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,6 +259,21 @@ def test_a_tiny_race_without_some_peers(monkeypatch):
         assert len(entry.seconds) == 2
         assert len(entry.losses) == 3
     np.testing.assert_allclose(ours.losses, plain.losses, rtol=1e-5)
+
+
+def test_all_cores_are_awake_before_a_turn(monkeypatch):
+    """A pause of sleep made short turns half as long again as training without pauses is."""
+    clock, all_at_once = [0.0], threading.Barrier(3, timeout=60)
+
+    def hash_block(block):
+        all_at_once.wait()
+        clock[0] = 1.0
+
+    monkeypatch.setattr(race.hashlib, "sha256", hash_block)
+    monkeypatch.setattr(race, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    race.keep_busy(3, 0.5)
+    assert clock == [1.0]
+    assert not all_at_once.broken
 
 
 def test_a_contender_that_fails_is_marked_and_the_others_go_on(monkeypatch, tmp_path):

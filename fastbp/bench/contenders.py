@@ -223,8 +223,7 @@ CONTENDERS = {
 class Turns:
     """A trainer's clock: it reports the time of its epochs, then waits for the next turn.
 
-    The first of a turn's epochs is not timed, unless it is the only one: short epochs after a pause
-    take up to twice as long, as caches and clocks have to recover, and people train without pauses.
+    The first of a turn's epochs is not timed, unless it is the only one: its caches are cold.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from processes import call_alone
 from threadpoolctl import threadpool_limits
 
-from fastbp.cpu import engine
+from fastbp.cpu import engine, work
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::DeprecationWarning"
@@ -35,7 +35,7 @@ FLOAT64_JOBS = [(task, given) for task, given in JOBS if given["precision"] == "
 def team_size(request, monkeypatch):
     """Let every fit and prediction, however small, use a team of that size."""
     monkeypatch.setattr(engine, "available_threads", lambda: 64)
-    monkeypatch.setattr(engine, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(engine, "PREDICT_ROWS", 16)
     return request.param
 
@@ -107,20 +107,20 @@ def test_first_fits_of_a_process_in_threads(tmp_path):
 
 def serve_before_and_after_a_fork():
     """Like a web server: fit, fork workers that all predict and fit, and predict meanwhile."""
-    engine.WORK_PER_THREAD, engine.PREDICT_ROWS = 1, 16
+    work.WORK_PER_THREAD, engine.PREDICT_ROWS = 1, 16
     model, X, y = small("multiclass", n_threads=3)
     expected = model.fit(X, y).predict_proba(X)
     fitted = weights(model)
     context = multiprocessing.get_context("fork")
     results, ready = context.SimpleQueue(), context.Barrier(4)
 
-    def work():
+    def serve():
         ready.wait()
         same = all((model.predict_proba(X) == expected).all() for _ in range(50))
         other, _, _ = small("multiclass", n_threads=3)
         results.put(bool(same and (weights(other.fit(X, y)) == fitted).all()))
 
-    workers = [context.Process(target=work, daemon=True) for _ in range(3)]
+    workers = [context.Process(target=serve, daemon=True) for _ in range(3)]
     for worker in workers:
         worker.start()
     ready.wait()

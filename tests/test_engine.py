@@ -172,7 +172,7 @@ def test_a_few_rows_have_the_bits_of_many(sizes, dtype):
     ("sizes", "batch_size"), [((20, 300, 90, 7), 100), ((784, 128, 10), 64), ((9, 700, 3), 33)]
 )
 def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, sizes, batch_size, dtype):
-    monkeypatch.setattr("fastbp.cpu.engine.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_THREAD", 1)
     network = make_network(sizes, "softmax")
     data = make_data(network, 250, 6)
     results = []
@@ -244,7 +244,7 @@ def test_duplicate_sparse_entries_add_up():
 @pytest.mark.parametrize("density", [0.1, 0.3])
 @pytest.mark.parametrize("sizes", [(300, 33, 5), (41, 65, 17, 3), (37, 20), (19, 2)])
 def test_sparse_rows_have_the_dense_bits(monkeypatch, sizes, density, optimizer, dtype):
-    monkeypatch.setattr("fastbp.cpu.engine.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_THREAD", 1)
     network = make_network(sizes, "softmax")
     data = make_data(network, 70, 12, weighted=True)
     data.X[np.random.default_rng(13).random(data.X.shape) > density] = 0

@@ -8,7 +8,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastbp import MLPClassifier, MLPRegressor
-from fastbp.cpu import engine
+from fastbp.cpu import work
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -41,7 +41,7 @@ def every_estimator():
 def test_scikit_learn_checks(estimator, check, monkeypatch):
     if estimator.n_threads:
         # Networks as small as these would be left to one thread.
-        monkeypatch.setattr(engine, "WORK_PER_THREAD", 1)
+        monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     if estimator.precision == "float32" and "sample_weight_equivalence" in check.func.__name__:
         # The check sends float64 data, and so asks for float64's digits. For float32 results
         # scikit-learn's own assert_allclose asks for these.

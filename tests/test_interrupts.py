@@ -147,12 +147,12 @@ def test_the_first_compilation(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 7, 90])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 def test_calls_of_any_length_give_the_same_bits(monkeypatch, solver, batch_size):
-    from fastbp.cpu import engine
+    from fastbp.cpu import engine, work
 
     model, X, y = small("multiclass", solver=solver, batch_size=batch_size)
     expected = weights(model.fit(X, y)), model.predict_proba(X), model.loss_curve_
     calls = []
-    monkeypatch.setattr(engine, "WORK_PER_CALL", 1)
+    monkeypatch.setattr(work, "WORK_PER_CALL", 1)
     monkeypatch.setattr(engine, "PREDICT_ROWS", 7)
     monkeypatch.setattr(
         engine, "run_team", lambda *a, run=engine.run_team: calls.append(1) or run(*a)

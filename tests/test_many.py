@@ -65,11 +65,11 @@ def test_the_bits_of_lone_fits(task, n_threads):
 
 
 def test_engines_run_one_thread_each_where_all_cores_are_busy(monkeypatch):
-    from fastbp.cpu import engine
+    from fastbp.cpu import engine, work
 
     sizes, run_team = set(), engine.run_team
     monkeypatch.setattr(engine, "available_threads", lambda: 4)
-    monkeypatch.setattr(engine, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(engine, "run_team", lambda n, *a: (sizes.add(n), run_team(n, *a))[1])
     models, X, y = make_many("multiclass")
     fit_many(models, X, y, n_threads=4)

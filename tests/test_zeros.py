@@ -5,6 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from fastbp.cpu import engine as engine_module
+from fastbp.cpu import work
 from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.simd import TILE_ROWS
@@ -72,8 +73,8 @@ def almost_dense():
 def trained(monkeypatch, skips, X, hidden, solver, dtype, n_threads, batch_size=44):
     """Weights after two epochs, and predictions."""
     monkeypatch.setattr(engine_module, "is_worth_a_look", lambda *arguments, **_: skips)
-    monkeypatch.setattr(engine_module, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(engine_module, "WORK_PER_START", 1)
+    monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(work, "WORK_PER_START", 1)
     generator = np.random.RandomState(1)
     network = Network((X.shape[1], *hidden, 3), ("tanh",) * len(hidden), "softmax", "log_loss")
     data = Data(X, generator.randint(0, 3, X.shape[0]), input_scale=0.01)

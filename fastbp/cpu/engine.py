@@ -3,6 +3,7 @@
 import math
 import platform
 from functools import cached_property, lru_cache
+from time import perf_counter
 from weakref import WeakSet
 
 import numpy as np
@@ -15,27 +16,19 @@ from fastbp import functions
 from fastbp.cpu import kernels
 from fastbp.cpu.compilation import cache_folder
 from fastbp.cpu.gather import source_of
-from fastbp.cpu.layout import Layout, aligned_zeros, round_up
+from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.outputs import Objective
-from fastbp.cpu.simd import TILE_ROWS, VECTOR_BITS, lanes
+from fastbp.cpu.simd import VECTOR_BITS, lanes
 from fastbp.cpu.sparse import density_of, make_entries, most_entries
 from fastbp.cpu.team import run_team
 from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
+from fastbp.cpu.work import Pace, Work
 from fastbp.cpu.workspace import Desk, make_memory, make_workspace
 from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import N_MOMENTS, Optimizer
 
-# Multiply-adds of a batch that a further thread must have for itself to be worth its barriers.
-WORK_PER_THREAD = 250_000
-# Starting the threads takes 0.1 ms: a whole epoch must have so many times that work.
-WORK_PER_START = 200
-# Work of one call into a kernel, in multiply-adds, a quarter of a second: then Ctrl-C is heard.
-WORK_PER_CALL = 10_000_000_000
-# What else a batch takes, in multiply-adds: small nets and small batches do little but this.
-WORK_PER_UPDATE = 50  # of a parameter
-WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
 FEW_ROWS = 8  # so few, or fewer lanes, are predicted faster than the parameters are packed
@@ -98,7 +91,9 @@ class Engine:
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing, self._nothing]
-        self._desk = None  # of the last epoch, where it is small
+        self._work = Work(network)
+        self._pace = None  # of the last epoch's team
+        self._desk = None  # likewise, where it is small
 
     def __enter__(self):
         _at_work.add(self)
@@ -149,18 +144,9 @@ class Engine:
 
     # ---- working memory -----------------------------------------------------------------------
 
-    def _multiply_adds(self, density):
-        """Of one row, once through all layers; the first reads only so much of its inputs."""
-        first, *others = (fan_in * fan_out for fan_in, fan_out in self.network.shapes)
-        return first * density + sum(others)
-
     def _team_size(self, rows, n_rows=math.inf, density=1.0):
         """Threads for `n_rows` in batches of so many: as many as have work enough for a barrier."""
-        # Every weight is updated once a batch, however sparse its rows.
-        work = 3 * self._multiply_adds(min(1.0, density + 1 / rows))
-        useful = int(work * rows // WORK_PER_THREAD)
-        if work * n_rows < WORK_PER_START * WORK_PER_THREAD:
-            useful = 1
+        useful = self._work.useful_threads(rows, n_rows, density)
         if useful <= 1:  # to ask for the cores takes longer than a small prediction
             return 1
         team = self._n_cores if self.n_threads is None else self.n_threads
@@ -171,15 +157,6 @@ class Engine:
     @cached_property
     def _n_cores(self):
         return available_threads()
-
-    def _batches_per_call(self, rows, density, learns=True):
-        """Batches of so many rows that one call into a kernel runs."""
-        passes = 3 if learns else 1
-        gather = WORK_PER_FEATURE * self.network.layer_sizes[0] * density
-        row = passes * self._multiply_adds(density) + gather + WORK_PER_ROW
-        batch = round_up(rows, TILE_ROWS) * row + WORK_PER_BATCH
-        update = WORK_PER_UPDATE * self.network.n_parameters * learns
-        return 1 + int(WORK_PER_CALL // (batch + update))
 
     def _inputs(self, X, order, rows, size, learns=True):
         """Where kernels find dense rows, or None; and each thread's memory for sparse ones."""
@@ -289,21 +266,29 @@ class Engine:
 
     def _run(self, data, order, plan, step, result):
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
-        desk = self._desk_for(data, order, min(plan.batch_size, len(order)))
-        size = len(desk.workspaces)
-        for start in range(0, len(order), desk.stride):
-            part = order[start : start + desk.stride]
+        rows = min(plan.batch_size, len(order))
+        desk = self._desk_for(data, order, rows)
+        pace = self._pace_of(len(desk.workspaces), rows)
+        for part in desk.parts(order):
+            size, began = pace.choose(), perf_counter()
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
 
-            def member(rank, part=part, call=call):
+            def member(rank, part=part, call=call, size=size):
                 kernels.train(
                     desk.memory, desk.workspaces[rank], desk.source, desk.objective, call, step,
                     part, result, rank, size,
                 )  # fmt: skip
 
             run_team(size, member, desk.memory.control)
+            pace.note(len(part), perf_counter() - began)
             if not np.isfinite(result[kernels.LOSS]):
                 return
+
+    def _pace_of(self, size, rows):
+        """How a team of at most this size does with batches of so many rows."""
+        if self._pace is None or self._pace.most != size:
+            self._pace = Pace(size, self._work.is_doubtful(rows, size))
+        return self._pace
 
     def _desk_for(self, data, order, rows):
         """What a team works with, as far as possible what it has worked with before."""
@@ -315,7 +300,7 @@ class Engine:
         desk = Desk(
             data, rows, self._objective(data), self._memory(rows), source,
             self._workspaces(data.X, order, rows, entries),
-            self._batches_per_call(rows, density) * rows,
+            self._work.batches_per_call(rows, density),
         )  # fmt: skip
         self._desk = desk if desk.is_small() else None
         return desk
@@ -352,7 +337,7 @@ class Engine:
         workspaces = self._workspaces(data.X, order, batch, entries, learns=False)
         plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
         memories = [self._memory(batch, learns=False) for _ in range(size)]
-        stride = self._batches_per_call(batch, density, learns=False) * batch * size
+        stride = self._work.batches_per_call(batch, density, learns=False) * batch * size
         were_finite = []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]

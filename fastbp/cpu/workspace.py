@@ -31,8 +31,8 @@ class Desk(NamedTuple):
     objective: Objective
     memory: Memory
     source: Source | None  # of dense rows
-    workspaces: list  # one a thread
-    stride: int  # rows that one call into the kernel goes through
+    workspaces: list  # one a thread of the largest team
+    batches_per_call: int  # that one call into the kernel goes through, at most
 
     def serves(self, data, rows, size, weights, moments):
         """Whether it is for this data, for so many threads, and for these very arrays."""
@@ -44,6 +44,13 @@ class Desk(NamedTuple):
             and moments[0] is memory.first_moment
             and moments[1] is memory.second_moment
         )
+
+    def parts(self, order):
+        """The rows of every call into the kernel: whole batches, as many in each as can be."""
+        n_batches = -(-len(order) // self.rows)
+        n_calls = -(-n_batches // self.batches_per_call)
+        stride = -(-n_batches // n_calls) * self.rows
+        return [order[start : start + stride] for start in range(0, len(order), stride)]
 
     def is_small(self):
         """Whether it is worth keeping: to make its arrays takes longer than to fill them."""

@@ -1,0 +1,62 @@
+"""The size of a team: estimated from the work, then by what calls took."""
+
+from fastbp.cpu.work import CALLS_REMEMBERED, RECENT_CALLS, Pace, Work
+from fastbp.network import Network
+
+
+def run(pace, seconds, calls):
+    """Let a team make calls of 100 rows that take so many seconds a size; the sizes chosen."""
+    chosen = []
+    for _ in range(calls):
+        chosen.append(pace.choose())
+        pace.note(100, 100 * seconds[chosen[-1]])
+    return chosen
+
+
+def test_a_team_is_tried_against_one_thread_where_it_is_doubtful():
+    """Two threads went slower than one for minutes, where a barrier takes 250 ns."""
+    near, far = {2: 10.0, 1: 15.0}, {2: 18.0, 1: 15.0}
+    pace = Pace(2, is_doubtful=True)
+    assert run(pace, near, 8) == [2, 2, 1, 2, 2, 2, 2, 2]
+    assert run(pace, far, 6) == [2, 2, 2, 1, 1, 1]
+    later = run(pace, far, 4 * CALLS_REMEMBERED)
+    assert 3 <= later.count(2) <= 4, "tried again now and then"
+    assert run(pace, near, 2 * CALLS_REMEMBERED).count(1) <= CALLS_REMEMBERED + 2
+
+
+def test_the_first_call_does_not_count():
+    """It compiles the kernel: the team looked a thousand times slower than one thread."""
+    pace = Pace(2, is_doubtful=True)
+    assert run(pace, {2: 5000.0, 1: 5000.0}, 1) == [2]
+    assert run(pace, {2: 10.0, 1: 15.0}, 4) == [2, 1, 2, 2]
+
+
+def test_a_large_network_keeps_its_team_unless_something_is_wrong():
+    pace = Pace(2, is_doubtful=False)
+    assert run(pace, {2: 10.0, 1: 19.0}, 200) == [2] * 200
+    beside_a_busy_process = {2: 24.0, 1: 20.0}
+    assert run(pace, beside_a_busy_process, RECENT_CALLS + 2) == [2] * RECENT_CALLS + [1, 1]
+    assert 1 not in run(pace, {2: 10.0, 1: 19.0}, 2 * CALLS_REMEMBERED)[CALLS_REMEMBERED:]
+
+
+def test_one_slow_call_changes_nothing():
+    pace = Pace(2, is_doubtful=False)
+    run(pace, {2: 10.0}, 10)
+    run(pace, {2: 100.0}, RECENT_CALLS - 1)
+    assert run(pace, {2: 10.0}, 10) == [2] * 10
+
+
+def test_a_team_shrinks_and_grows_by_halves():
+    fastest_with_three = {12: 20.0, 6: 12.0, 3: 9.0, 1: 30.0}
+    pace = Pace(12, is_doubtful=True)
+    assert run(pace, fastest_with_three, 10) == [12, 12, 6, 3, 1, 3, 3, 3, 3, 3]
+    assert Pace(1, is_doubtful=True).choose() == 1
+
+
+def test_what_is_doubtful():
+    small, large = (Network(sizes, ("tanh",) * (len(sizes) - 2), "softmax", "log_loss")
+                    for sizes in ((30, 64, 64, 3), (784, 128, 10)))  # fmt: skip
+    assert Work(small).useful_threads(64) >= 2
+    assert Work(small).is_doubtful(64, 2)
+    assert not Work(large).is_doubtful(64, 2)
+    assert Work(large).useful_threads(64, n_rows=64) == 1, "not worth starting threads"

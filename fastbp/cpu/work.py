@@ -18,8 +18,11 @@ WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 # Threads with less than so many times `WORK_PER_THREAD` may be slower than fewer.
 CLEARLY_ENOUGH = 5
 
-RECENT_CALLS = 3  # the least of their times counts, as others' work makes times longer only
-CALLS_REMEMBERED = 32  # after so many a time is out of date
+# Calls of a trial. The least of their times counts: others' work makes times longer only.
+TRIAL_CALLS = 3
+# Calls after which a team of another size is tried again. What fewer threads take, and so wait less
+# for each other, changes less.
+CALLS_TO_MORE, CALLS_TO_FEWER = 32, 128
 SUSPICION = 1.5  # how far above its best a team's time makes fewer threads worth a trial
 
 
@@ -83,28 +86,34 @@ class Pace:
         self.most, self.size = most, most
         self._sizes = [most >> halvings for halvings in range(most.bit_length())]
         self._is_doubtful = is_doubtful
-        self._times = {}  # by size: seconds a row of recent calls
-        self._noted = {}  # by size: when the last of them was
-        self._least = {}  # by size: of all calls
+        # By size: seconds a row of recent calls, when the last of them was, the least of all calls.
+        self._times = {most: deque(maxlen=TRIAL_CALLS)}
+        self._noted, self._least = {}, {}
         self._calls = 0
 
     def choose(self):
         """Threads for the next call: those that went fastest, or some that are worth a trial."""
+        if len(self._times[self.size]) < TRIAL_CALLS:
+            return self.size
         at = self._sizes.index(self.size)
         # Of equal ones, as before anything is known, the largest.
-        self.size = min(self._sizes[max(0, at - 1) : at + 2], key=self._expected)
-        return self.size
+        chosen = min(self._sizes[max(0, at - 1) : at + 2], key=self._expected)
+        if not self._remembers(chosen):
+            self._times[chosen] = deque(maxlen=TRIAL_CALLS)
+        self.size = chosen
+        return chosen
 
     def _remembers(self, size):
-        return size in self._noted and self._calls - self._noted[size] <= CALLS_REMEMBERED
+        calls = CALLS_TO_MORE if size > self.size else CALLS_TO_FEWER
+        return size in self._noted and self._calls - self._noted[size] <= calls
 
     def _expected(self, size):
         """Seconds a row, as they were or, where that is long ago, in good hope."""
         if self._remembers(size):
             return min(self._times[size])
-        if size >= self.size or self._is_doubtful:
+        if size > self.size or self._is_doubtful:
             return 0.0
-        return SUSPICION * self._least.get(self.size, 0.0)
+        return SUSPICION * self._least[self.size]
 
     def note(self, rows, seconds):
         """Remember what a call with the chosen size took."""
@@ -112,8 +121,6 @@ class Pace:
         if self._calls == 1:  # may have compiled the kernel, or loaded it
             return
         size, time = self.size, seconds / rows
-        if not self._remembers(size):
-            self._times[size] = deque(maxlen=RECENT_CALLS)
         self._times[size].append(time)
         self._noted[size] = self._calls
         self._least[size] = min(time, self._least.get(size, time))

@@ -8,10 +8,14 @@ computed.
 
 import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from scipy.sparse import issparse
 
+from fastbp.cpu.engine import available_threads
+from fastbp.cpu.shuffling import shuffle
+from fastbp.crew import work_off
 from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.device import compiled
 from fastbp.cuda.small import kernels, layout
@@ -262,8 +266,7 @@ class Together:
                 shuffled.append(member)
         orders = self.fixed_orders
         if shuffled:
-            drawn = map(_draw, shuffled)
-            orders = self.device.upload(np.concatenate([*self.orders.parts, *drawn]))
+            orders = self.device.upload(np.concatenate([*self.orders.parts, *_draw(shuffled)]))
         curves = self.device.upload(np.concatenate([_rates_of(member) for member in running]))
         for group in _groups(running):
             rows = self.device.upload(np.concatenate([member.table for member in group]))
@@ -298,13 +301,19 @@ def n_vectors_of(plan):
     return 3 if plan.table[layout.RULE] == ADAM else 2
 
 
-def _draw(member):
-    """Draw the orders of a launch's epochs, as `fastbp.training.run_epoch` does."""
-    orders = np.empty((member.table[layout.EPOCHS], member.n_rows), np.int32)
-    for order in orders:
-        member.training.random_state.shuffle(member.order)
-        order[:] = member.order
-    return orders.ravel()
+def _draw(members):
+    """Draw the orders of a launch's epochs, as `fastbp.training.run_epoch` does; in threads."""
+    drawn = [np.empty((m.table[layout.EPOCHS], m.n_rows), np.int32) for m in members]
+
+    def draw(member, orders):
+        times = len(orders) * len(members)
+        for order in orders:
+            shuffle(member.training.random_state, member.order, times)
+            order[:] = member.order
+
+    jobs = [partial(draw, *each) for each in zip(members, drawn, strict=True)]
+    work_off(jobs, min(len(jobs), available_threads()))
+    return [orders.ravel() for orders in drawn]
 
 
 def _rates_of(member):

@@ -16,7 +16,6 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
-from fastbp.cpu.shuffling import shuffle
 from fastbp.optimizers import Optimizer
 
 # In the threads of `fit_many` a list of (message, category), which its caller will warn of.
@@ -330,6 +329,8 @@ def run_epoch(training, rows, batch_size):
     settings = training.settings
     started = time.perf_counter()
     if settings.shuffle:
+        from fastbp.shuffling import shuffle  # numba comes with the first fit, not before
+
         shuffle(training.random_state, rows, settings.max_iter)  # as scikit-learn, upon the last
     loss = engine.train_epoch(training.data, rows, batch_size, optimizer, settings.alpha)
     if not isfinite(loss):

@@ -110,22 +110,26 @@ def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path)
     """numba's own key is the calling function's file: edits elsewhere left old code in use."""
     package = tmp_path / "fastbp"
     (package / "cpu").mkdir(parents=True)
-    for path in ("functions.py", "optimizers.py", "cpu/tiles.py", "cpu/compilation.py"):
+    edited = ("functions.py", "optimizers.py", "shuffling.py", "cpu/tiles.py")
+    for path in (*edited, "cpu/compilation.py"):
         (package / path).write_text("before")
     monkeypatch.setattr(compilation, "__file__", str(package / "cpu" / "compilation.py"))
     digests = {compilation.source_digest.__wrapped__()}
-    for path in ("functions.py", "optimizers.py", "cpu/tiles.py"):
+    for path in edited:
         (package / path).write_text(f"after {path}")
         digests.add(compilation.source_digest.__wrapped__())
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 def test_every_compiled_function_is_in_the_fingerprint():
     """A formula in a file that the fingerprint leaves out could go stale."""
     covered = {*Path(compilation.__file__).parent.glob("*.py")}
-    covered |= {ROOT / "fastbp" / name for name in ("functions.py", "optimizers.py")}
+    covered |= {
+        ROOT / "fastbp" / name for name in ("functions.py", "optimizers.py", "shuffling.py")
+    }
     program = """
 import sys
+from fastbp import shuffling
 from fastbp.cpu import kernels
 from numba.core.dispatcher import Dispatcher
 for module in list(sys.modules.values()):

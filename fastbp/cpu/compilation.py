@@ -177,8 +177,8 @@ def source_digest():
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     folder = Path(__file__).parent
-    formulas = [folder.parent / name for name in ("functions.py", "optimizers.py")]
-    for path in sorted([*formulas, *folder.glob("*.py")]):
+    others = [folder.parent / name for name in ("functions.py", "optimizers.py", "shuffling.py")]
+    for path in sorted([*others, *folder.glob("*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

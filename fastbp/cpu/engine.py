@@ -28,6 +28,7 @@ from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import N_MOMENTS, Optimizer
+from fastbp.shuffling import WORTH_COMPILING, shuffle
 
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
@@ -377,6 +378,7 @@ def warmup(dtypes=("float32", "float64"), everything=True):
     folder : str or None
         The cache folder; None where none can be written.
     """
+    shuffle(np.random.RandomState(0), np.arange(WORTH_COMPILING))
     network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
     optimizer, rows = Optimizer("sgd", 0.0), np.zeros(1, np.int64)
     kinds = (np.zeros((1, 1)), csr_array((1, 1))) if everything else (np.zeros((1, 1)),)

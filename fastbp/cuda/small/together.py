@@ -14,7 +14,6 @@ import numpy as np
 from scipy.sparse import issparse
 
 from fastbp.cpu.engine import available_threads
-from fastbp.cpu.shuffling import shuffle
 from fastbp.crew import work_off
 from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.device import compiled
@@ -23,6 +22,7 @@ from fastbp.cuda.small.layout import Plan, make_plan
 from fastbp.cuda.task import ADAM, rule_of
 from fastbp.cuda.toolkit import is_simulated
 from fastbp.optimizers import N_MOMENTS
+from fastbp.shuffling import shuffle
 from fastbp.training import Split
 
 SCHEDULES = {

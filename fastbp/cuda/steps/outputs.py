@@ -131,7 +131,7 @@ def make_head(real, threads):
                 sums[row] = zero
             for unit in range(n_outputs):
                 weight = parameters[weights + k * n_outputs + unit]
-                for row in range(HEAD_ROWS):
+                for row in range(HEAD_ROWS):  # those behind the last are garbage, and not stored
                     sums[row] += own_deltas[row * HEAD_OUTPUTS + unit] * weight
             for row in range(HEAD_ROWS):
                 if first + row < n_rows:

@@ -117,6 +117,40 @@ def test_errors_of_the_gpu_name_the_remedy(text, error, says):
     assert type(caught.value) is error
 
 
+class Stream:
+    """cuda.core's stream while a graph is recorded: what it is asked to do, in order."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        def note(*arguments):
+            self.asked.append(name)
+            return self
+
+        return note
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_recording_that_breaks_off_leaves_the_stream_usable(error):
+    """Ctrl-C while a graph was recorded ended a fit in a DeviceError: the stream went on recording,
+    so what had been learned could not be read."""
+    from fastbp.cuda.device import Device
+
+    device = object.__new__(Device)
+    device._core_stream = Stream()
+
+    def work():
+        raise error
+
+    with pytest.raises(error):
+        device.record(work)
+    assert device._core_stream.asked == ["create_graph_builder", "begin_building", "close"]
+    device._core_stream.asked.clear()
+    device.record(lambda: None)()
+    assert device._core_stream.asked[2:] == ["end_building", "complete", "upload", "launch"]
+
+
 class Driver:
     """NVIDIA's driver with some GPUs of compute capability 8.9, or one that fails to start."""
 

@@ -181,9 +181,14 @@ class Device:
             return work
         with reporting(self):
             builder = self._core_stream.create_graph_builder()
-            builder.begin_building()
-            work()
-            graph = builder.end_building().complete()
+            try:
+                builder.begin_building()
+                work()
+                builder.end_building()
+            except BaseException:  # Ctrl-C too: a stream that goes on recording does nothing else
+                builder.close()
+                raise
+            graph = builder.complete()
             graph.upload(self._core_stream)
         return _Replay(self, graph)
 

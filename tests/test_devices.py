@@ -151,6 +151,25 @@ def test_a_recording_that_breaks_off_leaves_the_stream_usable(error):
     assert device._core_stream.asked[2:] == ["end_building", "complete", "upload", "launch"]
 
 
+@pytest.mark.parametrize("n_numbers", [5, 50_000])
+def test_a_host_array_may_change_while_its_copy_is_under_way(n_numbers):
+    """CUDA may read pageable memory after the call: here it does so when it is waited for."""
+    from fastbp.cuda.device import Device
+
+    device, found, pending = object.__new__(Device), [], []
+    device._core_stream = device.stream = SimpleNamespace(
+        synchronize=lambda: found.extend(map(np.copy, pending)) or pending.clear()
+    )
+    device._cuda = SimpleNamespace(to_device=lambda array, stream: pending.append(array))
+    device._kept = []
+    array = np.arange(n_numbers)
+    device.upload(array)
+    array[:] = -1
+    device.synchronize()
+    np.testing.assert_array_equal(found[0], np.arange(n_numbers))
+    assert not device._kept
+
+
 class Driver:
     """NVIDIA's driver with some GPUs of compute capability 8.9, or one that fails to start."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastbp.cuda.toolkit import DeviceError, DeviceMemoryError, is_simulated, require_gpu
 
 _GIB = 2**30
+_KEPT_BYTES = 2**16  # a larger host array is waited for instead of copied and kept
 
 
 @contextmanager
@@ -82,7 +83,7 @@ class Device:
         require_gpu()
         from fastbp.cuda.toolkit import cuda
 
-        self._cuda = cuda
+        self._cuda, self._kept = cuda, []  # host arrays that may still be read
         if is_simulated():
             self.stream, self._core_stream = 0, None
             self.name, self.capability, self.n_multiprocessors = "simulator", (8, 0), 4
@@ -115,14 +116,24 @@ class Device:
 
     def upload(self, array):
         """A copy of a host array on the device, C-contiguous; the host array may change after."""
-        with reporting(self):
-            return self._cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
+        with reporting(self), self._lent(array) as lent:
+            return self._cuda.to_device(lent, stream=self.stream)
 
     def write(self, target, array):
-        """Overwrite a device array, or its beginning, by a host array."""
-        array = np.ascontiguousarray(array, target.dtype)
-        with reporting(self):
-            target[: len(array)].copy_to_device(array, stream=self.stream)
+        """Overwrite a device array, or its beginning, by a host array, which may change after."""
+        with reporting(self), self._lent(np.asarray(array, target.dtype)) as lent:
+            target[: len(lent)].copy_to_device(lent, stream=self.stream)
+
+    @contextmanager
+    def _lent(self, array):
+        """A host array for a copy, which CUDA may read later than the call returns."""
+        if array.nbytes <= _KEPT_BYTES:
+            lent = np.array(array, order="C")
+            self._kept.append(lent)
+            yield lent
+        else:
+            yield np.ascontiguousarray(array)
+            self.synchronize()
 
     def read(self, array):
         """A copy of a device array on the host. Waits until all work has been done."""
@@ -135,6 +146,7 @@ class Device:
         """Wait until all work has been done."""
         with reporting(self):
             (self._cuda if self._core_stream is None else self.stream).synchronize()
+        self._kept.clear()
 
     # ---- launches -----------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 """Compile the kernels of some modules for one kind of GPU, without one, and say what they take.
 
+Those that numba-cuda launches are optimised at link time, as it does itself, for all instructions
+of the very GPU (sm_90a); kernels of clusters are linked from PTX, as fastbp does.
+
 A program, run in its own process for each target: the cache of device functions does not know
 them apart. Prints JSON: {kernel: {"registers": ..., "spills": ..., "stack": ..., "limit": ...}}.
 
@@ -13,17 +16,42 @@ from importlib import import_module
 from types import SimpleNamespace
 
 
-def compile_kernel(cuda, listed, capability):
-    """Registers, bytes spilled and bytes of stack of one kernel."""
+def linked_by_numba(cuda, listed, capability):
+    """Link a kernel as numba-cuda does for a launch; the linker's log."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    variant = "a" if capability >= (9, 0) else ""
+    code, _ = cuda.compile(
+        listed.function, listed.signature, device=False, abi="numba", output="ltoir",
+        cc=(*capability, *variant),
+    )  # fmt: skip
+    options = LinkerOptions(
+        arch="sm_{}{}".format(*capability) + variant, link_time_optimization=True,
+        ptxas_options=["-v"],
+    )  # fmt: skip
+    linker = Linker(ObjectCode.from_ltoir(code), options=options)
+    linker.link("cubin")
+    return linker.get_info_log()
+
+
+def linked_from_ptx(cuda, listed, capability):
+    """Link a kernel as `fastbp.cuda.clusters.launch` does; the linker's log."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     ptx, _ = cuda.compile_ptx(listed.function, listed.signature, cc=capability)
     options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     linker.link("cubin")
-    log = linker.get_info_log()
+    return linker.get_info_log()
+
+
+def compile_kernel(cuda, listed, capability):
+    """Registers, bytes spilled and bytes of stack of one kernel."""
+    link = linked_from_ptx if listed.capability >= (9, 0) else linked_by_numba
+    log = link(cuda, listed, capability)
     # The log names device functions too; what counts stands behind the kernel's own name.
-    log = log[log.find(re.search(r"\.visible \.entry (\w+)", ptx)[1]) :]
+    (kernel,) = set(re.findall(r"Compiling entry function '(\w+)'", log))
+    log = log[log.find(f"Function properties for {kernel}") :]
     stack, stores, loads = re.search(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
     ).groups()

@@ -201,7 +201,8 @@ EXTRAS = """\
         float64. A model that goes on training keeps its own. 'tf32' and 'bfloat16' are those of a
         GPU's tensor cores, for products; weights and predictions are float32 then.
     n_threads : int or None, default=None
-        Threads at most; None for the cores available. It does not change results.
+        Threads at most, fewer where they go faster; None for the cores available. It does not
+        change results.
     input_scale : float, default=1.0
         Multiplies X in `fit` and in predictions, row by row: 1/255 trains from bytes.
     device : {'cpu', 'cuda', 'auto'}, default='cpu'

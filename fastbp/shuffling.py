@@ -35,9 +35,9 @@ def _draw(typing_context, function, state):
 def _shuffle(rows, picks, next_uint32, state):
     """Exchange each row, from the last one on, with one at or before it.
 
-    Which one is drawn from as many bits as the row's index has, until the number is not larger:
-    every second time on average just above a power of two. NumPy branches on that, and its
-    processor guesses wrong; here a number that is too large is overwritten by the next.
+    Numbers of as many bits as the row's index has are drawn until one is not larger than it. NumPy
+    branches on that, which the processor can but guess; here a number that is too large is
+    overwritten by the next.
     """
     rows, picks = span_of(rows), span_of(picks)
     row = rows.size - 1

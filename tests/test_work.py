@@ -1,60 +1,60 @@
 """The size of a team: estimated from the work, then by what calls took."""
 
-from fastbp.cpu.work import CALLS_TO_FEWER, CALLS_TO_MORE, TRIAL_CALLS, Pace, Work
+from fastbp.cpu.work import CALLS_TO_FEWER, CALLS_TO_MORE, TRIAL_CALLS, Trials, Work
 from fastbp.network import Network
 
 
-def run(pace, seconds, calls):
+def run(trials, seconds, calls):
     """Let a team make calls of 100 rows that take so many seconds a size; the sizes chosen."""
     chosen = []
     for _ in range(calls):
-        chosen.append(pace.choose())
-        pace.note(100, 100 * seconds[chosen[-1]])
+        chosen.append(trials.choose())
+        trials.note(100, 100 * seconds[chosen[-1]])
     return chosen
 
 
 def test_a_team_is_tried_against_one_thread_where_it_is_doubtful():
     """Two threads went slower than one for minutes, where a barrier takes 250 ns."""
     near, far = {2: 10.0, 1: 15.0}, {2: 18.0, 1: 15.0}
-    pace = Pace(2, is_doubtful=True)
-    assert run(pace, near, 10) == [2] + TRIAL_CALLS * [2] + TRIAL_CALLS * [1] + 3 * [2]
-    assert run(pace, far, 6) == TRIAL_CALLS * [2] + 3 * [1]
-    again = run(pace, far, 4 * (CALLS_TO_MORE + TRIAL_CALLS)).count(2)
+    trials = Trials(2, is_doubtful=True)
+    assert run(trials, near, 10) == [2] + TRIAL_CALLS * [2] + TRIAL_CALLS * [1] + 3 * [2]
+    assert run(trials, far, 6) == TRIAL_CALLS * [2] + 3 * [1]
+    again = run(trials, far, 4 * (CALLS_TO_MORE + TRIAL_CALLS)).count(2)
     assert 3 * TRIAL_CALLS <= again <= 4 * TRIAL_CALLS, "tried again now and then"
-    assert run(pace, near, CALLS_TO_FEWER).count(1) <= CALLS_TO_MORE
-    assert run(pace, near, CALLS_TO_FEWER).count(1) <= TRIAL_CALLS, "likewise, but more rarely"
+    assert run(trials, near, CALLS_TO_FEWER).count(1) <= CALLS_TO_MORE
+    assert run(trials, near, CALLS_TO_FEWER).count(1) <= TRIAL_CALLS, "likewise, but more rarely"
 
 
 def test_the_first_call_does_not_count():
     """It compiles the kernel: the team looked a thousand times slower than one thread."""
-    pace = Pace(2, is_doubtful=True)
-    assert run(pace, {2: 5000.0, 1: 5000.0}, 1) == [2]
-    assert run(pace, {2: 10.0, 1: 15.0}, 8)[-2:] == [2, 2]
+    trials = Trials(2, is_doubtful=True)
+    assert run(trials, {2: 5000.0, 1: 5000.0}, 1) == [2]
+    assert run(trials, {2: 10.0, 1: 15.0}, 8)[-2:] == [2, 2]
 
 
 def test_a_large_network_keeps_its_team_unless_something_is_wrong():
-    pace = Pace(2, is_doubtful=False)
-    assert run(pace, {2: 10.0, 1: 19.0}, 200) == [2] * 200
+    trials = Trials(2, is_doubtful=False)
+    assert run(trials, {2: 10.0, 1: 19.0}, 200) == [2] * 200
     beside_a_busy_process = {2: 24.0, 1: 20.0}
-    assert run(pace, beside_a_busy_process, TRIAL_CALLS + 2) == [2] * TRIAL_CALLS + [1, 1]
-    quiet_again = run(pace, {2: 10.0, 1: 19.0}, 3 * CALLS_TO_MORE)
+    assert run(trials, beside_a_busy_process, TRIAL_CALLS + 2) == [2] * TRIAL_CALLS + [1, 1]
+    quiet_again = run(trials, {2: 10.0, 1: 19.0}, 3 * CALLS_TO_MORE)
     assert 1 not in quiet_again[CALLS_TO_MORE + TRIAL_CALLS :]
 
 
 def test_one_slow_call_changes_nothing():
-    pace = Pace(2, is_doubtful=False)
-    run(pace, {2: 10.0}, 10)
-    run(pace, {2: 100.0}, TRIAL_CALLS - 1)
-    assert run(pace, {2: 10.0}, 10) == [2] * 10
+    trials = Trials(2, is_doubtful=False)
+    run(trials, {2: 10.0}, 10)
+    run(trials, {2: 100.0}, TRIAL_CALLS - 1)
+    assert run(trials, {2: 10.0}, 10) == [2] * 10
 
 
 def test_a_team_shrinks_and_grows_by_halves():
     fastest_with_three = {12: 20.0, 6: 12.0, 3: 9.0, 1: 30.0}
-    pace = Pace(12, is_doubtful=True)
-    chosen = run(pace, fastest_with_three, 20)
+    trials = Trials(12, is_doubtful=True)
+    chosen = run(trials, fastest_with_three, 20)
     assert list(dict.fromkeys(chosen)) == [12, 6, 3, 1]
     assert chosen[-6:] == [3] * 6
-    assert Pace(1, is_doubtful=True).choose() == 1
+    assert Trials(1, is_doubtful=True).choose() == 1
 
 
 def test_what_is_doubtful():
@@ -63,4 +63,5 @@ def test_what_is_doubtful():
     assert Work(small).useful_threads(64) >= 2
     assert Work(small).is_doubtful(64, 2)
     assert not Work(large).is_doubtful(64, 2)
+    assert Work(large).is_doubtful(64, 2, density=0.01), "sparse rows"
     assert Work(large).useful_threads(64, n_rows=64) == 1, "not worth starting threads"

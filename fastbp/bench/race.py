@@ -244,8 +244,8 @@ def attempt(entry, ask):
 def keep_busy(n_threads, seconds):
     """Occupy so many cores, beside whoever else still does.
 
-    Cores that were idle for 0.2 s are slow for the next tenth: an epoch of 30-64-64-3 took 18 ms
-    instead of 11.
+    Cores that were idle are slow for the next tenth of a second: behind 0.3 s of sleep one thread
+    took 18.5 ms for an epoch of 30-64-64-3, behind as long kept busy 15.3.
     """
     until = time.perf_counter() + seconds
 

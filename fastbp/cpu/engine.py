@@ -22,7 +22,7 @@ from fastbp.cpu.simd import VECTOR_BITS, lanes
 from fastbp.cpu.sparse import density_of, make_entries, most_entries
 from fastbp.cpu.team import run_team
 from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
-from fastbp.cpu.work import Pace, Work
+from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import Desk, make_memory, make_workspace
 from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
@@ -75,7 +75,8 @@ class Engine:
     n_threads : int or None, default=None
         The largest team; None takes the cores that are available. The team is made smaller where
         a batch has too little work for it, or where other engines are at work in this process:
-        those entered as a context, by other Python threads. Results do not depend on it.
+        those entered as a context, by other Python threads; and where training goes faster with
+        fewer, which is tried. Results do not depend on it.
 
     Raises
     ------
@@ -93,7 +94,7 @@ class Engine:
         self.inputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing, self._nothing]
         self._work = Work(network)
-        self._pace = None  # of the last epoch's team
+        self._trials = None  # of the last epoch's team
         self._desk = None  # likewise, where it is small
 
     def __enter__(self):
@@ -269,9 +270,9 @@ class Engine:
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
         rows = min(plan.batch_size, len(order))
         desk = self._desk_for(data, order, rows)
-        pace = self._pace_of(len(desk.workspaces), rows)
+        trials = self._trials_of(data, rows, len(desk.workspaces))
         for part in desk.parts(order):
-            size, began = pace.choose(), perf_counter()
+            size, began = trials.choose(), perf_counter()
             call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
 
             def member(rank, part=part, call=call, size=size):
@@ -281,15 +282,16 @@ class Engine:
                 )  # fmt: skip
 
             run_team(size, member, desk.memory.control)
-            pace.note(len(part), perf_counter() - began)
+            trials.note(len(part), perf_counter() - began)
             if not np.isfinite(result[kernels.LOSS]):
                 return
 
-    def _pace_of(self, size, rows):
-        """How a team of at most this size does with batches of so many rows."""
-        if self._pace is None or self._pace.most != size:
-            self._pace = Pace(size, self._work.is_doubtful(rows, size))
-        return self._pace
+    def _trials_of(self, data, rows, size):
+        """How teams of at most this size do with batches of so many rows."""
+        if self._trials is None or self._trials.most != size:
+            is_doubtful = self._work.is_doubtful(rows, size, density_of(data.X))
+            self._trials = Trials(size, is_doubtful)
+        return self._trials
 
     def _desk_for(self, data, order, rows):
         """What a team works with, as far as possible what it has worked with before."""

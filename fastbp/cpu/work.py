@@ -53,9 +53,9 @@ class Work:
             return 1
         return max(1, int(work // WORK_PER_THREAD))
 
-    def is_doubtful(self, rows, size):
-        """Whether fewer than `size` threads may be faster with batches of so many dense rows."""
-        return self.of_batch(rows) < CLEARLY_ENOUGH * WORK_PER_THREAD * size
+    def is_doubtful(self, rows, size, density=1.0):
+        """Whether fewer than `size` threads may be faster with batches of so many rows."""
+        return self.of_batch(rows, density) < CLEARLY_ENOUGH * WORK_PER_THREAD * size
 
     def batches_per_call(self, rows, density, learns=True):
         """Batches of so many rows that one call into a kernel runs."""
@@ -67,7 +67,7 @@ class Work:
         return 1 + int(WORK_PER_CALL // (batch + update))
 
 
-class Pace:
+class Trials:
     """The size of a team, by what calls with this and other sizes took.
 
     What a further thread gains depends on more than the work: on whether another process wants its

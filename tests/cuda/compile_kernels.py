@@ -16,39 +16,36 @@ from importlib import import_module
 from types import SimpleNamespace
 
 
-def linked_by_numba(cuda, listed, capability):
-    """Link a kernel as numba-cuda does for a launch; the linker's log."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+def for_launches(cuda, listed, capability):
+    """A kernel's code and the linker's options, as numba-cuda has them for a launch."""
+    from cuda.core import ObjectCode
 
     variant = "a" if capability >= (9, 0) else ""
     code, _ = cuda.compile(
         listed.function, listed.signature, device=False, abi="numba", output="ltoir",
         cc=(*capability, *variant),
     )  # fmt: skip
-    options = LinkerOptions(
-        arch="sm_{}{}".format(*capability) + variant, link_time_optimization=True,
-        ptxas_options=["-v"],
-    )  # fmt: skip
-    linker = Linker(ObjectCode.from_ltoir(code), options=options)
-    linker.link("cubin")
-    return linker.get_info_log()
+    arch = "sm_{}{}".format(*capability) + variant
+    return ObjectCode.from_ltoir(code), {"arch": arch, "link_time_optimization": True}
 
 
-def linked_from_ptx(cuda, listed, capability):
-    """Link a kernel as `fastbp.cuda.clusters.launch` does; the linker's log."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+def for_clusters(cuda, listed, capability):
+    """Likewise, as `fastbp.cuda.clusters.launch` has them."""
+    from cuda.core import ObjectCode
 
     ptx, _ = cuda.compile_ptx(listed.function, listed.signature, cc=capability)
-    options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"])
-    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
-    linker.link("cubin")
-    return linker.get_info_log()
+    return ObjectCode.from_ptx(ptx.encode()), {"arch": "sm_{}{}".format(*capability)}
 
 
 def compile_kernel(cuda, listed, capability):
     """Registers, bytes spilled and bytes of stack of one kernel."""
-    link = linked_from_ptx if listed.capability >= (9, 0) else linked_by_numba
-    log = link(cuda, listed, capability)
+    from cuda.core import Linker, LinkerOptions
+
+    prepare = for_clusters if listed.capability >= (9, 0) else for_launches
+    code, options = prepare(cuda, listed, capability)
+    linker = Linker(code, options=LinkerOptions(ptxas_options=["-v"], **options))
+    linker.link("cubin")
+    log = linker.get_info_log()
     # The log names device functions too; what counts stands behind the kernel's own name.
     (kernel,) = set(re.findall(r"Compiling entry function '(\w+)'", log))
     log = log[log.find(f"Function properties for {kernel}") :]

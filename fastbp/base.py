@@ -1,53 +1,33 @@
-"""What the estimators share: how a fit runs, what it leaves behind, and how a model predicts."""
+"""What the estimators share: fitting, prediction, and what a model takes along."""
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
-from dataclasses import fields
-from functools import partial
 from inspect import signature
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp import devices
 from fastbp import parameters as params
 from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
-from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
-from fastbp.devices import make_engine as _make_engine
-from fastbp.lbfgs import fit_lbfgs
-from fastbp.network import Network
-from fastbp.optimizers import Optimizer
-from fastbp.training import (
-    Progress,
-    Settings,
-    Split,
-    Training,
-    fit_stochastic,
-    hold_out,
-)
-from fastbp.validation import (
-    check_rows,
-    check_sample_weight,
-    check_training_data,
-    passes_as_it_is,
-)
+from fastbp.fitting import Fit, GivenData
+from fastbp.optimizers import STOCHASTIC_SOLVERS
+from fastbp.validation import check_rows, passes_as_it_is
 
 
 def takes_batches(estimator):
     if estimator.solver == "lbfgs":
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic: set "
-            "solver='sgd' or 'adam'."
+            f"solver to one of {STOCHASTIC_SOLVERS}."
         )
     return True
 
 
 class BaseMLP(ConversionMixin, BaseEstimator, ABC):
-    """All that the estimators share: everything but what y and the outputs mean."""
+    """Everything but what y and the outputs mean."""
 
     _parameter_constraints = params.CONSTRAINTS
 
@@ -90,89 +70,17 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
                 "partial_fit does not support early_stopping=True: it sees one batch of rows at a "
                 "time. Set early_stopping=False."
             )
-        with self._unchanged_on_failure():
-            goes_on = self._goes_on(incremental)
-            device = self._choose_device()
-            X, y = check_training_data(self, X, y, reset=not goes_on, numeric=self._numeric_targets)
-            sample_weight = check_sample_weight(sample_weight, X)
-            dtype = self._choose_dtype(X, goes_on, device)
-            targets, n_outputs = self._encode(y, dtype, goes_on, incremental, classes)
-            data = Data(X, targets, sample_weight, float(self.input_scale))
-            network = self._describe_network(X.shape[1], n_outputs)
-            training = self._begin(network, data, dtype, goes_on, incremental)
-            self._train(network, training, self.n_threads, goes_on, incremental)
+        fit = Fit(self, incremental, classes)
+        try:
+            fit.prepare(GivenData(X, y, sample_weight))
+            fit.train(self.n_threads)
+            fit.keep()
+        except BaseException:
+            fit.undo()
+            raise
         return self
 
-    def _goes_on(self, incremental=False):
-        """Whether training goes on from the present weights."""
-        return hasattr(self, "coefs_") and (incremental or self.warm_start)
-
-    def _begin(self, network, data, dtype, goes_on, incremental=False):
-        """Make all draws before the first epoch, in scikit-learn's order.
-
-        Returns
-        -------
-        training : Training
-            Without an engine yet.
-        """
-        random_state = check_random_state(self.random_state)
-        start = self._first_parameters(network, dtype, goes_on, random_state)
-        progress = self._progress_so_far(goes_on, incremental)
-        training = Training(None, data, self._settings(), progress, start=start)
-        if self.solver != "lbfgs":
-            training.split = self._split_rows(data, goes_on, random_state)
-            training.optimizer = self._make_optimizer(network, dtype, incremental)
-            training.random_state = random_state
-        return training
-
-    def _train(self, network, training, n_threads, goes_on, incremental=False):
-        """Train on this estimator's device, and keep what it comes to."""
-        precision = self.precision if self.precision in TENSOR_CORE_PRECISIONS else None
-        dtype = training.start.dtype
-        with _make_engine(network, dtype, n_threads, self.device, precision) as engine:
-            training.use(engine)
-            if self.solver == "lbfgs":
-                parameters = fit_lbfgs(training)
-            else:
-                parameters = fit_stochastic(training, goes_on=goes_on, incremental=incremental)
-        self._keep(network, parameters, training, incremental)
-
-    def _settings(self):
-        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
-
-    @contextmanager
-    def _unchanged_on_failure(self):
-        """Put all attributes back if anything goes wrong. No attribute is changed in place."""
-        before = vars(self).copy()
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
-    def _choose_device(self):
-        """Where this fit computes: "cpu" or "cuda"."""
-        if self.solver == "lbfgs" and self.precision in TENSOR_CORE_PRECISIONS:
-            raise InvalidParameterError(
-                f"precision={self.precision!r} is too coarse for the line search of "
-                "solver='lbfgs'. Use precision='float32' or 'float64', or solver 'sgd' or 'adam'."
-            )
-        device, reason = resolve(self.device)
-        if self.verbose and self.device == "auto":
-            where = "GPU" if device == "cuda" else "CPU"
-            print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")
-        return device
-
-    def _choose_dtype(self, X, goes_on, device):
-        if self.precision in TENSOR_CORE_PRECISIONS:
-            return np.dtype(np.float32)  # of the weights
-        if self.precision != "auto":
-            return np.dtype(self.precision)
-        if goes_on:
-            return self._parameter_dtype()
-        is_single = X.dtype == np.float32 or device == "cuda"
-        return np.dtype(np.float32 if is_single else np.float64)
+    # ---- what has been learned ----------------------------------------------------------------
 
     def _parameter_dtype(self):
         arrays = self._learned("coefs_") + self._learned("intercepts_")
@@ -190,32 +98,6 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             raise ValueError(f"{name} must be a list of arrays of numbers, got {given!r}.")
         return arrays
 
-    def _describe_network(self, n_features, n_outputs):
-        sizes = params.hidden_sizes(self.hidden_layer_sizes)
-        return Network(
-            layer_sizes=(n_features, *sizes, n_outputs),
-            hidden_activations=params.hidden_activations(self.activation, len(sizes)),
-            output_activation=self._output_activation(),
-            loss=self.loss,
-            average_outputs=self._average_outputs,
-        )
-
-    def _first_parameters(self, network, dtype, goes_on, random_state):
-        """Draw the initial parameters, or take those that training goes on from."""
-        if not goes_on:
-            default = "logistic" if self.activation in ("logistic", "sigmoid") else "relu"
-            return network.initialise(random_state, dtype, default_activation=default)
-        before = getattr(self, "_network", network)
-        for field in fields(Network):
-            old, new = getattr(before, field.name), getattr(network, field.name)
-            if old != new:
-                raise ValueError(
-                    f"Training cannot go on: the model was fitted with {field.name}={old}, but the "
-                    f"parameters and y now make {field.name}={new}. Keep them as they were, or "
-                    "train a new model by fit with warm_start=False."
-                )
-        return self._flatten_parameters(network, dtype)
-
     def _flatten_parameters(self, network, dtype, copy=True):
         """`coefs_` and `intercepts_` as one vector, a copy unless none is needed."""
         coefs, intercepts = self._learned("coefs_"), self._learned("intercepts_")
@@ -227,96 +109,6 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
         return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
-
-    def _progress_so_far(self, goes_on, incremental):
-        progress = Progress()
-        if goes_on:
-            progress.loss_curve = list(getattr(self, "loss_curve_", ()))
-            progress.n_samples_seen = getattr(self, "t_", 0)
-            best_loss = getattr(self, "best_loss_", None)
-            progress.best_loss = np.inf if best_loss is None else best_loss
-        if incremental:
-            progress.no_improvement_count = getattr(self, "_no_improvement_count", 0)
-        if self.early_stopping and self.solver != "lbfgs":
-            scores = getattr(self, "validation_scores_", None) if goes_on else None
-            progress.validation_scores = list(scores or ())
-            progress.best_validation_score = -np.inf
-            progress.best_loss = None
-        return progress
-
-    def _split_rows(self, data, goes_on, random_state):
-        """Take all rows to learn from, or hold some out for early stopping."""
-        if not self.early_stopping:
-            if not goes_on:
-                self._holdout_state = None
-            return Split(np.arange(data.n_samples))
-        if self.validation_fraction == 0:
-            raise InvalidParameterError(
-                "validation_fraction must be > 0 with early_stopping=True, got "
-                f"{self.validation_fraction}."
-            )
-        state = getattr(self, "_holdout_state", None) if goes_on else None
-        if state is None:
-            self._holdout_state = random_state.get_state()
-        else:
-            # A warm start draws as the first fit did, so that no row changes sides.
-            random_state = np.random.RandomState()
-            random_state.set_state(state)
-        labels = self._labels_to_stratify(data.targets)
-        train, held_out = hold_out(data.n_samples, self.validation_fraction, random_state, labels)
-        weight = data.sample_weight
-        if weight is not None and not (weight[train].any() and weight[held_out].any()):
-            raise ValueError(
-                "sample_weight is zero in all rows of the training or of the validation split. "
-                "Leave out the rows without weight, or use early_stopping=False."
-            )
-        score = partial(
-            self._score_outputs,
-            targets=data.targets[held_out],
-            sample_weight=None if weight is None else weight[held_out],
-        )
-        return Split(train, held_out, score)
-
-    def _make_optimizer(self, network, dtype, incremental):
-        """Make a new optimizer; `partial_fit` gives it the state of the last one."""
-        optimizer = Optimizer(
-            solver=self.solver,
-            learning_rate_init=self.learning_rate_init,
-            schedule=self.learning_rate,
-            power_t=self.power_t,
-            momentum=self.momentum,
-            nesterovs_momentum=self.nesterovs_momentum,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-        )
-        before = getattr(self, "_optimizer", None) if incremental else None
-        if before is None or before.solver != self.solver:
-            optimizer.reset(network.n_parameters, dtype)
-        else:
-            optimizer.step, optimizer.moments = before.step, list(before.moments)
-            if before.learning_rate_init == self.learning_rate_init:
-                optimizer.learning_rate = before.learning_rate
-        return optimizer
-
-    def _keep(self, network, parameters, training, incremental):
-        """Turn the result into fitted attributes."""
-        progress = training.progress
-        self.coefs_, self.intercepts_ = network.views(parameters)
-        self.loss_ = progress.loss
-        self.loss_curve_ = progress.loss_curve
-        self.best_loss_ = progress.best_loss
-        self.validation_scores_ = progress.validation_scores
-        self.best_validation_score_ = progress.best_validation_score
-        self.n_iter_ = progress.n_iter
-        self.t_ = progress.n_samples_seen
-        self.n_layers_ = len(network.layer_sizes)
-        self.n_outputs_ = network.layer_sizes[-1]
-        self.out_activation_ = network.output_activation
-        self._no_improvement_count = progress.no_improvement_count
-        self._network = network
-        self._optimizer = training.optimizer
-        self._incremental = incremental
 
     def __getstate__(self):
         """Leave the optimizer out of pickles, except where `partial_fit` has been at work."""
@@ -346,7 +138,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         is_checked = not passes_as_it_is(self, X)
         X = check_rows(self, X) if is_checked else X
         network, dtype = self._network, self._parameter_dtype()
-        with _make_engine(network, dtype, self.n_threads, self.device) as engine:
+        with devices.make_engine(network, dtype, self.n_threads, self.device) as engine:
             engine.load_parameters(self._flatten_parameters(network, dtype, copy=False))
             outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
         if not (is_checked or engine.inputs_were_finite):

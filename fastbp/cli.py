@@ -12,9 +12,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from fastbp import MLPClassifier, __version__, datasets
+from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.devices import TENSOR_CORE_PRECISIONS
-from fastbp.functions import HIDDEN_ACTIVATIONS
-from fastbp.parameters import ALIASES
 
 # 98.27 % on MNIST on average over ten seeds, 98.15 % at worst. The digits are few: more epochs.
 EPOCHS = {"MNIST": 5, "digits": 30}

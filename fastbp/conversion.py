@@ -8,14 +8,16 @@ import numpy as np
 import sklearn.neural_network
 from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin
+from sklearn.neural_network._base import ACTIVATIONS as THEIR_ACTIVATIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp.activations import ALIASES
+from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
-from fastbp.parameters import ALIASES
 from fastbp.training import warn
 
 # Fitted attributes that mean the same on both sides; scikit-learn's lbfgs leaves some of them out.
@@ -24,6 +26,7 @@ _SAME_ATTRIBUTES = (
     "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_",
     "feature_names_in_", "classes_", "_no_improvement_count",
 )  # fmt: skip
+THEIR_SOLVERS = "lbfgs", "sgd", "adam"
 _LABEL_KINDS = {
     "binary": "binary",
     "multiclass": "multiclass",
@@ -69,14 +72,15 @@ class ConversionMixin:
         sklearn.exceptions.NotFittedError
             Before `fit` or `partial_fit`.
         ValueError
-            Where scikit-learn cannot predict the same: several hidden activations, or squared error
-            with more than two classes.
+            Where scikit-learn cannot predict the same: hidden activations that differ or that it
+            does not have, or squared error with more than two classes.
 
         Warns
         -----
         UserWarning
             Where training cannot go on in the same way, and the state of the optimizer is left out:
-            with `input_scale`, a classifier's squared error, or a regressor's `out_activation`.
+            with `input_scale`, a classifier's squared error, a regressor's `out_activation`,
+            solver 'adamw' (which becomes 'adam') or a callable `learning_rate` ('constant').
 
         Examples
         --------
@@ -96,6 +100,10 @@ class ConversionMixin:
         theirs = _counterpart(type(self))
         converted = _convert_attributes(self, theirs, signature(theirs).parameters)
         converted.set_params(activation=activation)
+        if self.solver not in THEIR_SOLVERS:
+            converted.set_params(solver="adam")
+        if callable(self.learning_rate):
+            converted.set_params(learning_rate="constant")
         coefs, intercepts = network.views(self._flatten_parameters(network, dtype))
         coefs[0] *= dtype.type(self.input_scale)
         converted.coefs_, converted.intercepts_ = coefs, intercepts
@@ -111,7 +119,7 @@ class ConversionMixin:
                 "further training would start with a new optimizer and go another way."
             )
         elif optimizer is not None and optimizer.solver == self.solver:
-            optimizer = self._make_optimizer(network, dtype, incremental=True)
+            optimizer = make_optimizer(self, network, dtype, optimizer)
             converted._optimizer = _to_their_optimizer(optimizer, network)
         return converted
 
@@ -187,6 +195,11 @@ def _single_activation(estimator, network):
             f"activation={network.hidden_activations!r} cannot be converted: scikit-learn has a "
             "single activation for all hidden layers."
         )
+    if names - set(THEIR_ACTIVATIONS):
+        raise ValueError(
+            f"activation={network.hidden_activations[0]!r} cannot be converted: scikit-learn has "
+            f"only {sorted(set(THEIR_ACTIVATIONS) - {'softmax'})}."
+        )
     if names:
         return names.pop()
     given = estimator.activation
@@ -206,6 +219,10 @@ def _lost(estimator, network):
         lost.append("loss='squared_error' in classification")
     elif network.loss == "squared_error" and network.output_activation != "identity":
         lost.append(f"out_activation={network.output_activation!r} in regression")
+    if estimator.solver not in THEIR_SOLVERS:
+        lost.append(f"solver={estimator.solver!r}")
+    if callable(estimator.learning_rate):
+        lost.append("callable learning_rate")
     if estimator.input_scale != 1:
         lost.append(f"input_scale={estimator.input_scale:g}, which is now part of coefs_[0]")
     return lost

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, takes_batches
 from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
+from fastbp.losses import find_loss, names_for
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -51,7 +52,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     )
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
-        "loss": [StrOptions({"log_loss", "squared_error"})],
+        "loss": [StrOptions({*names_for("classification")})],
     }
     _numeric_targets = False
     _average_outputs = False
@@ -83,6 +84,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         loss="log_loss",
+        weight_decay=0.01,
         precision="auto",
         n_threads=None,
         input_scale=1.0,
@@ -154,8 +156,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return known is None
 
     def _output_activation(self):
-        crossed = self.loss == "log_loss" and self._labels.kind == "multiclass"
-        return "softmax" if crossed else "logistic"
+        is_exclusive = self._labels.kind == "multiclass" and find_loss(self.loss, "softmax")
+        return "softmax" if is_exclusive else "logistic"
 
     def _labels_to_stratify(self, targets):
         return self._labels.to_stratify(targets)
@@ -280,7 +282,7 @@ default='auto'
     )
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
-        "loss": [StrOptions({"squared_error", "poisson"})],
+        "loss": [StrOptions({*names_for("regression")})],
         "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
     }
     _numeric_targets = True
@@ -314,6 +316,7 @@ default='auto'
         n_iter_no_change=10,
         max_fun=15000,
         out_activation="auto",
+        weight_decay=0.01,
         precision="auto",
         n_threads=None,
         input_scale=1.0,
@@ -350,9 +353,12 @@ default='auto'
     def _encode(self, y, dtype, goes_on, incremental, classes):
         targets = np.ascontiguousarray(y.toarray() if issparse(y) else y, dtype=dtype)
         targets = targets.reshape(len(targets), -1)
-        if self.loss == "poisson" and targets.min() < 0:
-            raise ValueError(f"loss='poisson' needs y >= 0, got y with {targets.min():g} in it.")
+        if targets.min() < 0 and not self._takes_negative():
+            raise ValueError(f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it.")
         return targets, targets.shape[1]
+
+    def _takes_negative(self):
+        return find_loss(self.loss, self._output_activation()).takes_negative
 
     def _output_activation(self):
         return params.output_activation(self.out_activation, self.loss)
@@ -365,7 +371,7 @@ default='auto'
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.target_tags.positive_only = self.loss == "poisson"
+        tags.target_tags.positive_only = not self._takes_negative()
         return tags
 
     def predict(self, X):

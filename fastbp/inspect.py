@@ -7,8 +7,9 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from fastbp.base import _make_engine
 from fastbp.data import Data
+from fastbp.devices import make_engine
+from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
 from fastbp.validation import check_sample_weight, check_training_data
 
@@ -108,7 +109,7 @@ def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight
         activations.append(engine.predict(model.data))
     engine = model.make_engine(model.network)
     deltas = _deltas(engine, model.data)
-    loss, gradient = engine.loss_and_gradient(model.data, model.alpha)
+    loss, gradient = penalised_loss_and_gradient(engine, model.data, model.alpha)
     gradients = model.network.views(gradient)
     return BackpropTrace(loss, activations, pre_activations, deltas, *gradients)
 
@@ -126,7 +127,7 @@ class _Model:
 
     def make_engine(self, network):
         """An engine with the first of the parameters, as many as the network has."""
-        engine = _make_engine(network, self.parameters.dtype, self.n_threads, self.device)
+        engine = make_engine(network, self.parameters.dtype, self.n_threads, self.device)
         engine.load_parameters(self.parameters[: network.n_parameters])
         return engine
 
@@ -148,7 +149,7 @@ def _deltas(engine, data):
     for row in range(data.n_samples):
         only = slice(row, row + 1)
         alone = replace(data, X=data.X[only], targets=data.targets[only], sample_weight=None)
-        _, gradient = engine.loss_and_gradient(alone, 0.0)
+        _, gradient = engine.loss_and_gradient(alone)
         for delta, of_row in zip(deltas, engine.network.views(gradient)[1], strict=True):
             delta[row] = of_row
     return deltas

@@ -24,7 +24,7 @@ def fit_lbfgs(training):
 
     def loss_and_gradient(parameters):
         engine.load_parameters(parameters.astype(start.dtype))
-        loss, gradient = engine.loss_and_gradient(data, settings.alpha)
+        loss, gradient = penalised_loss_and_gradient(engine, data, settings.alpha)
         if not isfinite(loss):
             raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
         return loss, gradient.astype(np.float64)
@@ -63,6 +63,36 @@ def fit_lbfgs(training):
         if not result.success and not asked_to_stop:
             warn(_not_converged(result, settings.max_iter), ConvergenceWarning)
     return training.result()
+
+
+def penalised_loss_and_gradient(engine, data, alpha):
+    """Compute an engine's loss and gradient with the L2 penalty α / (2 Σw) ‖W‖².
+
+    Σw is the rows' summed sample weight, and the biases are not part of ‖W‖².
+
+    Parameters
+    ----------
+    engine : fastbp.engine.Engine
+    data : fastbp.data.Data
+    alpha : float
+
+    Returns
+    -------
+    loss : float
+    gradient : ndarray of shape (n_parameters,)
+        In the engine's dtype.
+    """
+    loss, gradient = engine.loss_and_gradient(data)
+    if alpha == 0:
+        return loss, gradient
+    weight = data.sample_weight
+    total = float(data.n_samples if weight is None else weight.sum())
+    parameters = engine.network.views(engine.store_parameters())[0]
+    gradients, square_norm = engine.network.views(gradient)[0], 0.0
+    for weights, weights_gradient in zip(parameters, gradients, strict=True):
+        square_norm += float(np.sum(np.square(weights, dtype=np.float64)))
+        weights_gradient += weights * gradient.dtype.type(alpha / total)
+    return loss + 0.5 * alpha * square_norm / total, gradient
 
 
 def _not_converged(result, max_iter):

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from threading import Lock
 
 import numpy as np
@@ -13,10 +14,10 @@ from sklearn.utils.validation import validate_data
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
-from fastbp.crew import work_off
-from fastbp.data import Data
 from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
-from fastbp.training import Split, fit_stochastic, postponed_warnings, warn
+from fastbp.fitting import Fit
+from fastbp.threads import available_threads, run_jobs
+from fastbp.training import postponed_warnings, warn
 from fastbp.validation import check_row_lists, check_sample_weight, check_training_data
 
 
@@ -101,8 +102,8 @@ def fit_many(
     if not estimators:
         return estimators
     shared = _Shared.checked(estimators, X, y, sample_weight, rows)
-    fits = [_Fit(estimator, index, shared) for index, estimator in enumerate(estimators)]
-    queues, together = _in_order(fits)
+    members = [_Member(estimator, index, shared) for index, estimator in enumerate(estimators)]
+    queues, together = _group(members)
     if device_shuffle and not together:
         raise ValueError(
             "device_shuffle=True is for estimators that train on a GPU (device='cuda'); none does. "
@@ -113,14 +114,14 @@ def fit_many(
     if together:
         jobs.insert(0, partial(_train_on_gpu, together, device_shuffle))
     try:
-        work_off(jobs, n_workers + bool(together and queues))
+        run_jobs(jobs, n_workers + bool(together and queues))
     except KeyboardInterrupt:
-        for fit in fits:
-            fit.warn()
-        if any(fit.outcome is None for fit in fits):
+        for member in members:
+            member.warn()
+        if any(member.outcome is None for member in members):
             raise
     else:
-        _report(fits)
+        _report(members)
     return estimators
 
 
@@ -141,7 +142,7 @@ def _check_estimators(estimators, n_threads):
             "estimators must be different objects, but one of them is there twice. Make copies "
             "by sklearn.base.clone."
         )
-    if n_threads is not None and (not isinstance(n_threads, params.Integral) or n_threads < 1):
+    if n_threads is not None and (not isinstance(n_threads, Integral) or n_threads < 1):
         raise ValueError(f"n_threads must be None or a whole number from 1, got {n_threads!r}.")
     return estimators
 
@@ -180,6 +181,11 @@ class _Shared:
     def __post_init__(self):
         self.uses = Counter(map(id, self.rows))
 
+    @property
+    def shape(self):
+        """Rows and columns of X."""
+        return next(iter(self.checked_data.values()))[0].shape
+
     @classmethod
     def checked(cls, estimators, X, y, sample_weight, rows):
         kinds = {estimator._numeric_targets: type(estimator) for estimator in estimators}
@@ -191,69 +197,80 @@ class _Shared:
         weight = check_sample_weight(sample_weight, first)
         return cls(X, data, weight, check_row_lists(rows, len(estimators), first.shape[0]))
 
-    def encode(self, estimator, index, y, dtype, goes_on):
-        """Encode y, or take over what an estimator before made of the same."""
-        rows = self.rows[index]
-        key = type(estimator), estimator.loss, dtype, id(rows)
-        with self.lock:
-            if goes_on or (rows is not None and self.uses[id(rows)] == 1):
-                return estimator._encode(y, dtype, goes_on, False, None)
-            if key not in self.encoded:
-                encoded = estimator._encode(y, dtype, goes_on, False, None)
-                self.encoded[key] = encoded, getattr(estimator, "_labels", None)
-            encoded, labels = self.encoded[key]
-        if labels is not None:
-            estimator._labels, estimator.classes_ = labels, labels.classes.copy()
-        return encoded
 
 
-class _Fit:
-    """One estimator's fit and how it ended.
+@dataclass(frozen=True)
+class SharedData:
+    """One estimator's part of the data of all, as `Fit.prepare` takes it.
 
-    `outcome` is None before it has ended, True when it succeeded, else the error.
+    Parameters
+    ----------
+    shared : _Shared
+    index : int
+        Of the estimator.
     """
 
-    def __init__(self, estimator, index, shared):
-        self.estimator, self.index, self.shared = estimator, index, shared
-        self.outcome, self.warnings = None, []
-        self.before, self.goes_on = vars(estimator).copy(), estimator._goes_on()
+    shared: _Shared
+    index: int
 
-    def prepare(self):
-        """Check and draw all that comes before the first epoch.
+    @property
+    def rows(self):
+        """The rows of X to learn from, or None for all."""
+        return self.shared.rows[self.index]
 
-        Returns
-        -------
-        network : Network
-        training : Training
-        """
-        estimator, shared, rows = self.estimator, self.shared, self.shared.rows[self.index]
-        goes_on, device = self.goes_on, estimator._choose_device()
-        validate_data(estimator, shared.raw, reset=not goes_on, skip_check_array=True)
+    def check(self, estimator, reset):
+        """As `fastbp.fitting.GivenData.check`, y and weights those of the rows to learn from."""
+        shared, rows = self.shared, self.rows
+        validate_data(estimator, shared.raw, reset=reset, skip_check_array=True)
         X, y = shared.checked_data[estimator._numeric_targets]
         weight = shared.sample_weight
         if rows is not None:
             y, weight = y[rows], None if weight is None else weight[rows]
             weight = check_sample_weight(weight, y)
-        dtype = estimator._choose_dtype(X, goes_on, device)
-        targets, n_outputs = shared.encode(estimator, self.index, y, dtype, goes_on)
-        network = estimator._describe_network(X.shape[1], n_outputs)
-        indexed = rows is not None and estimator.solver != "lbfgs"
-        if indexed:  # the draws need no more of X than its shape
-            chosen = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
-        else:
-            chosen = X if rows is None else X[rows]
-        data = Data(chosen, targets, weight, float(estimator.input_scale))
-        training = estimator._begin(network, data, dtype, goes_on)
-        if indexed:
-            _spread(training, X, rows)
-        return network, training
+        return X, y, weight
 
-    def train(self, prepared, n_threads):
-        """Train in this thread, in so many more at most."""
+    def encode(self, fit, y, dtype):
+        """Encode y, or take over what an estimator before made of the same."""
+        estimator, shared, rows = fit.estimator, self.shared, self.rows
+        key = type(estimator), estimator.loss, dtype, id(rows)
+        with shared.lock:
+            if fit.goes_on or (rows is not None and shared.uses[id(rows)] == 1):
+                return fit.encode(y, dtype)
+            if key not in shared.encoded:
+                encoded = fit.encode(y, dtype)
+                shared.encoded[key] = encoded, getattr(estimator, "_labels", None)
+            encoded, labels = shared.encoded[key]
+        if labels is not None:
+            estimator._labels, estimator.classes_ = labels, labels.classes.copy()
+        return encoded
+
+
+class _Member:
+    """One estimator among those that are fitted, and how its fit ended.
+
+    `outcome` is None before it has ended, True when it succeeded, else the error.
+    """
+
+    def __init__(self, estimator, index, shared):
+        self.estimator, self.index = estimator, index
+        self.data = SharedData(shared, index)
+        self.fit, self.outcome, self.warnings = Fit(estimator), None, []
+
+    def prepare(self):
+        """Check and draw all that comes before the first epoch."""
+        self.fit.prepare(self.data)
+
+    def train(self, n_threads):
+        """Train in this thread, with at most `n_threads` in all, and keep the result."""
         limit = self.estimator.n_threads
         if n_threads is not None:
             limit = n_threads if limit is None else min(limit, n_threads)
-        self.estimator._train(*prepared, limit, self.goes_on)
+        self.fit.train(limit)
+        self.keep()
+
+    def keep(self):
+        """Turn the result into fitted attributes."""
+        self.fit.keep()
         self.outcome = True
 
     @contextlib.contextmanager
@@ -272,8 +289,7 @@ class _Fit:
 
     def fail(self, error):
         """Put all attributes back."""
-        vars(self.estimator).clear()
-        vars(self.estimator).update(self.before)
+        self.fit.undo()
         self.outcome = error
 
     def warn(self):
@@ -287,54 +303,37 @@ class _Fit:
     @property
     def work(self):
         """About how long it takes, to have the longest ones begin first."""
-        X, _ = self.shared.checked_data[self.estimator._numeric_targets]
-        rows = self.shared.rows[self.index]
+        n_samples, n_features = self.data.shared.shape
         with contextlib.suppress(ValueError):  # said when its turn has come
-            sizes = X.shape[1], *params.hidden_sizes(self.estimator.hidden_layer_sizes), 1
+            sizes = n_features, *params.hidden_sizes(self.estimator.hidden_layer_sizes), 1
             products = sum(a * b for a, b in pairwise(sizes))
-            n_rows = X.shape[0] if rows is None else len(rows)
+            n_rows = n_samples if self.data.rows is None else len(self.data.rows)
             return products * n_rows * self.estimator.max_iter
         return 0
 
 
-def _spread(training, X, rows):
-    """Let a training that was begun for some rows of X run over X itself."""
-    data, split = training.data, training.split
-
-    def spread(values):
-        if values is None:
-            return None
-        spread = np.zeros((X.shape[0], *values.shape[1:]), values.dtype)
-        spread[rows] = values
-        return spread
-
-    training.data = Data(X, spread(data.targets), spread(data.sample_weight), data.input_scale)
-    held_out = None if split.validation is None else rows[split.validation]
-    training.split = Split(rows[split.train], held_out, split.score)
-
-
-def _in_order(fits):
-    """Sort out who goes with whom.
+def _group(members):
+    """Queue the fits that share a source of random numbers; put the GPU's together.
 
     Returns
     -------
-    queues : list of lists of fits
-        Those in a queue share a source of random numbers; the longest queue comes first.
-    together : list of fits
+    queues : list of lists of _Member
+        The longest comes first.
+    together : list of _Member
         To be trained at once on the GPU.
     """
     by_source = {}
-    for fit in fits:
-        source = fit.estimator.random_state
-        key = id(source) if isinstance(source, np.random.RandomState) else id(fit)
-        by_source.setdefault(key, []).append(fit)
+    for member in members:
+        source = member.estimator.random_state
+        key = id(source) if isinstance(source, np.random.RandomState) else id(member)
+        by_source.setdefault(key, []).append(member)
     queues, together = [], []
     for queue in by_source.values():
         if len(queue) == 1 and _is_for_gpu(queue[0].estimator):
             together += queue
         else:
             queues.append(queue)
-    return sorted(queues, key=lambda queue: -sum(fit.work for fit in queue)), together
+    return sorted(queues, key=lambda queue: -sum(member.work for member in queue)), together
 
 
 def _is_for_gpu(estimator):
@@ -349,78 +348,76 @@ def _share_threads(n_threads, n_queues):
 
     Left to themselves the engines at work share the cores, so the last ones have more of them.
     """
-    from fastbp.cpu.engine import available_threads
-
     n_workers = min(n_queues, n_threads or available_threads())
     return n_workers, None if n_threads is None else max(1, n_threads // n_workers)
 
 
 def _run(queue, n_threads):
     """Fit one after the other in this thread."""
-    for fit in queue:
-        with fit.attempt():
-            fit.train(fit.prepare(), n_threads)
+    for member in queue:
+        with member.attempt():
+            member.prepare()
+            member.train(n_threads)
 
 
-def _train_on_gpu(fits, device_shuffle):
+def _train_on_gpu(members, device_shuffle):
     """Train at once what fits into a block for each, and the others one after the other."""
     from fastbp.cuda.device import Device
     from fastbp.cuda.small.together import plan_for, train_together
 
     device, small, others = None, [], []
     try:
-        for fit in fits:
-            with fit.attempt():
+        for member in members:
+            with member.attempt():
                 device = device or Device()
-                begun = fit.prepare()
-                is_single = fit.estimator.precision not in TENSOR_CORE_PRECISIONS
-                plan = plan_for(*begun, device) if is_single else None
-                (others if plan is None else small).append((fit, begun, plan))
-        states = [training.random_state.get_state() for _, (_, training), _ in small]
+                member.prepare()
+                is_single = member.estimator.precision not in TENSOR_CORE_PRECISIONS
+                fit = member.fit
+                plan = plan_for(fit.network, fit.training, device) if is_single else None
+                (others if plan is None else small).append((member, plan))
+        states = [member.fit.training.random_state.get_state() for member, _ in small]
+        begun = [(member.fit.network, member.fit.training, plan) for member, plan in small]
         try:
-            trained = train_together(
-                device, [(*begun, plan) for _, begun, plan in small], device_shuffle
-            )
+            trained = train_together(device, begun, device_shuffle)
         except Exception as error:  # of the device: it has failed all of them
             trained = []
-            for fit, _, _ in small:
-                fit.fail(error)
-        for (fit, begun, _), training, state in zip(small, trained, states, strict=False):
-            with fit.attempt():
-                _keep(fit, begun, training, state, device_shuffle)
-        for fit, begun, _ in others:
-            with fit.attempt():
-                fit.train(begun, None)
+            for member, _ in small:
+                member.fail(error)
+        for (member, _), training, state in zip(small, trained, states, strict=False):
+            with member.attempt():
+                _replay(member, training, state, device_shuffle)
+        for member, _ in others:
+            with member.attempt():
+                member.train(None)
     finally:
-        for fit in fits:
-            if fit.outcome is None:
-                fit.fail(None)
+        for member in members:
+            if member.outcome is None:
+                member.fail(None)
 
 
-def _keep(fit, begun, training, state, device_shuffle):
+def _replay(member, training, state, device_shuffle):
     """Go through the epochs that the device has trained, and keep what they come to."""
-    estimator, (network, original) = fit.estimator, begun
-    parameters = fit_stochastic(training, goes_on=fit.goes_on)
+    original = member.fit.training
+    member.fit.run(training)
     source = original.random_state
-    if source is estimator.random_state and original.settings.shuffle and not device_shuffle:
-        # The user's own: orders were drawn ahead of the last epoch.
+    if source is member.estimator.random_state and original.settings.shuffle and not device_shuffle:
+        # The user's own: orders were drawn past the last epoch.
         source.set_state(state)
         rows = np.empty(len(original.split.train))
         for _ in range(training.progress.n_iter):
             source.shuffle(rows)
-    estimator._keep(network, parameters, training, False)
-    fit.outcome = True
+    member.keep()
 
 
-def _report(fits):
+def _report(members):
     """Warn of everything, in the order of the estimators, and raise what went wrong first."""
-    for fit in fits:
-        fit.warn()
-    failed = [fit for fit in fits if isinstance(fit.outcome, BaseException)]
+    for member in members:
+        member.warn()
+    failed = [member for member in members if isinstance(member.outcome, BaseException)]
     if not failed:
         return
     first = failed[0].outcome
-    names = ", ".join(f"estimators[{fit.index}]" for fit in failed)
+    names = ", ".join(f"estimators[{member.index}]" for member in failed)
     first.add_note(
         f"It is about estimators[{failed[0].index}], {failed[0].estimator!r}. Failed and left as "
         f"before: {names}; all others are fitted."

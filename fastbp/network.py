@@ -5,6 +5,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from fastbp.activations import ACTIVATIONS
+
 
 @dataclass(frozen=True)
 class Network:
@@ -18,11 +20,11 @@ class Network:
     layer_sizes : tuple of int
         Units a layer, from the features to the outputs; at least two entries.
     hidden_activations : tuple of str
-        One name of `fastbp.functions.HIDDEN_ACTIVATIONS` a hidden layer.
-    output_activation : {"identity", "logistic", "tanh", "relu", "softmax", "exp"}
-        What turns the last layer's logits into outputs.
-    loss : {"log_loss", "squared_error", "poisson"}
-        What is minimised. "log_loss" is the cross-entropy of softmax or of logistic units,
+        For each hidden layer one of `fastbp.activations.HIDDEN_ACTIVATIONS`.
+    output_activation : str
+        One of `fastbp.activations.OUTPUT_ACTIVATIONS`: what turns the last layer's logits into outputs.
+    loss : str
+        Name of one of `fastbp.losses.LOSSES`, which goes with the outputs. "log_loss" is the cross-entropy of softmax or of logistic units,
         "poisson" goes with "exp", "squared_error" with everything but softmax.
     average_outputs : bool, default=False
         Whether the reported squared error is averaged over the outputs instead of summed. The
@@ -64,7 +66,7 @@ class Network:
 
     @property
     def activations(self):
-        """The activation behind every weight matrix, the output's last."""
+        """The activation that follows each weight matrix, the output's last."""
         return (*self.hidden_activations, self.output_activation)
 
     def views(self, parameters):
@@ -131,8 +133,7 @@ class Network:
         parameters = np.empty(self.n_parameters, dtype)
         coefs, intercepts = self.views(parameters)
         for weights, bias, name in zip(coefs, intercepts, names, strict=True):
-            factor = 2.0 if name == "logistic" else 6.0
-            bound = np.sqrt(factor / sum(weights.shape))
+            bound = np.sqrt(ACTIVATIONS[name].glorot_factor / sum(weights.shape))
             weights[...] = random_state.uniform(-bound, bound, weights.shape)
             bias[...] = random_state.uniform(-bound, bound, bias.shape)
         return parameters

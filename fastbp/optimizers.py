@@ -1,13 +1,20 @@
-"""Update rules, each once, as scalar functions that numba compiles; and the optimizers' state.
+"""Update rules: one record each, with its formula as a plain scalar function; and their state.
 
-A rule takes one parameter, its gradient and its moments, and returns the new parameter and the
-new moments. The engines run it over their own storage, fused with the gradient's computation.
+A formula takes one parameter, its gradient and its moments, and returns the new parameter and the
+new moments. The engines run it over their own storage, fused with the gradient's computation, and
+build their switches and that storage from the records: a new rule is one more record here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
+
+
+def sum_gradients(weight, gradient, total, learning_rate):
+    """Change nothing, and add the gradient up: for a solver of its own, L-BFGS."""
+    return weight, total + gradient
 
 
 def sgd(weight, gradient, velocity, learning_rate, momentum):
@@ -31,13 +38,117 @@ def adam(weight, gradient, first_moment, second_moment, learning_rate, beta_1, b
     return weight - step, first_moment, second_moment
 
 
+def adamw(
+    weight, gradient, first_moment, second_moment, learning_rate, shrinkage, beta_1, beta_2, epsilon
+):
+    """Adam after w ← w − ηλw: decoupled weight decay, Loshchilov and Hutter (2019), algorithm 2."""
+    weight = weight - shrinkage * weight
+    return adam(
+        weight, gradient, first_moment, second_moment, learning_rate, beta_1, beta_2, epsilon
+    )
+
+
+# ---- numbers that change from update to update ------------------------------------------------
+
+
 def adam_learning_rate(learning_rate, beta_1, beta_2, step):
     """Adam's step size at its `step`-th update (from 1): η √(1 − β₂ᵗ) / (1 − β₁ᵗ)."""
     return learning_rate * sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
 
 
-N_MOMENTS = {"sgd": 1, "adam": 2}
-SMALLEST_ADAPTIVE_RATE = 1e-6
+_corrections = {}  # β -> 1 − βᵗ for t = 1, 2, …
+
+
+def bias_corrections(beta, updates):
+    """1 − βᵗ for update numbers t, an array of whole numbers from 1 on.
+
+    Each power is the C library's, as in scikit-learn: NumPy's own may differ in the last bit, and
+    from CPU to CPU.
+    """
+    known, most = _corrections.get(beta, np.zeros(0)), int(updates[-1]) if len(updates) else 0
+    is_settled = known.size and known[-1] == 1.0  # and 1 for good
+    if known.size < most and not is_settled:
+        wanted = max(most, 2 * known.size)
+        more = []
+        for t in range(known.size + 1, wanted + 1):
+            more.append(1.0 - beta**t)
+            if more[-1] == 1.0:
+                break
+        _corrections[beta] = known = np.concatenate([known, more])
+    return known[np.minimum(updates, known.size) - 1]
+
+
+def adam_numbers(rates, updates, beta_1, beta_2, epsilon):
+    """Adam's step sizes, with the bias correction; β₁, β₂ and ε stay."""
+    root = np.sqrt(bias_corrections(beta_2, updates))
+    return rates * root / bias_corrections(beta_1, updates), (beta_1, beta_2, epsilon)
+
+
+def adamw_numbers(rates, updates, beta_1, beta_2, epsilon):
+    """Likewise, with the ε of algorithm 2 of Kingma and Ba (2015), added to a corrected root."""
+    rates, _ = adam_numbers(rates, updates, beta_1, beta_2, epsilon)
+    return rates, (beta_1, beta_2, epsilon * np.sqrt(bias_corrections(beta_2, updates)))
+
+
+# ---- records ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """How a parameter moves by its gradient.
+
+    Parameters
+    ----------
+    name : str
+        Also the `solver` that users ask for; but "nesterov" is a form of "sgd".
+    update : callable
+        (weight, gradient, *moments, learning_rate, *coefficients) -> (weight, *moments); with
+        decoupled decay a `shrinkage` comes after the learning rate.
+    n_moments : {1, 2}
+        Numbers that it keeps for every parameter.
+    coefficients : tuple of str, default=()
+        The hyper-parameters that `update` takes, by their names on `Optimizer`.
+    decay : {"coupled", "decoupled"}, default="coupled"
+        Whether the only decay of weights is the L2 penalty's gradient, or there is a
+        `weight_decay` apart from the gradient as well.
+    numbers : callable or None, default=None
+        (rates, updates, *coefficients) -> (rates, coefficients) for update numbers from 1 on,
+        where they change from update to update (a correction of the moments' bias).
+    follows_epochs : bool, default=True
+        Whether schedules concern it that act after an epoch.
+    """
+
+    name: str
+    update: Callable
+    n_moments: int
+    coefficients: tuple[str, ...] = ()
+    decay: str = "coupled"
+    numbers: Callable | None = None
+    follows_epochs: bool = True
+
+
+SUM_GRADIENTS = UpdateRule("gradient", sum_gradients, 1)
+_BETAS = ("beta_1", "beta_2", "epsilon")
+# The kernels switch on a record's position.
+RULES = {
+    rule.name: rule
+    for rule in (
+        SUM_GRADIENTS,
+        UpdateRule("sgd", sgd, 1, ("momentum",)),
+        UpdateRule("nesterov", nesterov, 1, ("momentum",)),
+        # scikit-learn's Adam has no schedules.
+        UpdateRule("adam", adam, 2, _BETAS, numbers=adam_numbers, follows_epochs=False),
+        UpdateRule("adamw", adamw, 2, _BETAS, decay="decoupled", numbers=adamw_numbers),
+    )
+}
+N_COEFFICIENTS = max(len(rule.coefficients) for rule in RULES.values())
+MOST_MOMENTS = max(rule.n_moments for rule in RULES.values())
+STOCHASTIC_SOLVERS = tuple(name for name in RULES if name not in ("gradient", "nesterov"))
+
+
+def code_of(rule):
+    """The integer by which kernels know an update rule."""
+    return list(RULES).index(rule.name)
 
 
 @dataclass
@@ -46,22 +157,25 @@ class Optimizer:
 
     Parameters
     ----------
-    solver : {"sgd", "adam"}
+    solver : str
+        One of `STOCHASTIC_SOLVERS`.
     learning_rate_init : float
         The step size η at the start.
-    schedule : {"constant", "invscaling", "adaptive"}, default="constant"
-        How η changes; only sgd obeys it, as in scikit-learn.
+    schedule : str or callable, default="constant"
+        How η changes: see `fastbp.schedules`.
     power_t : float, default=0.5
         Exponent of "invscaling".
     momentum, nesterovs_momentum : float, bool
         Of sgd.
     beta_1, beta_2, epsilon : float
-        Of Adam.
+        Of Adam and AdamW.
+    weight_decay : float, default=0.01
+        λ of AdamW: before each update a weight loses η λ of itself.
 
     Attributes
     ----------
     learning_rate : float
-        The current η before Adam's bias correction.
+        The current η, before any correction by the rule.
     step : int
         Updates made.
     moments : list of ndarray of shape (n_parameters,)
@@ -71,13 +185,14 @@ class Optimizer:
 
     solver: str
     learning_rate_init: float
-    schedule: str = "constant"
+    schedule: object = "constant"
     power_t: float = 0.5
     momentum: float = 0.9
     nesterovs_momentum: bool = True
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    weight_decay: float = 0.01
     learning_rate: float = field(init=False)
     step: int = field(init=False, default=0)
     moments: list = field(init=False, default_factory=list)
@@ -85,32 +200,15 @@ class Optimizer:
     def __post_init__(self):
         self.learning_rate = float(self.learning_rate_init)
 
+    @property
+    def rule(self):
+        """The update rule that the hyper-parameters ask for."""
+        is_nesterov = self.solver == "sgd" and self.nesterovs_momentum
+        return RULES["nesterov" if is_nesterov else self.solver]
+
     def reset(self, n_parameters, dtype):
         """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)
         self.step = 0
         zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
-        self.moments = [zeros] * N_MOMENTS[self.solver]
-
-    @property
-    def adapts(self):
-        """Whether η comes down whenever training would stop."""
-        return self.solver == "sgd" and self.schedule == "adaptive"
-
-    def end_epoch(self, n_samples_seen):
-        """Apply the schedule that moves once an epoch ("invscaling", by samples seen)."""
-        if self.solver == "sgd" and self.schedule == "invscaling":
-            self.learning_rate = self.learning_rate_init / (n_samples_seen + 1) ** self.power_t
-
-    def reduce_on_plateau(self):
-        """Divide η by 5 under the "adaptive" schedule.
-
-        Returns
-        -------
-        reduced : bool
-            False where training should stop instead.
-        """
-        if not self.adapts or self.learning_rate <= SMALLEST_ADAPTIVE_RATE:
-            return False
-        self.learning_rate /= 5.0
-        return True
+        self.moments = [zeros] * self.rule.n_moments

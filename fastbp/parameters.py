@@ -14,13 +14,19 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 
+from fastbp.activations import ACTIVATIONS, ALIASES, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastbp.devices import DEVICES, TENSOR_CORE_PRECISIONS
-from fastbp.functions import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
+from fastbp.losses import LOSSES
+from fastbp.optimizers import STOCHASTIC_SOLVERS
+from fastbp.schedules import SCHEDULES
 
-ALIASES = {"sigmoid": "logistic"}
 LARGEST_LAYER = 2**31 - 1
 # What a regressor's outputs may be. Softmax outputs are not free of each other.
-OUTPUT_CHOICES = {"auto", *OUTPUT_ACTIVATIONS, *ALIASES} - {"softmax"}
+OUTPUT_CHOICES = {
+    "auto",
+    *(name for name in OUTPUT_ACTIVATIONS if ACTIVATIONS[name].forward is not None),
+    *(alias for alias, name in ALIASES.items() if name in OUTPUT_ACTIVATIONS),
+}
 
 CONSTRAINTS = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -31,10 +37,10 @@ CONSTRAINTS = {
         tuple,
         list,
     ],
-    "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+    "solver": [StrOptions({"lbfgs", *STOCHASTIC_SOLVERS})],
     "alpha": [Interval(Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+    "learning_rate": [StrOptions({*SCHEDULES}), callable],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "power_t": [Interval(Real, 0, None, closed="left")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -52,6 +58,7 @@ CONSTRAINTS = {
     "epsilon": [Interval(Real, 0, None, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
     "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "input_scale": [Interval(Real, 0, None, closed="neither")],
@@ -89,7 +96,7 @@ def hidden_activations(activation, n_hidden):
     Returns
     -------
     names : tuple of str
-        Keys of `fastbp.functions.HIDDEN_ACTIVATIONS`, as many as hidden layers.
+        Keys of `fastbp.activations.HIDDEN_ACTIVATIONS`, as many as hidden layers.
 
     Raises
     ------
@@ -117,27 +124,34 @@ def hidden_activations(activation, n_hidden):
     return tuple(ALIASES.get(name, name) for name in names)
 
 
+def default_activation(activation):
+    """The hidden activation that initial weights go by where there is no hidden layer."""
+    name = activation if isinstance(activation, str) else ""
+    return ALIASES.get(name, name if name in HIDDEN_ACTIVATIONS else "relu")
+
+
 def output_activation(out_activation, loss):
     """Read a regressor's `out_activation`, whose "auto" depends on the loss.
 
     Returns
     -------
     name : str
-        One of `fastbp.functions.OUTPUT_ACTIVATIONS`.
+        One of `fastbp.activations.OUTPUT_ACTIVATIONS`.
 
     Raises
     ------
     InvalidParameterError
         A ValueError: a choice that does not go with the loss.
     """
-    if loss == "poisson":
-        if out_activation not in ("auto", "exp"):
-            raise InvalidParameterError(
-                f"out_activation={out_activation!r} does not go with loss='poisson', whose outputs "
-                "are exponential. Use out_activation='auto' or 'exp', or loss='squared_error'."
-            )
-        return "exp"
-    return "identity" if out_activation == "auto" else ALIASES.get(out_activation, out_activation)
+    record = next(each for each in LOSSES if each.name == loss)
+    default = record.outputs[0] if record.outputs else "identity"
+    name = default if out_activation == "auto" else ALIASES.get(out_activation, out_activation)
+    if not record.goes_with(name):
+        raise InvalidParameterError(
+            f"out_activation={out_activation!r} does not go with loss={loss!r}. Use "
+            f"out_activation='auto' or {default!r}, or loss='squared_error'."
+        )
+    return name
 
 
 PARAMETERS = """\

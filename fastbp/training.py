@@ -1,6 +1,6 @@
 """Fitting a network through an engine: epochs, shuffles, stopping, best weights, callbacks.
 
-Nothing here knows on what device an engine works. Draws and decisions follow scikit-learn's, so
+Nothing here knows which device an engine works on. Draws and decisions follow scikit-learn's, so
 that the same seed gives the same model.
 """
 
@@ -16,7 +16,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from fastbp.data import Data
+from fastbp.engine import Engine
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 # In the threads of `fit_many` a list of (message, category), which its caller will warn of.
 postponed_warnings = ContextVar("postponed_warnings", default=None)
@@ -169,8 +172,8 @@ class Training:
         A copy of the parameters that scored best on the held-out rows, apart from the engine's.
     """
 
-    engine: object
-    data: object
+    engine: Engine | None
+    data: Data
     settings: Settings
     progress: Progress
     split: Split | None = None
@@ -205,7 +208,7 @@ class Training:
         return bool(self.settings.callback(report))
 
     def adopt_start(self):
-        """Make the parameters that training starts from the ones to beat."""
+        """Score the parameters that training starts from as the best so far."""
         score = self.score()
         if isfinite(score):
             self.progress.best_validation_score = score
@@ -293,27 +296,30 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         Where the loss or the parameters become NaN or infinite, at once, unless there are
         parameters that have been scored: then those are restored, with a warning.
     """
-    settings, progress = training.settings, training.progress
+    settings, progress, engine = training.settings, training.progress, training.engine
     rows = training.split.train.copy()
-    batch_size = clip_batch_size(settings.batch_size, len(rows))
-    training.engine.load_optimizer(training.optimizer)
+    planner = StepPlanner(
+        training.optimizer, len(rows), clip_batch_size(settings.batch_size, len(rows)),
+        training.data.sample_weight, settings.alpha, settings.max_iter,
+    )  # fmt: skip
+    engine.load_moments(training.optimizer.moments)
     if goes_on and training.split.score is not None:
         training.adopt_start()
     try:
         for _ in range(1 if incremental else settings.max_iter):
-            if not run_epoch(training, rows, batch_size):
+            if not run_epoch(training, rows, planner):
                 break
         else:
-            if not incremental:
+            if not (incremental or planner.is_planned):
                 warn(
                     f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
                     "the optimization hasn't converged yet.",
                     ConvergenceWarning,
                 )
-        training.engine.store_optimizer(training.optimizer)
+        training.optimizer.moments = engine.store_moments()
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
-        training.engine.store_optimizer(training.optimizer)
+        training.optimizer.moments = engine.store_moments()
     except NonFiniteLossError as error:
         if training.best_parameters is None:
             raise
@@ -323,16 +329,21 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     return training.result()
 
 
-def run_epoch(training, rows, batch_size):
-    """Train one epoch and judge it; return whether to go on."""
+def run_epoch(training, rows, planner):
+    """Train one epoch and score it; return whether to go on."""
     engine, optimizer, progress = training.engine, training.optimizer, training.progress
     settings = training.settings
     started = time.perf_counter()
     if settings.shuffle:
-        from fastbp.shuffling import shuffle  # numba comes with the first fit, not before
+        from fastbp.cpu.shuffling import shuffle  # numba comes with the first fit, not before
 
-        shuffle(training.random_state, rows, settings.max_iter)  # as scikit-learn, upon the last
-    loss = engine.train_epoch(training.data, rows, batch_size, optimizer, settings.alpha)
+        # As scikit-learn, from the last order on.
+        shuffle(training.random_state, rows, settings.max_iter)
+    steps = planner.next_epoch(rows)
+    try:
+        loss = engine.train_epoch(training.data, rows, steps)
+    finally:  # Ctrl-C may have ended it
+        optimizer.step += steps.made
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"The loss became {loss} in epoch {progress.n_iter + 1} "
@@ -342,17 +353,17 @@ def run_epoch(training, rows, batch_size):
     best = progress.end_epoch(loss, score, len(rows), settings.tol)
     if best and score is not None:
         training.best_parameters = engine.store_parameters()
-    optimizer.end_epoch(progress.n_samples_seen)
+    planner.after_epoch(progress.n_samples_seen)
     asked_to_stop = training.report(score, len(rows), time.perf_counter() - started)
-    return not asked_to_stop and not has_converged(training)
+    return not asked_to_stop and not has_converged(training, planner)
 
 
-def has_converged(training):
+def has_converged(training, planner):
     """Decide after an epoch whether to stop; "adaptive" lowers the learning rate first."""
     settings, progress = training.settings, training.progress
     if progress.no_improvement_count <= settings.n_iter_no_change:
         return False
-    slower = training.optimizer.reduce_on_plateau()
+    slower = planner.reduce_on_plateau()
     if slower:
         progress.no_improvement_count = 0
     if settings.verbose:
@@ -360,7 +371,7 @@ def has_converged(training):
         if slower:
             verdict = f"Setting learning rate to {training.optimizer.learning_rate:f}"
         else:
-            verdict = f"{'Learning rate too small. ' * training.optimizer.adapts}Stopping."
+            verdict = f"{'Learning rate too small. ' * planner.adapts}Stopping."
         print(
             f"{what} did not improve more than tol={settings.tol:f} for "
             f"{settings.n_iter_no_change} consecutive epochs. {verdict}"

@@ -4,9 +4,6 @@ import contextlib
 import functools
 import gc
 import hashlib
-import os
-import stat
-import tempfile
 from pathlib import Path
 
 import llvmlite
@@ -18,6 +15,10 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
+from fastbp.cache import cache_folder
+
+# Modules outside this folder that kernels are made of.
+FORMULA_MODULES = "activations", "losses", "optimizers", "schedules", "switches"
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -177,68 +178,27 @@ def source_digest():
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     folder = Path(__file__).parent
-    others = [folder.parent / name for name in ("functions.py", "optimizers.py", "shuffling.py")]
+    others = [folder.parent / f"{name}.py" for name in FORMULA_MODULES]
     for path in sorted([*others, *folder.glob("*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @functools.cache
-def cache_folder():
-    """Where machine code is kept: in the first of these folders that serves, by its fingerprint.
-
-    FASTBP_CACHE_DIR, NUMBA_CACHE_DIR, the user's cache folder, a private folder among the temporary
-    files. A folder that has been filled before, in a container image say, need not be writable.
-
-    Returns
-    -------
-    folder : str or None
-        None where nothing can be kept; kernels are compiled in every process then.
-    """
-    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    user = getattr(os, "getuid", lambda: "user")()
-    for root in (
-        os.environ.get("FASTBP_CACHE_DIR"),
-        os.environ.get("NUMBA_CACHE_DIR"),
-        os.path.join(user_cache, "fastbp"),
-        os.path.join(tempfile.gettempdir(), f"fastbp-{user}"),
-    ):
-        if not root:
-            continue
-        root = os.path.abspath(os.path.expanduser(root))
-        folder = os.path.join(root, f"kernels-{source_digest()}")
-        try:
-            os.makedirs(root, exist_ok=True)
-            if not os.path.isdir(folder):
-                os.mkdir(folder, mode=0o700)
-            if not (_is_ours(root) and _is_ours(folder)):
-                continue
-            if not os.listdir(folder):
-                tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
-            continue
-        return folder
-    return None
-
-
-def _is_ours(folder):
-    """Whether nobody but this user and the administrator can put files there: they are executed."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = os.lstat(folder)
-    guarded = not status.st_mode & stat.S_IWOTH or status.st_mode & stat.S_ISVTX
-    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.getuid()) and bool(guarded)
+def kernel_folder():
+    """The folder of this source's machine code, a string; None where nothing can be kept."""
+    return cache_folder(f"kernels-{source_digest()}")
 
 
 class _Locator(_CacheLocator):
-    """Puts a function's machine code into `cache_folder`."""
+    """Puts a function's machine code into `kernel_folder`."""
 
     def __init__(self, py_func, py_file):
         self._name = py_func.__name__
         self._py_file = py_file  # for numba's warnings
 
     def get_cache_path(self):
-        return cache_folder()
+        return kernel_folder()
 
     def get_source_stamp(self):
         return source_digest()
@@ -287,7 +247,7 @@ def cached_kernel(function):
     options = {**PART_OPTIONS, "pipeline_class": _KernelCompiler, "no_cpython_wrapper": False}
     dispatcher = njit(nogil=True, fastmath=FASTMATH, **options)(function)
     dispatcher.compile = _sparing_the_collector(dispatcher.compile)
-    if cache_folder() is not None:
+    if kernel_folder() is not None:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     return dispatcher
 

@@ -1,19 +1,21 @@
-"""exp, tanh and log as arithmetic that loops over them turn into vector instructions.
+"""exp, tanh, log and erfc as arithmetic that loops over them turn into vector instructions.
 
 The C library's versions are calls that keep a loop scalar. Compiled without reassociation, which
 would fold the two-part constants and the rounding trick away.
 """
 
 import math
-from types import FunctionType
+from functools import cache
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
+from scipy.special import erfcx
 
 from fastbp.cpu.compilation import PART_OPTIONS, kernel
 from fastbp.cpu.vectors import power_of_two, where_greater
+from fastbp.switches import bind
 
 _ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
 
@@ -133,15 +135,42 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     return log
 
 
+def _make_complementary_error(real, degree, largest):
+    """Build the function x -> erfc x.
+
+    For x >= 0 it is exp(−x²) erfcx x, where (1 + 2x) erfcx x is smooth in t = (x − 2) / (x + 2), as
+    M. M. Shepherd and J. G. Laframboise (1981) have it: a Chebyshev series in t that is right to
+    rounding at the degree given. Beyond `largest` nothing is left of it.
+    """
+    zero, one, two, largest = map(real, (0, 1, 2, largest))
+
+    def smooth(t):
+        x = 2 * (1 + t) / (1 - t)
+        return (1 + 2 * x) * erfcx(x)
+
+    series = Chebyshev.interpolate(smooth, degree).convert(kind=Polynomial).coef[::-1]
+    series = _compile_polynomial(real, series)
+
+    def erfc(x):
+        size = where_greater(zero, x, -x, x)
+        size = where_greater(size, largest, largest, size)
+        tail = exp(-x * x) * series((size - two) / (size + two)) / (one + two * size)
+        return where_greater(zero, x, two - tail, tail)
+
+    return erfc
+
+
 _LN2_SINGLE = 0.693359375, -2.12194440054690583e-4
 _LN2_DOUBLE = 0.693147180369123816490, 1.90821492927058770e-10
 _SINGLE = (
     *_make_exponential(np.float32, 5, _LN2_SINGLE),
     _make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
+    _make_complementary_error(np.float32, 10, 10.5),
 )
 _DOUBLE = (
     *_make_exponential(np.float64, 10, _LN2_DOUBLE),
     _make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
+    _make_complementary_error(np.float64, 22, 27.5),
 )
 
 
@@ -160,8 +189,13 @@ def log(x):
     return math.log(x)
 
 
+def erfc(x):
+    """The complementary error function, 1 − erf x; NaN of NaN."""
+    return math.erfc(x)
+
+
 def _functions_of(x):
-    """exp, tanh and log for a number or a vector of this type."""
+    """exp, tanh, log and erfc for a number or a vector of this type."""
     return _SINGLE if getattr(x, "dtype", x) == types.float32 else _DOUBLE
 
 
@@ -180,11 +214,13 @@ def _overload_log(x):
     return _functions_of(x)[2]
 
 
-def compile_formula(function, **callees):
-    """Compile a scalar formula with exp, tanh and log that turn into vector instructions.
+@overload(erfc, jit_options=_ARITHMETIC)
+def _overload_erfc(x):
+    return _functions_of(x)[3]
 
-    `callees` are the compiled versions of the formulas that it calls.
-    """
-    names = {"exp": exp, "tanh": tanh, "log": log}
-    names = {**function.__globals__, **names, **callees}
-    return kernel(FunctionType(function.__code__, names, function.__name__))
+
+@cache
+def compile_formula(function):
+    """Compile a scalar formula, and those it calls, with functions that vectorise."""
+    names = {"exp": exp, "tanh": tanh, "log": log, "erfc": erfc}
+    return kernel(bind(function, names, compile_formula))

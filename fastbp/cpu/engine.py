@@ -1,4 +1,4 @@
-"""The CPU engine: one network's memory, and the verbs that the training loop knows."""
+"""The CPU engine: one network's memory, and the verbs of `fastbp.engine.Engine`."""
 
 import math
 import platform
@@ -7,32 +7,30 @@ from time import perf_counter
 from weakref import WeakSet
 
 import numpy as np
-from joblib import cpu_count
 from numba.core.registry import cpu_target
-from scipy.sparse import csr_array, issparse
-from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+from scipy.sparse import csr_array
 
-from fastbp import functions
+from fastbp import activations, losses
 from fastbp.cpu import kernels
-from fastbp.cpu.compilation import cache_folder
+from fastbp.cpu.compilation import kernel_folder
 from fastbp.cpu.gather import source_of
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.outputs import Objective
+from fastbp.cpu.rows import Rows
+from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
 from fastbp.cpu.simd import VECTOR_BITS, lanes
-from fastbp.cpu.sparse import density_of, make_entries, most_entries
 from fastbp.cpu.team import run_team
-from fastbp.cpu.tiles import ADAM, GRADIENT, NESTEROV, SGD, Step
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import Desk, make_memory, make_workspace
-from fastbp.cpu.zeros import is_worth_a_look
 from fastbp.data import Data
 from fastbp.network import Network
-from fastbp.optimizers import N_MOMENTS, Optimizer
-from fastbp.shuffling import WORTH_COMPILING, shuffle
+from fastbp.optimizers import MOST_MOMENTS, Optimizer, code_of
+from fastbp.schedules import StepPlanner, gradient_steps
+from fastbp.threads import available_threads
 
 # Rows of a batch where nothing is learnt from it.
 PREDICT_ROWS = 128
-FEW_ROWS = 8  # so few, or fewer lanes, are predicted faster than the parameters are packed
+FEW_ROWS = 8  # at most this many, and a vector's lanes, are predicted from unpacked parameters
 GRADIENT_ROWS = 256
 
 # The engines that are entered now: those of fits side by side share the cores. Weak, because Ctrl-C
@@ -41,28 +39,6 @@ _at_work = WeakSet()
 
 # Layouts are never written to; to make one takes as long as to predict a row.
 _layout_of = lru_cache(maxsize=64)(Layout)
-
-
-def available_threads():
-    """Cores that this process may use now.
-
-    Respects CPU affinity, the container's quota, OMP_NUM_THREADS and the limits that joblib and
-    threadpoolctl set.
-    """
-    return max(1, min(cpu_count(), _openmp_effective_n_threads()))
-
-
-def _solver_of(optimizer):
-    """The kernels' code for an optimizer's update rule."""
-    if optimizer.solver == "adam":
-        return ADAM
-    return NESTEROV if optimizer.nesterovs_momentum else SGD
-
-
-def _mean_loss(result):
-    """The loss by weight, from what an epoch has added up."""
-    weight = result[kernels.WEIGHT]
-    return float(result[kernels.LOSS] / weight) if weight else float("nan")
 
 
 class Engine:
@@ -92,8 +68,9 @@ class Engine:
         self._flat = None  # parameters that nothing has asked to be packed yet
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = True  # at the last prediction
-        self.moments = [self._nothing, self._nothing]
+        self.moments = [self._nothing] * MOST_MOMENTS
         self._work = Work(network)
+        self._rows = None  # of the last X
         self._trials = None  # of the last epoch's team
         self._desk = None  # likewise, where it is small
 
@@ -130,25 +107,24 @@ class Engine:
             self._flat = None
         return self._padded
 
-    def load_optimizer(self, optimizer):
-        """Take over an optimizer's moments."""
-        self.moments = [self._nothing, self._nothing]
-        for index, moment in enumerate(optimizer.moments):
+    def load_moments(self, moments):
+        """Take over the optimizer's moments, a list of flat vectors."""
+        self.moments = [self._nothing] * MOST_MOMENTS
+        for index, moment in enumerate(moments):
             self.moments[index] = aligned_zeros(self.layout.n_weights, self.dtype)
             self.layout.pack(moment, self.moments[index])
 
-    def store_optimizer(self, optimizer):
-        """Give an optimizer its moments back as new flat vectors; the engine keeps none."""
-        count, optimizer.moments = N_MOMENTS[optimizer.solver], []
-        for index in range(count):
-            optimizer.moments.append(self.layout.unpack(self.moments[index]))
-            self.moments[index] = self._nothing
+    def store_moments(self):
+        """Return the moments as a list of new flat vectors; the engine keeps none."""
+        moments = [self.layout.unpack(moment) for moment in self.moments if moment.size]
+        self.moments = [self._nothing] * MOST_MOMENTS
+        return moments
 
     # ---- working memory -----------------------------------------------------------------------
 
-    def _team_size(self, rows, n_rows=math.inf, density=1.0):
-        """Threads for `n_rows` in batches of so many: as many as have work enough for a barrier."""
-        useful = self._work.useful_threads(rows, n_rows, density)
+    def _team_size(self, batch_size, n_rows=math.inf, density=1.0):
+        """Threads for `n_rows` in batches: as many as have work enough for a barrier."""
+        useful = self._work.useful_threads(batch_size, n_rows, density)
         if useful <= 1:  # to ask for the cores takes longer than a small prediction
             return 1
         team = self._n_cores if self.n_threads is None else self.n_threads
@@ -160,32 +136,35 @@ class Engine:
     def _n_cores(self):
         return available_threads()
 
-    def _inputs(self, X, order, rows, size, learns=True):
-        """Where kernels find dense rows, or None; and each thread's memory for sparse ones."""
-        if not issparse(X):
-            return source_of(X), [None] * size
-        n_entries = most_entries(X, order, rows)
-        return None, [make_entries(X, rows, n_entries, self.dtype, learns) for _ in range(size)]
+    def _rows_of(self, X):
+        """X in the kernels' terms, looked at once."""
+        if self._rows is None or self._rows.X is not X:
+            self._rows = Rows(X)
+        return self._rows
 
-    def _workspaces(self, X, order, rows, entries, learns=True):
-        """The working memory of each thread, for batches of so many rows."""
-        is_dense, units = density_of(X) == 1, self.network.layer_sizes[1] / len(entries)
-        skips_zeros = is_dense and is_worth_a_look(X, order, units, passes=2 if learns else 1)
+    def _workspaces(self, rows, order, batch_size, size, learns=True):
+        """The working memory of each thread, for batches of the rows in `order`."""
+        units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
+        skips_zeros = rows.are_worth_a_look(order, units, passes)
         return [
-            make_workspace(self.layout, rows, each, is_dense, skips_zeros, learns)
-            for each in entries
+            make_workspace(
+                self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns
+            )
+            for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
         ]
 
     def _memory(self, rows, learns=True):
         return make_memory(self.layout, self.weights, self.moments, rows, learns)
 
     def _objective(self, data):
-        network, targets = self.network, data.targets
+        network, targets, weight = self.network, data.targets, data.sample_weight
+        loss = losses.find_loss(network.loss, network.output_activation)
         is_class = targets.ndim == 1 and network.output_activation != "identity"
-        weight = data.sample_weight
         return Objective(
-            output_activation=functions.OUTPUT_ACTIVATIONS.index(network.output_activation),
-            loss=functions.LOSSES.index(network.loss),
+            output_activation=activations.code_of(network.output_activation),
+            loss=losses.code_of(loss),
+            joins_activation=int(loss.joins_activation),
+            has_classes=int(is_class and loss is losses.CROSS_ENTROPY),
             loss_scale=1 / network.layer_sizes[-1] if network.average_outputs else 1.0,
             eps=float(np.finfo(self.dtype).eps),
             targets=source_of(targets),
@@ -195,90 +174,37 @@ class Engine:
 
     # ---- verbs --------------------------------------------------------------------------------
 
-    def train_epoch(self, data, order, batch_size, optimizer, alpha):
-        """Go through some rows once, in batches, and update the parameters after each.
-
-        Parameters
-        ----------
-        data : Data
-            With targets.
-        order : ndarray of shape (n_rows,), dtype int64
-            The rows, in the order of their use; the last batch may be short.
-        batch_size : int
-        optimizer : Optimizer
-            Hyper-parameters; its `step` advances by the updates made, its moments stay here until
-            `store_optimizer`.
-        alpha : float
-            Strength of the L2 penalty α / (2 Σw) ‖W‖², by the batch's summed sample weights.
-
-        Returns
-        -------
-        loss : float
-            Mean over the samples, by weight, each batch's as it was before its update. Not finite
-            when a batch's loss was not; that batch was the last. NaN when no row has weight.
-        """
-        step = Step(
-            float(optimizer.learning_rate), float(optimizer.momentum), float(optimizer.beta_1),
-            float(optimizer.beta_2), float(optimizer.epsilon), 0.0,
-        )  # fmt: skip
-        plan = kernels.Plan(
-            int(batch_size), _solver_of(optimizer), optimizer.step, float(alpha), 0.0,
-            float(data.input_scale),
-        )  # fmt: skip
+    def train_epoch(self, data, order, steps):
+        """Go through rows once, batch by batch, and update the parameters after each."""
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
         try:
-            self._run(data, order, plan, step, result)
+            self._run(data, order, steps, result)
         finally:  # Ctrl-C may have ended it
-            optimizer.step += int(result[kernels.UPDATES])
-        return _mean_loss(result)
+            steps.made += int(result[kernels.UPDATES])
+        weight = result[kernels.TOTAL_WEIGHT]
+        return float(result[kernels.LOSS] / weight) if weight else float("nan")
 
-    def loss_and_gradient(self, data, alpha):
-        """Loss of all rows and its gradient.
-
-        For a multi-output squared error with `average_outputs` the gradient is that of the sum
-        over the outputs, as in scikit-learn.
-
-        Parameters
-        ----------
-        data : Data
-            With targets.
-        alpha : float
-            Strength of the L2 penalty.
-
-        Returns
-        -------
-        loss : float
-        gradient : ndarray of shape (n_parameters,)
-            In the engine's dtype and the network's flat order.
-        """
-        weight = data.sample_weight
-        total = float(data.n_samples if weight is None else weight.sum())
-        self.moments = [np.zeros_like(self.weights), self._nothing]
-        plan = kernels.Plan(GRADIENT_ROWS, GRADIENT, 0, 0.0, total, float(data.input_scale))
+    def loss_and_gradient(self, data):
+        """Compute the mean loss of all rows by weight, without penalty, and its gradient."""
+        steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
+        self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
-        order = np.arange(data.n_samples)
-        self._run(data, order, plan, Step(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), result)
-        gradient = self.layout.unpack(self.moments[0])
-        penalty = 0.0
-        parameters = self.network.views(self.store_parameters())[0]
-        for weights, slope in zip(parameters, self.network.views(gradient)[0], strict=True):
-            penalty += float(np.sum(np.square(weights, dtype=np.float64)))
-            slope += weights * self.dtype.type(alpha / total)
-        return _mean_loss(result) + 0.5 * alpha * penalty / total, gradient
+        self._run(data, np.arange(data.n_samples), steps, result)
+        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(self.moments[0])
 
-    def _run(self, data, order, plan, step, result):
+    def _run(self, data, order, steps, result):
         """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
-        rows = min(plan.batch_size, len(order))
-        desk = self._desk_for(data, order, rows)
-        trials = self._trials_of(data, rows, len(desk.workspaces))
-        for part in desk.parts(order):
+        batch_size = min(steps.batch_size, len(order))
+        desk = self._desk_for(data, order, batch_size)
+        plan = kernels.Plan(code_of(steps.rule), steps.alpha, float(data.input_scale))
+        trials = self._trials_of(data, batch_size, len(desk.workspaces))
+        for part, part_steps in desk.parts(order, steps.table):
             size, began = trials.choose(), perf_counter()
-            call = plan._replace(steps_before=plan.steps_before + int(result[kernels.UPDATES]))
 
-            def member(rank, part=part, call=call, size=size):
+            def member(rank, part=part, part_steps=part_steps, size=size):
                 kernels.train(
-                    desk.memory, desk.workspaces[rank], desk.source, desk.objective, call, step,
-                    part, result, rank, size,
+                    desk.memory, desk.workspaces[rank], desk.source, desk.objective, plan,
+                    part_steps, part, result, rank, size,
                 )  # fmt: skip
 
             run_team(size, member, desk.memory.control)
@@ -286,68 +212,51 @@ class Engine:
             if not np.isfinite(result[kernels.LOSS]):
                 return
 
-    def _trials_of(self, data, rows, size):
-        """How teams of at most this size do with batches of so many rows."""
+    def _trials_of(self, data, batch_size, size):
+        """How teams of at most this size do with such batches."""
         if self._trials is None or self._trials.most != size:
-            is_doubtful = self._work.is_doubtful(rows, size, density_of(data.X))
-            self._trials = Trials(size, is_doubtful)
+            density = self._rows_of(data.X).density
+            self._trials = Trials(size, self._work.is_doubtful(batch_size, size, density))
         return self._trials
 
-    def _desk_for(self, data, order, rows):
-        """What a team works with, as far as possible what it has worked with before."""
-        density = density_of(data.X)
-        size = self._team_size(rows, len(order), density)
-        if self._desk and self._desk.serves(data, rows, size, self.weights, self.moments):
+    def _desk_for(self, data, order, batch_size):
+        """What a team works with, if possible what it has worked with before."""
+        rows = self._rows_of(data.X)
+        size = self._team_size(batch_size, len(order), rows.density)
+        if self._desk and self._desk.serves(data, batch_size, size, self.weights, self.moments):
             return self._desk
-        source, entries = self._inputs(data.X, order, rows, size)
         desk = Desk(
-            data, rows, self._objective(data), self._memory(rows), source,
-            self._workspaces(data.X, order, rows, entries),
-            self._work.batches_per_call(rows, density),
+            data, batch_size, self._objective(data), self._memory(batch_size), rows.source,
+            self._workspaces(rows, order, batch_size, size),
+            self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
         self._desk = desk if desk.is_small() else None
         return desk
 
     def predict(self, data, rows=None, activation=None):
-        """Compute the network's outputs; `inputs_were_finite` then says whether all inputs were.
-
-        Parameters
-        ----------
-        data : Data
-            Targets are not needed.
-        rows : ndarray of shape (n_rows,), dtype int64, or None
-            None for all rows.
-        activation : str or None
-            Another output activation than the network's; "identity" gives the logits.
-
-        Returns
-        -------
-        outputs : ndarray of shape (n_rows, n_outputs)
-            C-contiguous, in the engine's dtype.
-        """
+        """Compute the network's outputs."""
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
             return out
-        code = functions.OUTPUT_ACTIVATIONS.index(activation or self.network.output_activation)
+        code = activations.code_of(activation or self.network.output_activation)
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
             self._predict_few(data, order, code, out)
             return out
-        batch, density = min(PREDICT_ROWS, len(order)), density_of(data.X)
-        size = self._team_size(len(order), len(order), density)
+        source, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
+        size = self._team_size(len(order), len(order), source.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
-        source, entries = self._inputs(data.X, order, batch, size, learns=False)
-        workspaces = self._workspaces(data.X, order, batch, entries, learns=False)
-        plan = kernels.Plan(batch, 0, 0, 0.0, 0.0, float(data.input_scale))
-        memories = [self._memory(batch, learns=False) for _ in range(size)]
-        stride = self._work.batches_per_call(batch, density, learns=False) * batch * size
-        were_finite = []
+        workspaces = self._workspaces(source, order, batch_size, size, learns=False)
+        plan = kernels.PredictionPlan(batch_size, code, float(data.input_scale))
+        memories = [self._memory(batch_size, learns=False) for _ in range(size)]
+        n_batches = self._work.batches_per_call(batch_size, source.density, learns=False)
+        stride, were_finite = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
 
             def member(rank, part=part, outputs=outputs):
                 finite = kernels.predict(
-                    memories[rank], workspaces[rank], source, plan, code, part, outputs, rank, size
+                    memories[rank], workspaces[rank], source.source, plan, part, outputs, rank, size
                 )
                 were_finite.append(finite)
 
@@ -359,10 +268,11 @@ class Engine:
         """Predict a few rows with the parameters as they were given."""
         widest, vector = max(self.network.layer_sizes), lanes(self.dtype)
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
-        source, (entries,) = self._inputs(data.X, order, 1, 1, learns=False)
+        rows = self._rows_of(data.X)
+        (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
         self.inputs_were_finite = kernels.predict_few(
-            self._flat, self.layout.table, source, entries, float(data.input_scale), code, order,
-            out, working, widest,
+            self._flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
+            order, out, working, widest,
         )  # fmt: skip
 
 
@@ -388,13 +298,14 @@ def warmup(dtypes=("float32", "float64"), everything=True):
         for X in kinds:
             data, engine = Data(X, rows), Engine(network, dtype, n_threads=1)
             optimizer.reset(network.n_parameters, dtype)
-            engine.load_optimizer(optimizer)
-            engine.train_epoch(data, rows, 1, optimizer, 0.0)
+            engine.load_moments(optimizer.moments)
+            steps = StepPlanner(optimizer, 1, 1, None, 0.0, 1).next_epoch(rows)
+            engine.train_epoch(data, rows, steps)
             engine.predict(data)
             if everything:
                 engine.load_parameters(engine.store_parameters())
                 engine.predict(data)
-    return cache_folder()
+    return kernel_folder()
 
 
 def describe():
@@ -404,5 +315,5 @@ def describe():
         "vector_bits": VECTOR_BITS,
         "lanes": {name: lanes(name) for name in ("float32", "float64")},
         "n_threads": available_threads(),
-        "cache_folder": cache_folder(),
+        "cache_folder": kernel_folder(),
     }

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import optimizers
 from fastbp.cpu.compilation import cached_kernel, kernel, phase
-from fastbp.cpu.elementary import compile_formula
+from fastbp.cpu.formulas import activate_hidden
 from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import (
     ACTIVATION,
@@ -19,37 +18,35 @@ from fastbp.cpu.layout import (
     layer_of,
     n_layers_of,
 )
-from fastbp.cpu.outputs import activate_outputs, collect_outputs, output_deltas, weight_of
+from fastbp.cpu.outputs import activate_samples, collect_outputs, losses_and_deltas
 from fastbp.cpu.shares import all_rows, round_to_tile, share, smaller, some_rows
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.spans import ONE, ZERO, by_reference, section, span_of
 from fastbp.cpu.sparse import add_entries, gather_entries, sort_by_column, spread_entries
 from fastbp.cpu.team import ABORTED, STOPPED, barrier
-from fastbp.cpu.tiles import (
-    ADAM,
-    Step,
-    activate,
-    backward_layer,
-    forward_layer,
-    update_layer,
-)
+from fastbp.cpu.tiles import backward_layer, forward_layer, update_layer
 from fastbp.cpu.zeros import find_steps
-
-adam_learning_rate = compile_formula(optimizers.adam_learning_rate)
+from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
 
 # Elements of the result array.
-LOSS, WEIGHT, UPDATES, RESULT_SIZE = 0, 1, 2, 3
+LOSS, TOTAL_WEIGHT, UPDATES, RESULT_SIZE = range(4)
 
 
 @by_reference
 class Plan(NamedTuple):
-    """How an epoch is run."""
+    """What stays the same in all batches of training."""
+
+    rule: int
+    alpha: float  # of the penalty in the loss
+    input_scale: float
+
+
+@by_reference
+class PredictionPlan(NamedTuple):
+    """What stays the same in all batches of a prediction."""
 
     batch_size: int
-    solver: int
-    steps_before: int  # updates made before this call, for Adam
-    alpha: float
-    total_weight: float  # δ are divided by this, or by each batch's weight where it is zero
+    activation: int  # of the output layer
     input_scale: float
 
 
@@ -108,28 +105,6 @@ def prefetch_rows(source, objective, order, first, count):
 
 
 @kernel
-def batch_weight_of(objective, order):
-    """The summed weights of a batch's samples."""
-    if objective.sample_weight == 0:
-        return float(order.size)
-    total = 0.0
-    for sample in range(order.size):
-        total += weight_of(objective, order[sample])
-    return total
-
-
-@kernel
-def next_step(plan, step, updates, batch_weight):
-    """The numbers of the next update."""
-    rate = step.learning_rate
-    if plan.solver == ADAM:
-        count = float(plan.steps_before + updates + 1)  # as in Python: by the C library's pow
-        rate = adam_learning_rate(rate, step.beta_1, step.beta_2, count)
-    decay = plan.alpha / batch_weight
-    return Step(rate, step.momentum, step.beta_1, step.beta_2, step.epsilon, decay)
-
-
-@kernel
 def share_samples(rows, lanes, rank, size):
     """The rows of a batch that fall to one thread, in whole tiles and vectors."""
     block = TILE_ROWS if lanes < TILE_ROWS else lanes
@@ -155,18 +130,18 @@ def forward(memory, workspace, entries, index, tiles):
 
 
 @kernel
-def update(memory, workspace, entries, index, depth, solver, step, tiles):
+def update(memory, workspace, entries, index, depth, rule, step, tiles):
     """Gradient and update of one layer's weights."""
     if entries is None or index > 0 or workspace.inputs.size > 0:
-        update_layer(memory, workspace, None, index, depth, solver, step, tiles)
+        update_layer(memory, workspace, None, index, depth, rule, step, tiles)
     else:
         sort_by_column(entries)
-        update_layer(memory, workspace, entries, index, depth, solver, step, tiles)
+        update_layer(memory, workspace, entries, index, depth, rule, step, tiles)
 
 
 @kernel
-def run_batch(memory, workspace, objective, plan, step, order, weight, passed, rank, size):
-    """One batch, from its gathered inputs to its update.
+def run_batch(memory, workspace, objective, plan, step, order, passed, rank, size):
+    """One batch, from its gathered inputs to its update by a row of the step table.
 
     The threads share out the hidden layers' units, so that each reads only its own weights, and at
     the output layer the samples, which need no barrier between its steps.
@@ -182,7 +157,7 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
         passed = barrier(memory.control, passed, size)
     first, last = share_samples(rows, workspace.lanes, rank, size)
     forward(memory, workspace, entries, output, some_rows(layer_of(layers, output), first, last))
-    output_deltas(memory, workspace, objective, order, weight, first, last)
+    losses_and_deltas(memory, workspace, objective, order, step[WEIGHT], first, last)
     if output > 0:
         backward_layer(
             memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
@@ -198,50 +173,48 @@ def run_batch(memory, workspace, objective, plan, step, order, weight, passed, r
             passed = barrier(memory.control, passed, size)
         # At once, while its weights, inputs and δ are in the caches.
         tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-        update(memory, workspace, entries, index, order.size, plan.solver, step, tiles)
+        update(memory, workspace, entries, index, order.size, plan.rule, step, tiles)
     return passed, loss
 
 
 @cached_kernel
-def train(memory, workspace, source, objective, plan, step, order, result, rank, size):
-    """Run the batches of `order`: this thread's part of them.
+def train(memory, workspace, source, objective, plan, steps, order, result, rank, size):
+    """Run the batches of `order` by the rows of `steps`: this thread's part of them.
 
     Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
     updates. A batch without weight is skipped; one whose loss is not finite is the last.
     """
-    order, result = span_of(order), span_of(result)
+    steps, order, result = span_of(steps), span_of(order), span_of(result)
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
-    updates = passed = np.int64(0)
-    for start in range(0, order.size, plan.batch_size):
-        batch = section(order, start, smaller(plan.batch_size, order.size - start))
-        weight = batch_weight_of(objective, batch)
-        if weight == 0:
+    passed, start = np.int64(0), np.int64(0)
+    for index in range(steps.size // TABLE_WIDTH):
+        step = section(steps, index * TABLE_WIDTH, TABLE_WIDTH)
+        batch = section(order, start, np.int64(step[ROWS]))
+        start += batch.size
+        if step[WEIGHT] == 0:
             continue
-        divisor = plan.total_weight if plan.total_weight > 0 else weight
-        batch_step = next_step(plan, step, updates, divisor)
         gather_batch(workspace, entries, source, batch, n_inputs, plan.input_scale)
-        prefetch_rows(source, objective, order, start + plan.batch_size, plan.batch_size)
+        prefetch_rows(source, objective, order, start, batch.size)
         passed, loss = run_batch(
-            memory, workspace, objective, plan, batch_step, batch, divisor, passed, rank, size
+            memory, workspace, objective, plan, step, batch, passed, rank, size
         )
         if memory.control[ABORTED]:
             break
         if rank == 0 and not math.isfinite(loss):
             memory.control[STOPPED] = 1
         passed = barrier(memory.control, passed, size)
-        updates += 1
         if rank == 0:
-            # The others go on; they write these norms again only behind the next barriers.
-            penalty = sum_in_order(memory.square_norms) if batch_step.decay > 0 else 0.0
+            # The others go on; they write these norms again only after the next barriers.
+            penalty = sum_in_order(memory.square_norms) if step[PENALTY] > 0 else 0.0
             result[LOSS] += loss + 0.5 * plan.alpha * penalty
-            result[WEIGHT] += weight
+            result[TOTAL_WEIGHT] += step[WEIGHT]
             result[UPDATES] += 1
         if memory.control[STOPPED]:
             break
 
 
 @cached_kernel
-def predict(memory, workspace, source, plan, activation, order, out, rank, size):
+def predict(memory, workspace, source, plan, order, out, rank, size):
     """Write the outputs of the rows in `order` to `out`; every thread works through its own rows.
 
     `memory.activations` is this thread's own. Returns whether all inputs were finite.
@@ -261,7 +234,7 @@ def predict(memory, workspace, source, plan, activation, order, out, rank, size)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes
-            collect_outputs(memory, workspace, activation, row, count)
+            collect_outputs(memory, workspace, plan.activation, row, count)
             for sample in range(samples):
                 values = section(out, (start + row + sample) * n_outputs, n_outputs)
                 for unit in range(n_outputs):
@@ -298,7 +271,7 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
             add_inputs(values, section(inputs, ZERO, n_inputs), weights)
         else:
             add_entries(values, entries.rows, weights)
-        activate(layer_of(layers, index)[ACTIVATION], values)
+        activate_hidden(layer_of(layers, index)[ACTIVATION], values)
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
     return n_layers_of(layers) % 2 == 1
@@ -335,7 +308,7 @@ def predict_few(
     for sample in range(order.size):
         for unit in range(n_outputs):
             outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
-    activate_outputs(activation, outputs, lanes)
+    activate_samples(activation, outputs, lanes)
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = outputs[unit * lanes + sample]

@@ -8,10 +8,10 @@ is one contiguous block. Padding is always zero in weights, moments and deltas.
 
 import numpy as np
 
+from fastbp.activations import code_of
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.simd import CACHE_LINE, TILE_ROWS, TILE_VECTORS, lanes
 from fastbp.cpu.spans import section
-from fastbp.functions import HIDDEN_ACTIVATIONS
 
 # Columns of the layer table.
 N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
@@ -20,12 +20,11 @@ WEIGHTS = 6  # where the layer's weights start
 UNITS = 7  # units of the layers before: where its activations and deltas start, times the rows
 BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
 FIRST_BLOCK = 9  # the number of its first block among all layers'
-ACTIVATION = 10
+ACTIVATION = 10  # of a hidden layer; the identity for the last one's logits
 LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
 N_FIELDS = 12
 
 ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
-_HIDDEN_CODES = {name: code for code, name in enumerate(HIDDEN_ACTIVATIONS)}
 
 
 def round_up(number, multiple):
@@ -95,10 +94,11 @@ class Layout:
             n_panels = -(-n_outputs // width)
             bias_row = round_up(n_inputs, max(input_width, TILE_ROWS))
             blocks = -(-n_inputs // TILE_ROWS) + 1
-            code = _HIDDEN_CODES[network.hidden_activations[layer]] if self._hidden(layer) else 0
+            is_hidden = layer < len(network.hidden_activations)
+            activation = network.hidden_activations[layer] if is_hidden else "identity"
             self.table[layer] = (
                 n_inputs, n_outputs, input_width, width, n_panels, bias_row, self.n_weights,
-                self.n_units, blocks, self.n_blocks, code, vector,
+                self.n_units, blocks, self.n_blocks, code_of(activation), vector,
             )  # fmt: skip
             if layer:
                 self.transposed_size = max(self.transposed_size, n_panels * width * input_width)
@@ -107,9 +107,6 @@ class Layout:
             self.n_blocks += n_panels * blocks
             input_width = width
         self.input_stride = self._input_stride(network.layer_sizes[0])
-
-    def _hidden(self, layer):
-        return layer < len(self.network.hidden_activations)
 
     def _input_stride(self, n_features):
         """Whole cache lines, but never so many that the rows of a tile fall into one L1 set."""

@@ -8,20 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import functions
 from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.elementary import compile_formula, exp
+from fastbp.cpu.elementary import exp
+from fastbp.cpu.formulas import (
+    SOFTMAX,
+    activate_outputs,
+    compute_errors,
+    compute_losses,
+    cross_entropy,
+    output_deltas,
+)
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
 from fastbp.cpu.shares import larger, smaller
 from fastbp.cpu.simd import transpose_square
 from fastbp.cpu.spans import ZERO, by_reference, load_number, section
-from fastbp.cpu.tiles import (
-    LOGISTIC,
-    activate,
-    activate_backward,
-    panel_start,
-)
+from fastbp.cpu.tiles import panel_start
 from fastbp.cpu.vectors import (
     load_vector,
     spread,
@@ -31,32 +33,14 @@ from fastbp.cpu.vectors import (
     where_greater,
 )
 
-SOFTMAX, EXPONENTIAL = (functions.OUTPUT_ACTIVATIONS.index(name) for name in ("softmax", "exp"))
-LOG_LOSS, SQUARED_ERROR, POISSON = (
-    functions.LOSSES.index(name) for name in ("log_loss", "squared_error", "poisson")
-)
-
-exponential = compile_formula(functions.exponential)
-exponential_backward = compile_formula(functions.exponential_backward)
-# The losses call each other by name, so they are compiled in the order of their definition.
-clip_probability = compile_formula(functions.clip_probability)
-cross_entropy = compile_formula(functions.cross_entropy, clip_probability=clip_probability)
-binary_cross_entropy = compile_formula(
-    functions.binary_cross_entropy,
-    clip_probability=clip_probability,
-    cross_entropy=cross_entropy,
-)
-half_squared_error = compile_formula(functions.half_squared_error)
-half_poisson_deviance = compile_formula(functions.half_poisson_deviance)
-output_error = compile_formula(functions.output_error)
-
-
 @by_reference
 class Objective(NamedTuple):
     """What the outputs are compared with, and how."""
 
     output_activation: int
     loss: int
+    joins_activation: int  # whether the loss's error is δ already
+    has_classes: int  # whether the loss is the cross-entropy of softmax with a class index
     loss_scale: float  # factor of every row's loss, not of its δ
     eps: float  # probabilities are kept this far from 0 and 1
     targets: Source
@@ -84,19 +68,16 @@ def collect_outputs(memory, workspace, activation, row, count):
                 memory.activations, start + sample * width, width,
             )  # fmt: skip
     outputs = section(workspace.outputs, ZERO, layer[N_OUTPUTS] * count)
-    activate_outputs(activation, outputs, count)
+    activate_samples(activation, outputs, count)
 
 
 @kernel
-def activate_outputs(activation, outputs, count):
+def activate_samples(activation, outputs, count):
     """Turn the logits of `count` samples into outputs in place, unit by unit."""
     if activation == SOFTMAX:
         softmax(outputs, count)
-    elif activation == EXPONENTIAL:
-        for j in range(outputs.size):
-            outputs[j] = exponential(outputs[j])
     else:
-        activate(activation, outputs)
+        activate_outputs(activation, outputs)
 
 
 @kernel
@@ -128,38 +109,6 @@ def softmax(outputs, count):
             total = total + value
         for at in range(sample, outputs.size, count):
             store_vector(outputs, at, load_vector(outputs, at) / total)
-
-
-@kernel
-def compute_losses(objective, losses, targets, outputs):
-    """Every output's share of its sample's loss."""
-    eps = type(outputs[0])(objective.eps)
-    if objective.loss == SQUARED_ERROR:
-        for j in range(outputs.size):
-            losses[j] = half_squared_error(targets[j], outputs[j])
-    elif objective.loss == POISSON:
-        for j in range(outputs.size):
-            losses[j] = half_poisson_deviance(targets[j], outputs[j])
-    elif objective.output_activation == LOGISTIC:
-        for j in range(outputs.size):
-            losses[j] = binary_cross_entropy(targets[j], outputs[j], eps)
-    else:
-        for j in range(outputs.size):
-            losses[j] = cross_entropy(targets[j], outputs[j], eps)
-
-
-@kernel
-def replace_by_deltas(objective, targets, outputs):
-    """Replace targets by the δ of their outputs in front of the output activation."""
-    for j in range(outputs.size):
-        targets[j] = output_error(targets[j], outputs[j])
-    if objective.loss != SQUARED_ERROR:
-        return
-    if objective.output_activation == EXPONENTIAL:
-        for j in range(outputs.size):
-            targets[j] = exponential_backward(targets[j], outputs[j])
-    else:
-        activate_backward(objective.output_activation, targets, outputs)
 
 
 @kernel
@@ -218,7 +167,7 @@ def weigh_losses(objective, row_losses, losses, order):
 
 
 @phase
-def output_deltas(memory, workspace, objective, order, batch_weight, first, last):
+def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, last):
     """Loss and δ of the output layer for the rows from `first` to `last` of a batch.
 
     `order` holds the batch's rows of the data. `first` is a multiple of a vector's lanes.
@@ -235,11 +184,10 @@ def output_deltas(memory, workspace, objective, order, batch_weight, first, last
         n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
         targets = section(workspace.targets, ZERO, n_values)
         outputs = section(workspace.outputs, ZERO, n_values)
-        has_classes = objective.output_activation == SOFTMAX and objective.target_is_class
-        if has_classes:  # first, because they are written one by one, and waited for as vectors
+        if objective.has_classes:  # first, because they are written one by one, and waited for as vectors
             read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
-        if has_classes:
+        if objective.has_classes:
             deltas_of_classes(objective, losses, targets, outputs, shares)
         else:
             deltas_of_numbers(objective, workspace, samples, targets, outputs, shares)
@@ -275,8 +223,10 @@ def deltas_of_numbers(objective, workspace, order, targets, outputs, shares):
     """Losses and δ of any outputs, likewise, for the samples in the rows `order` of the data."""
     count, losses = shares.size, workspace.losses
     read_targets(objective, workspace, targets, count, order)
-    compute_losses(objective, losses, targets, outputs)
-    replace_by_deltas(objective, targets, outputs)
+    compute_losses(objective.loss, losses, targets, outputs, type(outputs[0])(objective.eps))
+    compute_errors(objective.loss, targets, outputs)
+    if not objective.joins_activation:
+        output_deltas(objective.output_activation, targets, outputs)
     for sample in range(0, count, vector_size(outputs)):
         share, loss = load_vector(shares, sample), spread(outputs, 0)
         for at in range(sample, outputs.size, count):

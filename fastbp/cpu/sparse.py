@@ -7,7 +7,6 @@ matrix's to the bit, unless weights are infinite: zero times those is NaN.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
 
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.gather import CODES, read_row
@@ -48,8 +47,8 @@ class Entries(NamedTuple):
 
 
 def density_of(X):
-    """The share of a matrix's elements to work on: those stored, or all if there are many."""
-    density = X.nnz / max(1, X.shape[0] * X.shape[1]) if issparse(X) else 1.0
+    """The share of a CSR matrix's elements to work on: those stored, or all if there are many."""
+    density = X.nnz / max(1, X.shape[0] * X.shape[1])
     return density if density < DENSE_ENOUGH else 1.0
 
 

@@ -1,16 +1,13 @@
 """The fused steps of one layer, tile by tile: forward, δ backwards, gradient and update.
 
 Every step goes tile by tile of its output, and no sum is shared out, so results do not depend on
-the number of threads. Activation and update rule are switched on once a tile.
+the number of threads.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import functions, optimizers
 from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.elementary import compile_formula
+from fastbp.cpu.formulas import activate_keeping, hidden_deltas, update_weights
 from fastbp.cpu.layout import (
     ACTIVATION,
     BIAS_ROW,
@@ -29,70 +26,9 @@ from fastbp.cpu.products import Left, multiply, multiply_lines, multiply_listed
 from fastbp.cpu.register_tiles import narrow_row, wide_row
 from fastbp.cpu.shares import smaller, tile_at
 from fastbp.cpu.simd import TILE_ROWS, prefetch_tile, transpose_square
-from fastbp.cpu.spans import ONE, ZERO, by_reference, section
-from fastbp.cpu.sparse import Entries
-from fastbp.cpu.zeros import Steps, column_tile
-
-_HIDDEN = functions.HIDDEN_ACTIVATIONS
-IDENTITY, LOGISTIC, TANH, RELU = (
-    list(_HIDDEN).index(name) for name in ("identity", "logistic", "tanh", "relu")
-)
-logistic, logistic_backward = map(compile_formula, _HIDDEN["logistic"])
-tanh, tanh_backward = map(compile_formula, _HIDDEN["tanh"])
-relu, relu_backward = map(compile_formula, _HIDDEN["relu"])
-
-GRADIENT, SGD, NESTEROV, ADAM = range(4)
-sgd = compile_formula(optimizers.sgd)
-nesterov = compile_formula(optimizers.nesterov)
-adam = compile_formula(optimizers.adam)
-
-
-@by_reference
-class Memory(NamedTuple):
-    """The arrays of one engine that its threads share; `real` is the engine's dtype."""
-
-    layers: np.ndarray  # layer table, int64
-    capacity: int  # rows of an activation or delta panel; a batch may have fewer
-    weights: np.ndarray  # padded parameters, real
-    first_moment: np.ndarray  # velocity, Adam's first moment, or the summed gradient; real
-    second_moment: np.ndarray  # Adam's, real
-    activations: np.ndarray  # all layers' outputs for one batch, real
-    deltas: np.ndarray  # likewise, real
-    square_norms: np.ndarray  # Σw² of every block before its update, float64
-    row_losses: np.ndarray  # the loss of every row of the batch, float64
-    control: np.ndarray  # the team's barrier, int64
-
-
-@by_reference
-class Workspace(NamedTuple):
-    """The arrays of one thread, all real."""
-
-    inputs: np.ndarray  # the gathered batch, row by row
-    input_stride: int
-    transposed: np.ndarray  # one transposed weight panel
-    tile: np.ndarray  # one gradient tile
-    zeros: np.ndarray  # as many as a tile is wide, for products without bias
-    one: np.ndarray  # the number 1, for sums
-    lanes: int  # numbers in a vector
-    samples: np.ndarray  # a number for each of the samples whose outputs are worked on at once
-    outputs: np.ndarray  # their outputs, unit by unit
-    targets: np.ndarray  # likewise, then their δ
-    losses: np.ndarray  # every output's share of the loss
-    row: np.ndarray  # the targets of one
-    steps: Steps  # of the tiles of the first layer
-    entries: Entries | None  # of a batch of sparse rows; None where rows are dense
-
-
-class Step(NamedTuple):
-    """Numbers of one update; float64."""
-
-    learning_rate: float
-    momentum: float
-    beta_1: float
-    beta_2: float
-    epsilon: float
-    decay: float  # α over the batch's weight: the L2 penalty's share of the gradient
-
+from fastbp.cpu.spans import ONE, ZERO, section
+from fastbp.cpu.zeros import column_tile
+from fastbp.schedules import PENALTY, SHRINKAGE
 
 # More weights, or activations of a layer, than this have left the second-level cache until they are
 # read again.
@@ -104,33 +40,6 @@ NEVER = np.int64(2**62)  # steps that are left
 def panel_start(memory, layer, panel):
     """Where one panel of a layer's activations, and of its deltas, starts."""
     return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
-
-
-@kernel
-def activate(activation, values):
-    if activation == LOGISTIC:
-        for j in range(values.size):
-            values[j] = logistic(values[j])
-    elif activation == TANH:
-        for j in range(values.size):
-            values[j] = tanh(values[j])
-    elif activation == RELU:
-        for j in range(values.size):
-            values[j] = relu(values[j])
-
-
-@kernel
-def activate_backward(activation, deltas, values):
-    """Multiply deltas by f′, given f's values."""
-    if activation == LOGISTIC:
-        for j in range(deltas.size):
-            deltas[j] = logistic_backward(deltas[j], values[j])
-    elif activation == TANH:
-        for j in range(deltas.size):
-            deltas[j] = tanh_backward(deltas[j], values[j])
-    elif activation == RELU:
-        for j in range(deltas.size):
-            deltas[j] = relu_backward(deltas[j], values[j])
 
 
 @kernel
@@ -195,7 +104,22 @@ def forward_layer(memory, workspace, entries, index, tiles):
                 memory.activations, out, layer, panel, entries.rows, row, memory.weights, weights,
                 memory.weights, bias,
             )  # fmt: skip
-        activate(layer[ACTIVATION], section(memory.activations, out, TILE_ROWS * width))
+        values = section(memory.activations, out, TILE_ROWS * width)
+        kept = workspace.tile  # to no purpose, where there is no way back
+        if memory.deltas.size > 0:
+            kept = section(memory.deltas, out, TILE_ROWS * width)
+        activate_keeping(layer[ACTIVATION], values, kept)
+
+
+@kernel
+def clear_padding(tile, layer, panel):
+    """Clear what the product leaves alone of a tile whose panel is only one vector wide."""
+    width, lanes = layer[WIDTH], layer[LANES]
+    if layer[N_OUTPUTS] - panel * width <= lanes < width:
+        for row in range(TILE_ROWS):
+            padding = section(tile, row * width + lanes, width - lanes)
+            for j in range(padding.size):
+                padding[j] = 0
 
 
 @kernel
@@ -232,12 +156,14 @@ def backward_layer(memory, workspace, index, tiles):
         out = panel_start(memory, below, panel) + row * width
         left = rows_of_panels(memory, memory.deltas, layer, row)
         multiply(
-            memory.deltas, out, below, panel, left, workspace.transposed, ZERO, depth,
+            workspace.tile, ZERO, below, panel, left, workspace.transposed, ZERO, depth,
             workspace.zeros, ZERO,
         )  # fmt: skip
+        clear_padding(workspace.tile, below, panel)
+        products = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
-        activate_backward(below[ACTIVATION], deltas, values)
+        hidden_deltas(below[ACTIVATION], deltas, products, values)
 
 
 @kernel
@@ -249,41 +175,11 @@ def square_norm(values):
 
 
 @kernel
-def apply_update(memory, solver, start, gradient, step, decay):
-    """Move the weights from `start` on by a gradient tile that is hot in the cache."""
-    weights = section(memory.weights, start, gradient.size)
-    first_moment = section(memory.first_moment, start, gradient.size)
-    real = type(gradient[0])
-    rate, momentum, decay = real(step.learning_rate), real(step.momentum), real(decay)
-    if solver == GRADIENT:
-        for j in range(gradient.size):
-            first_moment[j] += gradient[j]
-    elif solver == SGD:
-        for j in range(gradient.size):
-            weights[j], first_moment[j] = sgd(
-                weights[j], gradient[j] + decay * weights[j], first_moment[j], rate, momentum
-            )
-    elif solver == NESTEROV:
-        for j in range(gradient.size):
-            weights[j], first_moment[j] = nesterov(
-                weights[j], gradient[j] + decay * weights[j], first_moment[j], rate, momentum
-            )
-    else:
-        beta_1, beta_2, epsilon = real(step.beta_1), real(step.beta_2), real(step.epsilon)
-        second_moment = section(memory.second_moment, start, gradient.size)
-        for j in range(gradient.size):
-            weights[j], first_moment[j], second_moment[j] = adam(
-                weights[j], gradient[j] + decay * weights[j], first_moment[j], second_moment[j],
-                rate, beta_1, beta_2, epsilon,
-            )  # fmt: skip
-
-
-@kernel
-def prefetch_state(memory, solver, start):
+def prefetch_state(memory, start):
     """Have the weights and moments of an update on their way while its gradient is computed."""
     prefetch_tile(memory.weights, start)
     prefetch_tile(memory.first_moment, start)
-    if solver == ADAM:
+    if memory.second_moment.size > 0:
         prefetch_tile(memory.second_moment, start)
 
 
@@ -307,7 +203,6 @@ def sum_deltas(memory, workspace, layer, panel, depth):
 def tile_gradient(memory, workspace, entries, index, panel, column, depth):
     """The weight gradient of one tile: inputs from a column on, times one panel's δ."""
     layer = layer_of(memory.layers, index)
-    width, lanes = layer[WIDTH], layer[LANES]
     right = panel_start(memory, layer, panel)
     if entries is None:
         left = columns_of_inputs(memory, workspace, index, column, depth)
@@ -326,19 +221,15 @@ def tile_gradient(memory, workspace, entries, index, panel, column, depth):
             workspace.tile, ZERO, layer, panel, entries.columns, column, memory.deltas, right,
             workspace.zeros, ZERO,
         )  # fmt: skip
-    if layer[N_OUTPUTS] - panel * width <= lanes < width:
-        for row in range(TILE_ROWS):
-            padding = section(workspace.tile, row * width + lanes, width - lanes)
-            for j in range(padding.size):
-                padding[j] = 0
+    clear_padding(workspace.tile, layer, panel)
 
 
 @phase
-def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
+def update_layer(memory, workspace, entries, index, depth, rule, step, tiles):
     """Gradient of one layer's weights, tile by tile, straight into the update.
 
     `entries` are its inputs where they are sparse, else None; `depth` is the number of rows in the
-    batch.
+    batch; `step` is a row of the step table.
     """
     layer, is_far = layer_of(memory.layers, index), memory.weights.size > NEAR_NUMBERS
     width = layer[WIDTH]
@@ -346,18 +237,24 @@ def update_layer(memory, workspace, entries, index, depth, solver, step, tiles):
         panel, row = tile_at(tiles, item)
         is_bias = row >= layer[N_INPUTS]
         # The last tile's surplus rows are padding, which must stay zero.
-        n_rows, decay = smaller(TILE_ROWS, layer[N_INPUTS] - row), step.decay
+        n_rows = smaller(TILE_ROWS, layer[N_INPUTS] - row)
+        penalty, shrinkage = step[PENALTY], step[SHRINKAGE]
         if is_bias:
-            row, n_rows, decay = layer[BIAS_ROW], ONE, 0.0
+            row, n_rows, penalty, shrinkage = layer[BIAS_ROW], ONE, 0.0, 0.0
         start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
-        gradient = section(workspace.tile, ZERO, n_rows * width)
         if is_far:
-            prefetch_state(memory, solver, start)
+            prefetch_state(memory, start)
         if is_bias:
             sum_deltas(memory, workspace, layer, panel, depth)
         else:
             tile_gradient(memory, workspace, entries, index, panel, row, depth)
-        if decay > 0:
-            norm = square_norm(section(memory.weights, start, gradient.size))
-            memory.square_norms[layer[FIRST_BLOCK] + item] = norm
-        apply_update(memory, solver, start, gradient, step, decay)
+        weights = section(memory.weights, start, n_rows * width)
+        if penalty > 0:
+            memory.square_norms[layer[FIRST_BLOCK] + item] = square_norm(weights)
+        gradient = section(workspace.tile, ZERO, weights.size)
+        first_moment = section(memory.first_moment, start, weights.size)
+        # Of a rule with one moment it is empty, and left alone.
+        second_moment = section(memory.second_moment, start, weights.size)
+        update_weights(
+            rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage
+        )

@@ -12,9 +12,10 @@ from fastbp.cpu.gather import Source
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
 from fastbp.cpu.outputs import Objective
 from fastbp.cpu.simd import TILE_ROWS, lanes
+from fastbp.cpu.spans import by_reference
+from fastbp.cpu.sparse import Entries
 from fastbp.cpu.team import CONTROL_SIZE
-from fastbp.cpu.tiles import Memory, Workspace
-from fastbp.cpu.zeros import make_steps, no_steps
+from fastbp.cpu.zeros import Steps, make_steps, no_steps
 from fastbp.data import Data
 
 # Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
@@ -23,34 +24,79 @@ MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
 SMALL_BYTES = 2**20  # arrays that cost next to no memory are kept between the epochs of a fit
 
 
+@by_reference
+class Memory(NamedTuple):
+    """The arrays of one engine that its threads share; `real` is the engine's dtype."""
+
+    layers: np.ndarray  # layer table, int64
+    capacity: int  # rows of an activation or delta panel; a batch may have fewer
+    weights: np.ndarray  # padded parameters, real
+    first_moment: np.ndarray  # of the update rule, as many as it has; real
+    second_moment: np.ndarray
+    activations: np.ndarray  # all layers' outputs for one batch, real
+    deltas: np.ndarray  # likewise; on the way forward f′(z) of activations that need z
+    square_norms: np.ndarray  # Σw² of every block before its update, float64
+    row_losses: np.ndarray  # the loss of every row of the batch, float64
+    control: np.ndarray  # the team's barrier, int64
+
+
+@by_reference
+class Workspace(NamedTuple):
+    """The arrays of one thread, all real."""
+
+    inputs: np.ndarray  # the gathered batch, row by row
+    input_stride: int
+    transposed: np.ndarray  # one transposed weight panel
+    tile: np.ndarray  # one tile of a product, on its way
+    zeros: np.ndarray  # as many as a tile is wide, for products without bias
+    one: np.ndarray  # the number 1, for sums
+    lanes: int  # numbers in a vector
+    samples: np.ndarray  # a number for each of the samples whose outputs are worked on at once
+    outputs: np.ndarray  # their outputs, unit by unit
+    targets: np.ndarray  # likewise, then their δ
+    losses: np.ndarray  # every output's share of the loss
+    row: np.ndarray  # the targets of one
+    steps: Steps  # of the tiles of the first layer
+    entries: Entries | None  # of a batch of sparse rows; None where rows are dense
+
+
 class Desk(NamedTuple):
     """All that a team trains with, from one epoch to the next."""
 
     data: Data
-    rows: int  # of the largest batch
+    batch_size: int  # rows of the largest batch
     objective: Objective
     memory: Memory
     source: Source | None  # of dense rows
     workspaces: list  # one a thread of the largest team
     batches_per_call: int  # that one call into the kernel goes through, at most
 
-    def serves(self, data, rows, size, weights, moments):
-        """Whether it is for this data, for so many threads, and for these very arrays."""
+    def serves(self, data, batch_size, size, weights, moments):
+        """Whether it is for this data, for as many threads, and for these very arrays."""
         memory = self.memory
         return (
             data is self.data
-            and (rows, size) == (self.rows, len(self.workspaces))
+            and (batch_size, size) == (self.batch_size, len(self.workspaces))
             and weights is memory.weights
             and moments[0] is memory.first_moment
             and moments[1] is memory.second_moment
         )
 
-    def parts(self, order):
-        """The rows of every call into the kernel: whole batches, as many in each as can be."""
-        n_batches = -(-len(order) // self.rows)
-        n_calls = -(-n_batches // self.batches_per_call)
-        stride = -(-n_batches // n_calls) * self.rows
-        return [order[start : start + stride] for start in range(0, len(order), stride)]
+    def parts(self, order, table):
+        """The rows and the steps of every call into the kernel: whole batches, as many as can be.
+
+        Parameters
+        ----------
+        order : ndarray of shape (n_rows,)
+        table : ndarray of shape (n_batches, TABLE_WIDTH)
+        """
+        n_calls = -(-len(table) // self.batches_per_call)
+        stride = -(-len(table) // n_calls)  # of batches
+        n_rows = stride * self.batch_size
+        return [
+            (order[first * self.batch_size :][:n_rows], table[first : first + stride])
+            for first in range(0, len(table), stride)
+        ]
 
     def is_small(self):
         """Whether it is worth keeping: to make its arrays takes longer than to fill them."""

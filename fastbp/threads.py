@@ -1,4 +1,4 @@
-"""Threads that work off jobs for a caller who may be interrupted."""
+"""How many threads there may be, and threads that run jobs for a caller who may be interrupted."""
 
 import contextlib
 import ctypes
@@ -8,15 +8,39 @@ from collections import deque
 from contextvars import copy_context
 from threading import get_ident
 
+from joblib import cpu_count
 from sklearn import config_context, get_config
+from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 _LOOK_SECONDS = 0.01  # how often an interrupted caller looks whether threads have ended
 
 
-def work_off(jobs, n_workers):
-    """Call all jobs in order, in so many threads.
+def available_threads():
+    """Cores that this process may use now.
+
+    Respects CPU affinity, the container's quota, OMP_NUM_THREADS and the limits that joblib and
+    threadpoolctl set.
+    """
+    return max(1, min(cpu_count(), _openmp_effective_n_threads()))
+
+
+def run_jobs(jobs, n_workers):
+    """Call all jobs in order, in `n_workers` threads.
 
     Python raises Ctrl-C in the main thread alone: that one only waits, and passes it on to all.
+
+    Parameters
+    ----------
+    jobs : iterable of callable
+        Without arguments; what they return is lost.
+    n_workers : int
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where it came meanwhile, when all threads have ended; jobs that had not begun never do.
+    BaseException
+        The first that a job has raised, when all others have ended.
     """
     jobs, config, failures = deque(jobs), get_config(), []
 
@@ -25,7 +49,7 @@ def work_off(jobs, n_workers):
             with config_context(**config):
                 while True:
                     jobs.popleft()()
-        except (IndexError, KeyboardInterrupt):  # no jobs left, or no wish for them
+        except (IndexError, KeyboardInterrupt):  # no jobs left, or interrupted
             pass
         except BaseException as error:  # raised in the caller
             failures.append(error)
@@ -50,7 +74,7 @@ def work_off(jobs, n_workers):
         for end in ends:
             end.acquire()
     except BaseException:
-        jobs.clear()  # who has not begun finds nothing to do
+        jobs.clear()  # threads that have not begun find nothing to do
         _interrupt(at_work)
         raise
     for error in failures:

@@ -1,0 +1,59 @@
+"""The folder where compiled code and other results outlive a process."""
+
+import functools
+import os
+import stat
+import tempfile
+
+
+@functools.cache
+def cache_folder(name):
+    """Where files are kept that later processes execute: in the first folder that serves.
+
+    Tried are FASTBP_CACHE_DIR, NUMBA_CACHE_DIR, the user's cache folder and a private folder among
+    the temporary files. A folder that has been filled before, in a container image say, need not
+    be writable.
+
+    Parameters
+    ----------
+    name : str
+        Of the folder in there, with a fingerprint of what its files are made of.
+
+    Returns
+    -------
+    folder : str or None
+        None where nothing can be kept.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    user = getattr(os, "getuid", lambda: "user")()
+    for root in (
+        os.environ.get("FASTBP_CACHE_DIR"),
+        os.environ.get("NUMBA_CACHE_DIR"),
+        os.path.join(user_cache, "fastbp"),
+        os.path.join(tempfile.gettempdir(), f"fastbp-{user}"),
+    ):
+        if not root:
+            continue
+        root = os.path.abspath(os.path.expanduser(root))
+        folder = os.path.join(root, name)
+        try:
+            os.makedirs(root, exist_ok=True)
+            if not os.path.isdir(folder):
+                os.mkdir(folder, mode=0o700)
+            if not (_is_ours(root) and _is_ours(folder)):
+                continue
+            if not os.listdir(folder):
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        return folder
+    return None
+
+
+def _is_ours(folder):
+    """Whether nobody but this user and the administrator can put files there: they are executed."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = os.lstat(folder)
+    guarded = not status.st_mode & stat.S_IWOTH or status.st_mode & stat.S_ISVTX
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.getuid()) and bool(guarded)

@@ -1,0 +1,57 @@
+"""The rows of X as kernels read them: whether they are dense or sparse is asked here, once."""
+
+from scipy.sparse import issparse
+
+from fastbp.cpu.gather import source_of
+from fastbp.cpu.sparse import density_of, make_entries, most_entries
+from fastbp.cpu.zeros import is_worth_a_look
+
+
+class Rows:
+    """X in the kernels' terms.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+        The caller keeps it alive while kernels read it.
+
+    Attributes
+    ----------
+    density : float
+        The share of X to work on: what is stored, or 1 if that is much.
+    source : fastbp.cpu.gather.Source or None
+        Describes dense rows; None of sparse ones.
+    """
+
+    def __init__(self, X):
+        self.X = X
+        self.density = density_of(X) if issparse(X) else 1.0
+        self.source = None if issparse(X) else source_of(X)
+
+    @property
+    def are_gathered(self):
+        """Whether a batch lies dense in a thread's memory, which almost dense sparse rows do too."""
+        return self.density == 1
+
+    def make_entries(self, order, batch_size, n_threads, dtype, learns=True):
+        """Each thread's memory for the entries of a batch; None of dense rows.
+
+        Parameters
+        ----------
+        order : ndarray of shape (n_rows,)
+            The rows to be worked on, in batches of `batch_size`.
+        batch_size, n_threads : int
+        dtype : numpy dtype
+        learns : bool, default=True
+            Whether there are gradients.
+        """
+        if self.source is not None:
+            return [None] * n_threads
+        n_entries = most_entries(self.X, order, batch_size)
+        return [
+            make_entries(self.X, batch_size, n_entries, dtype, learns) for _ in range(n_threads)
+        ]
+
+    def are_worth_a_look(self, order, units, passes):
+        """Whether products with zeros of dense rows are worth leaving out: see `is_worth_a_look`."""
+        return self.are_gathered and is_worth_a_look(self.X, order, units, passes)

@@ -1,0 +1,86 @@
+"""What an engine is: one network's parameters and optimizer state on one device, and a few verbs.
+
+The training loop, L-BFGS, prediction and inspection know nothing else of a device. A new device is
+a new class with these verbs. All arrays here are the host's; parameters, gradients and moments are
+flat vectors of shape (n_parameters,) in the network's order W₀ b₀ W₁ b₁ …, each matrix row by row.
+"""
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One network on one device; a context, within which it may share the device.
+
+    Attributes
+    ----------
+    network : fastbp.network.Network
+    dtype : numpy dtype
+        Of the parameters, float32 or float64.
+    inputs_were_finite : bool
+        Whether all inputs of the last `predict` were.
+    """
+
+    def __enter__(self): ...
+
+    def __exit__(self, *exception): ...
+
+    def load_parameters(self, parameters):
+        """Take over parameters: a flat vector, which must not change before the next call."""
+
+    def store_parameters(self):
+        """Return the parameters as a new flat vector of `dtype`."""
+
+    def load_moments(self, moments):
+        """Take over the optimizer's moments, a list of flat vectors."""
+
+    def store_moments(self):
+        """Return the optimizer's moments as a list of new flat vectors."""
+
+    def train_epoch(self, data, order, steps):
+        """Go through rows once, batch by batch, and update the parameters after each.
+
+        Parameters
+        ----------
+        data : fastbp.data.Data
+            With targets; the same object in all epochs of a fit.
+        order : ndarray of shape (n_rows,), dtype int64
+            The rows of the data, in the order of their use.
+        steps : fastbp.schedules.Steps
+            A row for each batch. Its `made` counts the updates, also if an exception ends them.
+
+        Returns
+        -------
+        loss : float
+            Mean over the samples by weight, with the L2 penalty, each batch's from before its
+            update. Not finite when a batch's loss was not, which was then the last; NaN when no
+            row has weight.
+        """
+
+    def loss_and_gradient(self, data):
+        """Compute the mean loss of all rows by weight, without penalty, and its gradient.
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray of shape (n_parameters,)
+            Of the sum over the outputs, even where the network averages their loss.
+        """
+
+    def predict(self, data, rows=None, activation=None):
+        """Compute the network's outputs.
+
+        Parameters
+        ----------
+        data : fastbp.data.Data
+            Targets are not needed.
+        rows : ndarray of shape (n_rows,), dtype int64, or None
+            None for all rows.
+        activation : str or None
+            Another output activation than the network's; "identity" gives the logits.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n_rows, n_outputs)
+            C-contiguous, of `dtype`.
+        """

@@ -1,0 +1,321 @@
+"""One fit: prepare, train, keep. The same sequence for `fit`, `partial_fit` and `fit_many`."""
+
+from dataclasses import dataclass, fields
+from functools import partial
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
+
+from fastbp import devices
+from fastbp import parameters as params
+from fastbp.data import Data
+from fastbp.lbfgs import fit_lbfgs
+from fastbp.network import Network
+from fastbp.optimizers import Optimizer
+from fastbp.training import Progress, Settings, Split, Training, fit_stochastic, hold_out
+from fastbp.validation import check_sample_weight, check_training_data
+
+
+@dataclass(frozen=True)
+class GivenData:
+    """What one call of `fit` or `partial_fit` was given, not yet checked.
+
+    Parameters
+    ----------
+    X, y, sample_weight : object
+    """
+
+    X: object
+    y: object
+    sample_weight: object
+    rows = None  # all of them
+
+    def check(self, estimator, reset):
+        """Check all of it, and the estimator's features against it.
+
+        Parameters
+        ----------
+        estimator : estimator
+        reset : bool
+            Whether the estimator takes the features of X, or they must agree.
+
+        Returns
+        -------
+        X, y : as from `fastbp.validation.check_training_data`
+        sample_weight : ndarray of shape (n_samples,) or None
+        """
+        numeric = estimator._numeric_targets
+        X, y = check_training_data(estimator, self.X, self.y, reset=reset, numeric=numeric)
+        return X, y, check_sample_weight(self.sample_weight, X)
+
+    def encode(self, fit, y, dtype):
+        """Turn y into targets, and count the network's outputs."""
+        return fit.encode(y, dtype)
+
+
+class Fit:
+    """One call of `fit` or `partial_fit`, from what is given to fitted attributes.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+    incremental : bool, default=False
+        Train one epoch, as in `partial_fit`.
+    classes : array-like or None, default=None
+        Of `partial_fit`.
+
+    Attributes
+    ----------
+    goes_on : bool
+        Whether training goes on from the present weights.
+    network : Network
+    training : Training
+        Both from `prepare` on.
+    parameters : ndarray of shape (n_parameters,)
+        The result of `train`.
+    """
+
+    def __init__(self, estimator, incremental=False, classes=None):
+        self.estimator, self.incremental, self.classes = estimator, incremental, classes
+        self.goes_on = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start)
+        self._before = vars(estimator).copy()
+
+    def undo(self):
+        """Put all of the estimator's attributes back. None is ever changed in place."""
+        vars(self.estimator).clear()
+        vars(self.estimator).update(self._before)
+
+    # ---- prepare ------------------------------------------------------------------------------
+
+    def prepare(self, given):
+        """Check the data, encode y, and make all draws that come before the first epoch.
+
+        The draws are scikit-learn's, in its order.
+
+        Parameters
+        ----------
+        given : GivenData or fastbp.many.SharedData
+        """
+        estimator = self.estimator
+        device = choose_device(estimator)
+        X, y, weight = given.check(estimator, reset=not self.goes_on)
+        dtype = self._choose_dtype(X, device)
+        targets, n_outputs = given.encode(self, y, dtype)
+        self.network = describe_network(estimator, X.shape[1], n_outputs)
+        rows, data_rows = given.rows, X
+        if rows is not None and estimator.solver == "lbfgs":
+            rows, data_rows = None, X[rows]
+        elif rows is not None:  # the draws need no more of X than its shape
+            data_rows = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
+        data = Data(data_rows, targets, weight, float(estimator.input_scale))
+        self.training = self._begin(data, dtype)
+        if rows is not None:
+            _spread(self.training, X, rows)
+
+    def encode(self, y, dtype):
+        """Turn y into the targets of `Data`; return them and the number of output units."""
+        return self.estimator._encode(y, dtype, self.goes_on, self.incremental, self.classes)
+
+    def _begin(self, data, dtype):
+        """A training without an engine yet."""
+        estimator = self.estimator
+        random_state = check_random_state(estimator.random_state)
+        start = self._first_parameters(dtype, random_state)
+        settings = Settings(**{each.name: getattr(estimator, each.name) for each in fields(Settings)})
+        training = Training(None, data, settings, self._progress_so_far(), start=start)
+        if estimator.solver != "lbfgs":
+            training.split = self._split_rows(data, random_state)
+            before = getattr(estimator, "_optimizer", None) if self.incremental else None
+            training.optimizer = make_optimizer(estimator, self.network, dtype, before)
+            training.random_state = random_state
+        return training
+
+    def _choose_dtype(self, X, device):
+        estimator = self.estimator
+        if estimator.precision in devices.TENSOR_CORE_PRECISIONS:
+            return np.dtype(np.float32)  # of the weights
+        if estimator.precision != "auto":
+            return np.dtype(estimator.precision)
+        if self.goes_on:
+            return estimator._parameter_dtype()
+        is_single = X.dtype == np.float32 or device == "cuda"
+        return np.dtype(np.float32 if is_single else np.float64)
+
+    def _first_parameters(self, dtype, random_state):
+        """Draw the initial parameters, or take those that training goes on from."""
+        estimator, network = self.estimator, self.network
+        if not self.goes_on:
+            default = params.default_activation(estimator.activation)
+            return network.initialise(random_state, dtype, default_activation=default)
+        before = getattr(estimator, "_network", network)
+        for each in fields(Network):
+            old, new = getattr(before, each.name), getattr(network, each.name)
+            if old != new:
+                raise ValueError(
+                    f"Training cannot go on: the model was fitted with {each.name}={old}, but the "
+                    f"parameters and y now make {each.name}={new}. Keep them as they were, or "
+                    "train a new model by fit with warm_start=False."
+                )
+        return estimator._flatten_parameters(network, dtype)
+
+    def _progress_so_far(self):
+        estimator, progress = self.estimator, Progress()
+        if self.goes_on:
+            progress.loss_curve = list(getattr(estimator, "loss_curve_", ()))
+            progress.n_samples_seen = getattr(estimator, "t_", 0)
+            best_loss = getattr(estimator, "best_loss_", None)
+            progress.best_loss = np.inf if best_loss is None else best_loss
+        if self.incremental:
+            progress.no_improvement_count = getattr(estimator, "_no_improvement_count", 0)
+        if estimator.early_stopping and estimator.solver != "lbfgs":
+            scores = getattr(estimator, "validation_scores_", None) if self.goes_on else None
+            progress.validation_scores = list(scores or ())
+            progress.best_validation_score = -np.inf
+            progress.best_loss = None
+        return progress
+
+    def _split_rows(self, data, random_state):
+        """Take all rows to learn from, or hold some out for early stopping."""
+        estimator, fraction = self.estimator, self.estimator.validation_fraction
+        if not estimator.early_stopping:
+            if not self.goes_on:
+                estimator._holdout_state = None
+            return Split(np.arange(data.n_samples))
+        if fraction == 0:
+            raise InvalidParameterError(
+                f"validation_fraction must be > 0 with early_stopping=True, got {fraction}."
+            )
+        state = getattr(estimator, "_holdout_state", None) if self.goes_on else None
+        if state is None:
+            estimator._holdout_state = random_state.get_state()
+        else:
+            # A warm start draws as the first fit did, so that no row changes sides.
+            random_state = np.random.RandomState()
+            random_state.set_state(state)
+        labels = estimator._labels_to_stratify(data.targets)
+        train, held_out = hold_out(data.n_samples, fraction, random_state, labels)
+        weight = data.sample_weight
+        if weight is not None and not (weight[train].any() and weight[held_out].any()):
+            raise ValueError(
+                "sample_weight is zero in all rows of the training or of the validation split. "
+                "Leave out the rows without weight, or use early_stopping=False."
+            )
+        score = partial(
+            estimator._score_outputs,
+            targets=data.targets[held_out],
+            sample_weight=None if weight is None else weight[held_out],
+        )
+        return Split(train, held_out, score)
+
+    # ---- train, keep --------------------------------------------------------------------------
+
+    def train(self, n_threads):
+        """Train on the estimator's device, with at most `n_threads` (None for all) on a CPU."""
+        precision, training = self.estimator.precision, self.training
+        with devices.make_engine(
+            self.network,
+            training.start.dtype,
+            n_threads,
+            self.estimator.device,
+            precision if precision in devices.TENSOR_CORE_PRECISIONS else None,
+        ) as engine:
+            training.use(engine)
+            self.run(training)
+
+    def run(self, training):
+        """Run a training that has its engine."""
+        self.training = training
+        if self.estimator.solver == "lbfgs":
+            self.parameters = fit_lbfgs(training)
+        else:
+            self.parameters = fit_stochastic(
+                training, goes_on=self.goes_on, incremental=self.incremental
+            )
+
+    def keep(self):
+        """Turn the result into fitted attributes."""
+        estimator, network, progress = self.estimator, self.network, self.training.progress
+        estimator.coefs_, estimator.intercepts_ = network.views(self.parameters)
+        estimator.loss_ = progress.loss
+        estimator.loss_curve_ = progress.loss_curve
+        estimator.best_loss_ = progress.best_loss
+        estimator.validation_scores_ = progress.validation_scores
+        estimator.best_validation_score_ = progress.best_validation_score
+        estimator.n_iter_ = progress.n_iter
+        estimator.t_ = progress.n_samples_seen
+        estimator.n_layers_ = len(network.layer_sizes)
+        estimator.n_outputs_ = network.layer_sizes[-1]
+        estimator.out_activation_ = network.output_activation
+        estimator._no_improvement_count = progress.no_improvement_count
+        estimator._network = network
+        estimator._optimizer = self.training.optimizer
+        estimator._incremental = self.incremental
+
+
+def _spread(training, X, rows):
+    """Let a training that was begun for some rows of X run over X itself."""
+    data, split = training.data, training.split
+
+    def spread(values):
+        if values is None:
+            return None
+        spread = np.zeros((X.shape[0], *values.shape[1:]), values.dtype)
+        spread[rows] = values
+        return spread
+
+    training.data = Data(X, spread(data.targets), spread(data.sample_weight), data.input_scale)
+    held_out = None if split.validation is None else rows[split.validation]
+    training.split = Split(rows[split.train], held_out, split.score)
+
+
+def choose_device(estimator):
+    """Where a fit of this estimator computes: "cpu" or "cuda"; said if `verbose` and "auto"."""
+    precision = estimator.precision
+    if estimator.solver == "lbfgs" and precision in devices.TENSOR_CORE_PRECISIONS:
+        raise InvalidParameterError(
+            f"precision={precision!r} is too coarse for the line search of solver='lbfgs'. Use "
+            "precision='float32' or 'float64', or a stochastic solver."
+        )
+    device, reason = devices.resolve(estimator.device)
+    if estimator.verbose and estimator.device == "auto":
+        where = "GPU" if device == "cuda" else "CPU"
+        print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")
+    return device
+
+
+def describe_network(estimator, n_features, n_outputs):
+    """The network that an estimator's parameters ask for."""
+    sizes = params.hidden_sizes(estimator.hidden_layer_sizes)
+    return Network(
+        layer_sizes=(n_features, *sizes, n_outputs),
+        hidden_activations=params.hidden_activations(estimator.activation, len(sizes)),
+        output_activation=estimator._output_activation(),
+        loss=estimator.loss,
+        average_outputs=estimator._average_outputs,
+    )
+
+
+def make_optimizer(estimator, network, dtype, before=None):
+    """Make the optimizer that an estimator's parameters ask for.
+
+    Parameters
+    ----------
+    estimator : estimator
+    network : Network
+    dtype : numpy dtype
+        Of the moments.
+    before : Optimizer or None, default=None
+        One whose state it takes over, if the rule keeps the same moments.
+    """
+    names = (each.name for each in fields(Optimizer) if each.init and each.name != "schedule")
+    optimizer = Optimizer(
+        **{name: getattr(estimator, name) for name in names}, schedule=estimator.learning_rate
+    )
+    if before is None or before.solver != estimator.solver:
+        optimizer.reset(network.n_parameters, dtype)
+    else:
+        optimizer.step, optimizer.moments = before.step, list(before.moments)
+        if before.learning_rate_init == estimator.learning_rate_init:
+            optimizer.learning_rate = before.learning_rate
+    return optimizer

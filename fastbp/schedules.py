@@ -1,0 +1,249 @@
+"""Schedules of the learning rate, one record each, and the table of an epoch's steps.
+
+The host plans every update of an epoch in one table, for all engines: kernels know no schedule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastbp.optimizers import N_COEFFICIENTS, SUM_GRADIENTS, UpdateRule
+
+SMALLEST_ADAPTIVE_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate η changes: by updates, after epochs, or where training would stop.
+
+    Parameters
+    ----------
+    name : str
+        What users call it.
+    factor : callable or None, default=None
+        progress -> factor of the initial η for each of an epoch's updates, both arrays of shape
+        (n_updates,). Progress is the share of the planned training that lies before the update,
+        from 0 to 1; planned are `max_iter` epochs.
+    after_epoch : callable or None, default=None
+        (optimizer, n_samples_seen) -> η from now on.
+    on_plateau : callable or None, default=None
+        η -> a smaller one, to go on with where training would stop, or None to stop.
+    """
+
+    name: str
+    factor: Callable | None = None
+    after_epoch: Callable | None = None
+    on_plateau: Callable | None = None
+
+
+def inverse_scaling(optimizer, n_samples_seen):
+    """η₀ / (t + 1)^power_t, t being the rows seen."""
+    return optimizer.learning_rate_init / (n_samples_seen + 1) ** optimizer.power_t
+
+
+def divided_by_five(learning_rate):
+    """A fifth, until that would make no difference any more."""
+    return learning_rate / 5.0 if learning_rate > SMALLEST_ADAPTIVE_RATE else None
+
+
+CONSTANT = Schedule("constant")
+SCHEDULES = {
+    schedule.name: schedule
+    for schedule in (
+        CONSTANT,
+        Schedule("invscaling", after_epoch=inverse_scaling),
+        Schedule("adaptive", on_plateau=divided_by_five),
+    )
+}
+
+
+def schedule_of(optimizer):
+    """The schedule that an optimizer's rule follows; a callable is the `factor` of its own."""
+    if callable(optimizer.schedule):
+        return Schedule("callable", factor=optimizer.schedule)
+    schedule = SCHEDULES[optimizer.schedule]
+    return schedule if schedule.factor or optimizer.rule.follows_epochs else CONSTANT
+
+
+# ---- the step table ---------------------------------------------------------------------------
+
+# Columns, a row for each update: the batch's rows; its summed sample weight, by which δ are divided
+# (0 where the update is left out); the learning rate; the L2 penalty's share of the gradient,
+# α / weight; what decoupled decay takes from a weight; and the rule's coefficients from there on.
+ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, COEFFICIENTS = range(6)
+TABLE_WIDTH = COEFFICIENTS + N_COEFFICIENTS
+
+
+@dataclass
+class Steps:
+    """The updates of one epoch, as an engine takes them.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+    table : ndarray of shape (n_steps, TABLE_WIDTH), dtype float64
+    batch_size : int
+        Rows of the largest batch.
+    alpha : float, default=0.0
+        Strength of the L2 penalty in the loss.
+
+    Attributes
+    ----------
+    made : int
+        Updates that the engine has made. It is right also when an exception ended the epoch.
+    """
+
+    rule: UpdateRule
+    table: np.ndarray
+    batch_size: int
+    alpha: float = 0.0
+    made: int = field(init=False, default=0)
+
+
+class StepPlanner:
+    """Plans the steps of a fit's epochs.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    n_rows : int
+        Rows of an epoch.
+    batch_size : int
+    sample_weight : ndarray of shape (n_samples,) or None
+    alpha : float
+        Strength of the L2 penalty α / (2 Σw) ‖W‖², by the batch's summed sample weights.
+    max_iter : int
+        Epochs that the schedule plans for.
+
+    Raises
+    ------
+    ValueError
+        From `next_epoch`, where a callable schedule returns something else than finite factors,
+        none negative.
+    """
+
+    def __init__(self, optimizer, n_rows, batch_size, sample_weight, alpha, max_iter):
+        self._optimizer, self._weight = optimizer, sample_weight
+        self._batch_size, self._alpha = batch_size, float(alpha)
+        self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
+        self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
+        self._starts = np.arange(0, n_rows, batch_size)
+        self._planned = max_iter * len(self._starts)
+        self._table = empty_table(n_rows, batch_size)
+        self._counts = np.arange(1, len(self._starts) + 1)
+        if sample_weight is None:
+            self._weigh(self._table[:, ROWS])
+        self._rates = None  # that the table holds, where they stay the same
+
+    def next_epoch(self, order):
+        """Plan the next epoch, by the optimizer's present state.
+
+        Parameters
+        ----------
+        order : ndarray of shape (n_rows,)
+            The rows of the data in the order of their use.
+
+        Returns
+        -------
+        steps : Steps
+            Its table is the same array each time.
+        """
+        if self._weight is not None:
+            weight = np.add.reduceat(self._weight[order], self._starts)
+            self._weigh(weight)
+            self._counts = np.cumsum(weight != 0)
+        optimizer, updates = self._optimizer, self._optimizer.step + self._counts
+        if self._schedule.factor is not None:
+            rates = optimizer.learning_rate_init * self._factors(updates)
+            optimizer.learning_rate = float(rates[-1])
+            self._fill(rates, updates)
+        elif self._rule.numbers is not None or optimizer.learning_rate != self._rates:
+            self._fill(optimizer.learning_rate, updates)
+            self._rates = optimizer.learning_rate
+        return Steps(self._rule, self._table, self._batch_size, self._alpha)
+
+    def _weigh(self, weight):
+        self._table[:, WEIGHT] = weight
+        with np.errstate(divide="ignore"):  # those are left out
+            np.divide(self._alpha, weight, out=self._table[:, PENALTY])
+
+    def _factors(self, updates):
+        """The schedule's factors for these updates, checked: they may be the user's."""
+        progress = np.clip((updates - 1) / self._planned, 0.0, 1.0)
+        factors = np.asarray(self._schedule.factor(progress), np.float64)
+        if factors.shape not in ((), progress.shape) or not np.isfinite(factors).all():
+            raise ValueError(
+                "learning_rate as a callable must return finite factors of learning_rate_init, one "
+                f"for each of the {len(progress)} numbers that it is given; got {factors!r}."
+            )
+        if factors.min() < 0:
+            raise ValueError(
+                f"learning_rate as a callable must not be negative, got {factors.min():g}."
+            )
+        return np.broadcast_to(factors, progress.shape)
+
+    def _fill(self, rates, updates):
+        """Write the learning rates into the table, and what depends on them."""
+        table, coefficients = self._table, self._hyper
+        if self._rule.decay == "decoupled":
+            table[:, SHRINKAGE] = rates * self._optimizer.weight_decay
+        if self._rule.numbers is not None:
+            rates, coefficients = self._rule.numbers(rates, updates, *coefficients)
+        table[:, RATE] = rates
+        for column, numbers in enumerate(coefficients, COEFFICIENTS):
+            table[:, column] = numbers
+
+    def after_epoch(self, n_samples_seen):
+        """Let the schedule act after an epoch."""
+        if self._schedule.after_epoch is not None:
+            rate = self._schedule.after_epoch(self._optimizer, n_samples_seen)
+            self._optimizer.learning_rate = rate
+
+    @property
+    def is_planned(self):
+        """Whether the schedule has a plan, which ends after `max_iter` epochs."""
+        return self._schedule.factor is not None
+
+    @property
+    def adapts(self):
+        """Whether η comes down where training would stop."""
+        return self._schedule.on_plateau is not None
+
+    def reduce_on_plateau(self):
+        """Let η come down; return False where training should stop instead."""
+        rate = self._schedule.on_plateau(self._optimizer.learning_rate) if self.adapts else None
+        if rate is None:
+            return False
+        self._optimizer.learning_rate = rate
+        return True
+
+
+def empty_table(n_rows, batch_size):
+    """A table with the rows of each batch, and zeros."""
+    starts = np.arange(0, n_rows, batch_size)
+    table = np.zeros((len(starts), TABLE_WIDTH))
+    table[:, ROWS] = np.minimum(batch_size, n_rows - starts)
+    return table
+
+
+def gradient_steps(data, batch_size):
+    """Steps over all rows that sum up their gradient, each row's share by its weight.
+
+    Returns
+    -------
+    steps : Steps
+    total_weight : float
+        By which every row's loss and δ are divided.
+    """
+    batch_size = min(batch_size, data.n_samples)
+    table = empty_table(data.n_samples, batch_size)
+    if data.sample_weight is None:
+        total = float(data.n_samples)
+        table[:, WEIGHT] = total
+    else:
+        total = float(data.sample_weight.sum())
+        starts = np.arange(0, data.n_samples, batch_size)
+        has_weight = np.add.reduceat(data.sample_weight, starts) != 0
+        table[:, WEIGHT] = np.where(has_weight, total, 0.0)
+    return Steps(SUM_GRADIENTS, table, batch_size), total

@@ -19,18 +19,16 @@ def _compiled(record, *names):
     return {name: compile_formula(getattr(record, name)) for name in names}
 
 
-def _elementwise(is_wanted):
-    """(code, record) of the activations that compute something, number by number."""
-    return [
-        (code, record)
-        for code, record in enumerate(activations.ACTIVATIONS.values())
-        if is_wanted(record) and record.forward is not None and not record.is_identity
-    ]
+def _switch(name, parameters, branches, **options):
+    return kernel(make_switch(name, parameters, branches, **options))
 
 
-SOFTMAX = activations.code_of("softmax")
-_HIDDEN = _elementwise(lambda record: record.is_hidden)
-_OUTPUT = _elementwise(lambda record: record.is_output)
+IDENTITY, SOFTMAX = map(activations.code_of, ("identity", "softmax"))
+_ELEMENTWISE = [
+    (code, record)
+    for code, record in enumerate(activations.ACTIVATIONS.values())
+    if record.forward is not None and not record.is_identity
+]
 
 # ---- activations ------------------------------------------------------------------------------
 
@@ -50,90 +48,49 @@ def _forward_branch(code, record):
     return code, _FORWARD, _compiled(record, "forward")
 
 
-# Numbers of a hidden layer in place; where the way back needs z, f′(z) goes to `kept`.
-activate_keeping = kernel(
-    make_switch(
-        "activate_keeping",
-        "activation, values, kept",
-        [_forward_branch(*each) for each in _HIDDEN],
-    )
-)
-# Numbers of a hidden layer, and of the output layer, in place; for softmax nothing happens.
-activate_hidden, activate_outputs = (
-    kernel(
-        make_switch(
-            "activate",
-            "activation, values",
-            [(code, _FORWARD, _compiled(record, "forward")) for code, record in records],
-        )
-    )
-    for records in (_HIDDEN, _OUTPUT)
-)
-
-
 def _backward_branch(code, record):
     if record.needs == "pre_activation":
-        return code, _loop("deltas", "deltas[j] = products[j] * deltas[j]"), {}
-    line = "deltas[j] = {backward}(products[j], values[j])"
+        return code, _loop("deltas", "deltas[j] = errors[j] * deltas[j]"), {}
+    line = "deltas[j] = {backward}(errors[j], values[j])"
     return code, _loop("deltas", line), _compiled(record, "backward")
 
 
-# δ of a hidden layer from δ Wᵀ in `products`: times f′, from f's values, or as `deltas` kept it.
-hidden_deltas = kernel(
-    make_switch(
-        "hidden_deltas",
-        "activation, deltas, products, values",
-        [_backward_branch(*each) for each in _HIDDEN],
-        otherwise=_loop("deltas", "deltas[j] = products[j]"),
-    )
+# f(z) in place of z; for softmax nothing happens. Where the way back needs z, f′(z) is kept.
+activate = _switch(
+    "activate", "activation, values, kept", [_forward_branch(*each) for each in _ELEMENTWISE]
+)
+# δ = ∂L/∂z from the errors ∂L/∂f(z) and f(z), or from the f′(z) that `deltas` kept.
+activate_backward = _switch(
+    "activate_backward",
+    "activation, deltas, errors, values",
+    [_backward_branch(*each) for each in _ELEMENTWISE],
+    otherwise=_loop("deltas", "deltas[j] = errors[j]"),
 )
 
 # ---- losses -----------------------------------------------------------------------------------
 
+
+def _loss_switch(name, parameters, line, formula):
+    branches = [
+        (code, _loop("outputs", line), _compiled(record, formula))
+        for code, record in enumerate(losses.LOSSES)
+    ]
+    return _switch(name, parameters, branches)
+
+
 # Every output's share of its row's loss.
-compute_losses = kernel(
-    make_switch(
-        "compute_losses",
-        "loss, losses, targets, outputs, eps",
-        [
-            (
-                code,
-                _loop("outputs", "losses[j] = {share}(targets[j], outputs[j], eps)"),
-                _compiled(record, "share"),
-            )
-            for code, record in enumerate(losses.LOSSES)
-        ],
-    )
+compute_losses = _loss_switch(
+    "compute_losses",
+    "loss, losses, targets, outputs, eps",
+    "losses[j] = {share}(targets[j], outputs[j], eps)",
+    "share",
 )
-# In place of the targets ∂L/∂output, or where the loss joins the activation δ.
-compute_errors = kernel(
-    make_switch(
-        "compute_errors",
-        "loss, targets, outputs",
-        [
-            (
-                code,
-                _loop("outputs", "targets[j] = {error}(targets[j], outputs[j])"),
-                _compiled(record, "error"),
-            )
-            for code, record in enumerate(losses.LOSSES)
-        ],
-    )
-)
-# δ of the output layer from ∂L/∂output, in place; for softmax nothing happens.
-output_deltas = kernel(
-    make_switch(
-        "output_deltas",
-        "activation, deltas, outputs",
-        [
-            (
-                code,
-                _loop("deltas", "deltas[j] = {backward}(deltas[j], outputs[j])"),
-                _compiled(record, "backward"),
-            )
-            for code, record in _OUTPUT
-        ],
-    )
+# ∂L/∂output or, where the loss joins the activation, δ.
+compute_errors = _loss_switch(
+    "compute_errors",
+    "loss, errors, targets, outputs",
+    "errors[j] = {error}(targets[j], outputs[j])",
+    "error",
 )
 cross_entropy = compile_formula(losses.CROSS_ENTROPY.share)
 
@@ -156,10 +113,8 @@ def _update_branch(code, rule):
 
 
 # Move weights by their gradient and a row of the step table.
-update_weights = kernel(
-    make_switch(
-        "update_weights",
-        "rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage",
-        [_update_branch(*each) for each in enumerate(optimizers.RULES.values())],
-    )
+update_weights = _switch(
+    "update_weights",
+    "rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage",
+    [_update_branch(*each) for each in enumerate(optimizers.RULES.values())],
 )

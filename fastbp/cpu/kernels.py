@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp.cpu.compilation import cached_kernel, kernel, phase
-from fastbp.cpu.formulas import activate_hidden
+from fastbp.cpu.formulas import activate
 from fastbp.cpu.gather import gather_row, prefetch_row
 from fastbp.cpu.layout import (
     ACTIVATION,
@@ -271,7 +271,7 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
             add_inputs(values, section(inputs, ZERO, n_inputs), weights)
         else:
             add_entries(values, entries.rows, weights)
-        activate_hidden(layer_of(layers, index)[ACTIVATION], values)
+        activate(layer_of(layers, index)[ACTIVATION], values, inputs)  # which serve no more
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
     return n_layers_of(layers) % 2 == 1
@@ -308,7 +308,7 @@ def predict_few(
     for sample in range(order.size):
         for unit in range(n_outputs):
             outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
-    activate_samples(activation, outputs, lanes)
+    activate_samples(activation, outputs, lanes, outputs)  # no output keeps anything
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = outputs[unit * lanes + sample]

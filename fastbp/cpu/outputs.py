@@ -11,12 +11,13 @@ import numpy as np
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.elementary import exp
 from fastbp.cpu.formulas import (
+    IDENTITY,
     SOFTMAX,
-    activate_outputs,
+    activate,
+    activate_backward,
     compute_errors,
     compute_losses,
     cross_entropy,
-    output_deltas,
 )
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
@@ -32,6 +33,7 @@ from fastbp.cpu.vectors import (
     where_equal,
     where_greater,
 )
+
 
 @by_reference
 class Objective(NamedTuple):
@@ -68,16 +70,16 @@ def collect_outputs(memory, workspace, activation, row, count):
                 memory.activations, start + sample * width, width,
             )  # fmt: skip
     outputs = section(workspace.outputs, ZERO, layer[N_OUTPUTS] * count)
-    activate_samples(activation, outputs, count)
+    activate_samples(activation, outputs, count, workspace.errors)
 
 
 @kernel
-def activate_samples(activation, outputs, count):
+def activate_samples(activation, outputs, count, scratch):
     """Turn the logits of `count` samples into outputs in place, unit by unit."""
     if activation == SOFTMAX:
         softmax(outputs, count)
     else:
-        activate_outputs(activation, outputs)
+        activate(activation, outputs, scratch)
 
 
 @kernel
@@ -184,7 +186,9 @@ def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, 
         n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
         targets = section(workspace.targets, ZERO, n_values)
         outputs = section(workspace.outputs, ZERO, n_values)
-        if objective.has_classes:  # first, because they are written one by one, and waited for as vectors
+        if (
+            objective.has_classes
+        ):  # first, because they are written one by one, and waited for as vectors
             read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         if objective.has_classes:
@@ -222,11 +226,12 @@ def deltas_of_classes(objective, losses, targets, outputs, shares):
 def deltas_of_numbers(objective, workspace, order, targets, outputs, shares):
     """Losses and δ of any outputs, likewise, for the samples in the rows `order` of the data."""
     count, losses = shares.size, workspace.losses
+    errors = section(workspace.errors, ZERO, outputs.size)
     read_targets(objective, workspace, targets, count, order)
     compute_losses(objective.loss, losses, targets, outputs, type(outputs[0])(objective.eps))
-    compute_errors(objective.loss, targets, outputs)
-    if not objective.joins_activation:
-        output_deltas(objective.output_activation, targets, outputs)
+    compute_errors(objective.loss, errors, targets, outputs)
+    activation = IDENTITY if objective.joins_activation else objective.output_activation
+    activate_backward(activation, targets, errors, outputs)
     for sample in range(0, count, vector_size(outputs)):
         share, loss = load_vector(shares, sample), spread(outputs, 0)
         for at in range(sample, outputs.size, count):

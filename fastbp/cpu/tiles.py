@@ -7,7 +7,7 @@ the number of threads.
 import numpy as np
 
 from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.formulas import activate_keeping, hidden_deltas, update_weights
+from fastbp.cpu.formulas import activate, activate_backward, update_weights
 from fastbp.cpu.layout import (
     ACTIVATION,
     BIAS_ROW,
@@ -27,6 +27,7 @@ from fastbp.cpu.register_tiles import narrow_row, wide_row
 from fastbp.cpu.shares import smaller, tile_at
 from fastbp.cpu.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.spans import ONE, ZERO, section
+from fastbp.cpu.vectors import spread, store_vector
 from fastbp.cpu.zeros import column_tile
 from fastbp.schedules import PENALTY, SHRINKAGE
 
@@ -108,7 +109,7 @@ def forward_layer(memory, workspace, entries, index, tiles):
         kept = workspace.tile  # to no purpose, where there is no way back
         if memory.deltas.size > 0:
             kept = section(memory.deltas, out, TILE_ROWS * width)
-        activate_keeping(layer[ACTIVATION], values, kept)
+        activate(layer[ACTIVATION], values, kept)
 
 
 @kernel
@@ -117,9 +118,7 @@ def clear_padding(tile, layer, panel):
     width, lanes = layer[WIDTH], layer[LANES]
     if layer[N_OUTPUTS] - panel * width <= lanes < width:
         for row in range(TILE_ROWS):
-            padding = section(tile, row * width + lanes, width - lanes)
-            for j in range(padding.size):
-                padding[j] = 0
+            store_vector(tile, row * width + lanes, spread(tile, 0))
 
 
 @kernel
@@ -160,10 +159,10 @@ def backward_layer(memory, workspace, index, tiles):
             workspace.zeros, ZERO,
         )  # fmt: skip
         clear_padding(workspace.tile, below, panel)
-        products = section(workspace.tile, ZERO, TILE_ROWS * width)
+        errors = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
-        hidden_deltas(below[ACTIVATION], deltas, products, values)
+        activate_backward(below[ACTIVATION], deltas, errors, values)
 
 
 @kernel

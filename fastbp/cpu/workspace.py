@@ -54,6 +54,7 @@ class Workspace(NamedTuple):
     samples: np.ndarray  # a number for each of the samples whose outputs are worked on at once
     outputs: np.ndarray  # their outputs, unit by unit
     targets: np.ndarray  # likewise, then their δ
+    errors: np.ndarray  # likewise, on the way from targets to δ
     losses: np.ndarray  # every output's share of the loss
     row: np.ndarray  # the targets of one
     steps: Steps  # of the tiles of the first layer
@@ -175,6 +176,7 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False,
         samples=samples,
         outputs=round_up(n_outputs, vector) * samples,
         targets=round_up(n_outputs, vector) * samples,
+        errors=round_up(n_outputs, vector) * samples,
         losses=n_outputs * samples,
         row=n_outputs,
     )

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import sklearn.neural_network
 from naive import NaiveEngine
 
 import fastbp
@@ -49,6 +50,15 @@ def small(task, **parameters):
     """The same, small and quick."""
     quick = {"hidden_layer_sizes": (6,), "max_iter": 5, "random_state": 0, "batch_size": 16}
     return make_task(task, **quick | parameters)
+
+
+def pair(task, **parameters):
+    """The same unfitted estimator from fastbp and from scikit-learn, with the task's X and y."""
+    given = {"hidden_layer_sizes": (7, 4), "max_iter": 20, "random_state": 3, "batch_size": 16}
+    given |= parameters
+    ours, X, y = make_task(task, **given)
+    name, extra, _, _ = TASKS[task]
+    return ours, getattr(sklearn.neural_network, name)(**extra, **given), X, y
 
 
 def weights(model):

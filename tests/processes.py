@@ -27,7 +27,8 @@ def call_alone(function, *arguments, **environment):
     """
     module, name = function.__module__, function.__name__
     program = f"import json, {module}; print(json.dumps({module}.{name}(*{arguments!r})))"
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    home = Path(function.__code__.co_filename).parent
+    path = os.pathsep.join(map(str, [TESTS.parent, TESTS, home]))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         env={**os.environ, "PYTHONPATH": path, **environment},

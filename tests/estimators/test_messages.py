@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.neural_network
-from conftest import TASKS
-from test_trajectories import pair
+from conftest import TASKS, pair
 
 import fastbp
 

@@ -20,7 +20,7 @@ from fastbp.bench.race import Entry, WorkerError
 from fastbp.cuda import choice, toolkit
 from fastbp.cuda.wide import library
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOY = Case((784, 9, 4), "logistic", "sgd", 16, 70, 0.05)
 HERE = "test_gpu_benchmark"
 needs = {

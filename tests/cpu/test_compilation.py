@@ -13,7 +13,7 @@ from numba import typeof
 from fastbp.cpu import compilation, elementary, simd
 from fastbp.cpu.compilation import cached_kernel, kernel
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TRAIN = """
 import warnings
@@ -99,7 +99,8 @@ def test_other_cpus_follow_the_oracle_too(name, features, bits, tests):
     cpu = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     width = run_program("from fastbp.cpu import simd; print(simd.VECTOR_BITS)", **cpu)
     assert width == [str(bits)]
-    part = ["-m", "pytest", "-q", "-k", tests, "tests/test_engine.py", "tests/test_zeros.py"]
+    files = ["tests/cpu/test_engine.py", "tests/cpu/test_zeros.py"]
+    part = ["-m", "pytest", "-q", "-k", tests, *files]
     done = subprocess.run(
         [sys.executable, *part], env={**os.environ, **cpu}, capture_output=True, text=True, cwd=ROOT
     )

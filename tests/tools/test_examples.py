@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 from scipy.special import expit
 from sklearn.preprocessing import StandardScaler
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MNIST = Path(
-    os.environ.get("FASTBP_DATA") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
+    os.environ.get("FASTBP_DATA") or Path(__file__).parents[3] / "shared" / "data" / "mnist"
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import sklearn.neural_network
-from conftest import TASKS, make_task
+from conftest import TASKS, pair
 from scipy.sparse import coo_array, csc_matrix, csr_array
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -15,15 +14,6 @@ SOLVERS = {
     "nesterov": {"solver": "sgd", "learning_rate_init": 0.02},
     "adam": {"solver": "adam", "learning_rate_init": 0.01},
 }
-
-
-def pair(task, **parameters):
-    """The same unfitted estimator from fastbp and from scikit-learn, with the task's X and y."""
-    given = {"hidden_layer_sizes": (7, 4), "max_iter": 20, "random_state": 3, "batch_size": 16}
-    given |= parameters
-    ours, X, y = make_task(task, **given)
-    name, extra, _, _ = TASKS[task]
-    return ours, getattr(sklearn.neural_network, name)(**extra, **given), X, y
 
 
 def difference(ours, theirs):

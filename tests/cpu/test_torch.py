@@ -172,7 +172,7 @@ def test_deltas_of_a_trace(objective):
 
 def test_the_example_that_compares_itself(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sigmoid_stack", "--no-plot"])
-    example = Path(__file__).parent.parent / "examples" / "sigmoid_stack.py"
+    example = Path(__file__).parents[2] / "examples" / "sigmoid_stack.py"
     assert runpy.run_path(str(example), run_name="__main__")["difference"] < 1e-12
     assert "PyTorch's loss 2499.014444" in capsys.readouterr().out
 

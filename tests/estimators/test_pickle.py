@@ -1,6 +1,7 @@
 """Copies of estimators by pickle, joblib, deepcopy and clone: unfitted, half-trained, fitted.
 
-Run as a program, it writes the pickles that `test_pickles_of_old_versions` reads from then on.
+Run as a program with `PYTHONPATH=.:tests`, it writes the pickles that
+`test_pickles_of_old_versions` reads from then on.
 """
 
 import copy
@@ -19,7 +20,7 @@ import fastbp
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-PICKLES = Path(__file__).parent / "data"
+PICKLES = Path(__file__).parents[1] / "data"
 FIRST_CALL = {"binary": ["no", "yes"], "multiclass": [1, 3, 5], "multilabel": [0, 1, 2]}
 
 

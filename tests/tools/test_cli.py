@@ -13,7 +13,7 @@ import pytest
 from fastbp import cli, datasets
 
 REAL_MNIST = Path(
-    os.environ.get("FASTBP_DATA") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
+    os.environ.get("FASTBP_DATA") or Path(__file__).parents[3] / "shared" / "data" / "mnist"
 )
 SMALL = ["mnist", "--epochs", "2", "--hidden", "8"]
 FASTBP = [sys.executable, "-c", "import sys; from fastbp.cli import main; sys.exit(main())"]

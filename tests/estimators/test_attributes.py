@@ -7,10 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 import sklearn.neural_network
-from conftest import TASKS, small, weights
+from conftest import TASKS, pair, small, weights
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
-from test_trajectories import pair
 
 import fastbp
 

@@ -23,7 +23,7 @@ NAMES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 REAL_MNIST = Path(
-    os.environ.get("FASTBP_DATA") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
+    os.environ.get("FASTBP_DATA") or Path(__file__).parents[3] / "shared" / "data" / "mnist"
 )
 
 

@@ -22,10 +22,11 @@ class Network:
     hidden_activations : tuple of str
         For each hidden layer one of `fastbp.activations.HIDDEN_ACTIVATIONS`.
     output_activation : str
-        One of `fastbp.activations.OUTPUT_ACTIVATIONS`: what turns the last layer's logits into outputs.
+        One of `fastbp.activations.OUTPUT_ACTIVATIONS`: it turns the logits into outputs.
     loss : str
-        Name of one of `fastbp.losses.LOSSES`, which goes with the outputs. "log_loss" is the cross-entropy of softmax or of logistic units,
-        "poisson" goes with "exp", "squared_error" with everything but softmax.
+        Name of one of `fastbp.losses.LOSSES`, which goes with the outputs. "log_loss" is the
+        cross-entropy of softmax or of logistic units, "poisson" goes with "exp", "squared_error"
+        with everything but softmax.
     average_outputs : bool, default=False
         Whether the reported squared error is averaged over the outputs instead of summed. The
         gradient is that of the sum either way: scikit-learn's MLPRegressor does this, and a

@@ -81,5 +81,6 @@ def make_switch(name, parameters, branches, otherwise=None):
     if otherwise is not None:
         source.append("    else:")
         source += [f"        {line}" for line in otherwise.splitlines()]
-    exec("\n".join(source), names)  # written from records above, never from what users give
+    # Written from the records, never from what users give.
+    exec(compile("\n".join(source), f"<switch {name}>", "exec"), names)
     return names[name]

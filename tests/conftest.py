@@ -8,7 +8,7 @@ import sklearn.neural_network
 from naive import NaiveEngine
 
 import fastbp
-from fastbp import base
+from fastbp import devices
 
 # Those of the CUDA kernels run by themselves, in numba's simulator, which needs numba-cuda:
 # NUMBA_ENABLE_CUDASIM=1 pytest tests/cuda
@@ -80,5 +80,5 @@ def spied_engine(monkeypatch):
         made.append(Spy(network, dtype, n_threads))
         return made[-1]
 
-    monkeypatch.setattr(base, "_make_engine", make)
+    monkeypatch.setattr(devices, "make_engine", make)
     return made

@@ -1,12 +1,16 @@
 """The oracle: a network's arithmetic in plain NumPy, slow and obvious, apart from fastbp's own.
 
-Every formula is written out here a second time, for whole batches; nothing but `Network`, `Data`
-and `Optimizer`, which are records without arithmetic, comes from the package.
+Every formula is written out here a second time, for whole batches. From the package come `Network`
+and `Data`, which are records without arithmetic, and an epoch's `Steps`, whose numbers are checked
+against scikit-learn's and PyTorch's trajectories.
 """
 
 import numpy as np
 from scipy.sparse import issparse
 from scipy.special import expit, xlogy
+from scipy.stats import norm
+
+from fastbp.schedules import COEFFICIENTS, RATE, ROWS, SHRINKAGE, WEIGHT
 
 
 def activate(name, z):
@@ -21,16 +25,19 @@ def activate(name, z):
         return np.maximum(z, 0)
     if name == "exp":
         return np.exp(z)
+    if name == "gelu":
+        return z * norm.cdf(z).astype(z.dtype)
     if name == "softmax":
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
     raise ValueError(name)
 
 
-def derivative(name, h):
-    """f'(z) of an activation, from its value h = f(z)."""
+def derivative(name, z):
+    """f'(z) of an activation."""
+    h = activate(name, z)
     if name == "identity":
-        return np.ones_like(h)
+        return np.ones_like(z)
     if name == "logistic":
         return h * (1 - h)
     if name == "tanh":
@@ -39,6 +46,8 @@ def derivative(name, h):
         return (h > 0).astype(h.dtype)
     if name == "exp":
         return h
+    if name == "gelu":
+        return (norm.cdf(z) + z * norm.pdf(z)).astype(z.dtype)
     raise ValueError(name)
 
 
@@ -57,20 +66,21 @@ def row_losses(network, targets, outputs):
 
 
 def forward(network, parameters, X):
-    """The value of every layer, the input first; the last layer's are logits, not activated."""
-    layers = [X]
+    """Every layer's inputs and its z; the last z are the logits."""
+    inputs, logits = [X], []
     for weights, bias, name in zip(
         *network.views(parameters), [*network.hidden_activations, "identity"], strict=True
     ):
-        layers.append(activate(name, layers[-1] @ weights + bias))
-    return layers
+        logits.append(inputs[-1] @ weights + bias)
+        inputs.append(activate(name, logits[-1]))
+    return inputs[:-1], logits
 
 
 def loss_and_gradient(network, parameters, X, targets, sample_weight, alpha):
     """The mean loss with penalty and its gradient, flat, as scikit-learn scales them."""
     coefs, _ = network.views(parameters)
-    *layers, logits = forward(network, parameters, X)
-    outputs = activate(network.output_activation, logits)
+    inputs, logits = forward(network, parameters, X)
+    outputs = activate(network.output_activation, logits[-1])
     weight = np.ones(len(X), X.dtype) if sample_weight is None else sample_weight.astype(X.dtype)
     penalty = alpha / 2 * sum((w**2).sum() for w in coefs)
     losses = row_losses(network, targets, outputs)
@@ -78,33 +88,35 @@ def loss_and_gradient(network, parameters, X, targets, sample_weight, alpha):
 
     delta = outputs - targets
     if network.loss == "squared_error":
-        delta = delta * derivative(network.output_activation, outputs)
+        delta = delta * derivative(network.output_activation, logits[-1])
     delta = delta * weight[:, None]
     gradient = np.empty_like(parameters)
     coef_gradients, intercept_gradients = network.views(gradient)
     for i in reversed(range(len(coefs))):
-        coef_gradients[i][...] = (layers[i].T @ delta + alpha * coefs[i]) / weight.sum()
+        coef_gradients[i][...] = (inputs[i].T @ delta + alpha * coefs[i]) / weight.sum()
         intercept_gradients[i][...] = delta.sum(axis=0) / weight.sum()
         if i:
-            delta = (delta @ coefs[i].T) * derivative(network.hidden_activations[i - 1], layers[i])
+            back = derivative(network.hidden_activations[i - 1], logits[i - 1])
+            delta = (delta @ coefs[i].T) * back
     return float(loss), gradient
 
 
-def update(optimizer, parameters, gradient):
-    """One step of the optimizer; `optimizer.step` already counts it. Returns new parameters."""
-    if optimizer.solver == "sgd":
-        (velocity,) = optimizer.moments
-        velocity = optimizer.momentum * velocity - optimizer.learning_rate * gradient
-        optimizer.moments = [velocity]
-        if optimizer.nesterovs_momentum:
-            velocity = optimizer.momentum * velocity - optimizer.learning_rate * gradient
-        return parameters + velocity
-    m, v = optimizer.moments
-    b1, b2, t = optimizer.beta_1, optimizer.beta_2, optimizer.step
-    m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
-    optimizer.moments = [m, v]
-    rate = optimizer.learning_rate * np.sqrt(1 - b2**t) / (1 - b1**t)
-    return parameters - rate * m / (np.sqrt(v) + optimizer.epsilon)
+def update(rule, parameters, gradient, moments, step, is_weight):
+    """New parameters and moments, by an update rule's name and a row of the step table."""
+    rate, coefficients = step[RATE], step[COEFFICIENTS:]
+    if rule in ("sgd", "nesterov"):
+        momentum = coefficients[0]
+        velocity = momentum * moments[0] - rate * gradient
+        ahead = momentum * velocity - rate * gradient if rule == "nesterov" else velocity
+        return parameters + ahead, [velocity]
+    if rule not in ("adam", "adamw"):
+        raise ValueError(rule)
+    beta_1, beta_2, epsilon = coefficients[:3]
+    first = beta_1 * moments[0] + (1 - beta_1) * gradient
+    second = beta_2 * moments[1] + (1 - beta_2) * gradient**2
+    if rule == "adamw":
+        parameters = np.where(is_weight, parameters * (1 - step[SHRINKAGE]), parameters)
+    return parameters - rate * first / (np.sqrt(second) + epsilon), [first, second]
 
 
 class NaiveEngine:
@@ -128,11 +140,11 @@ class NaiveEngine:
     def store_parameters(self):
         return self.parameters.copy()
 
-    def load_optimizer(self, optimizer):
-        self.moments = [np.array(moment, self.dtype) for moment in optimizer.moments]
+    def load_moments(self, moments):
+        self.moments = [np.array(moment, self.dtype) for moment in moments]
 
-    def store_optimizer(self, optimizer):
-        optimizer.moments = [moment.copy() for moment in self.moments]
+    def store_moments(self):
+        return [moment.copy() for moment in self.moments]
 
     def gather(self, data, rows):
         """The batch's X, targets and weights as dense arrays of the engine's dtype."""
@@ -148,32 +160,36 @@ class NaiveEngine:
             targets = targets.astype(self.dtype)
         return X, targets, None if weight is None else weight[rows]
 
-    def train_epoch(self, data, order, batch_size, optimizer, alpha):
-        own, total, total_weight = optimizer.moments, 0.0, 0.0
-        optimizer.moments = self.moments
-        for start in range(0, len(order), batch_size):
-            X, targets, weight = self.gather(data, order[start : start + batch_size])
-            batch_weight = len(X) if weight is None else weight.sum()
-            if batch_weight == 0:
+    def train_epoch(self, data, order, steps):
+        total = total_weight = start = 0.0
+        is_weight = np.ones(self.network.n_parameters, bool)
+        for bias in self.network.views(is_weight)[1]:
+            bias[...] = False
+        for step in steps.table:
+            start, first = start + step[ROWS], int(start)
+            if step[WEIGHT] == 0:
                 continue
+            X, targets, weight = self.gather(data, order[first : int(start)])
             loss, gradient = loss_and_gradient(
-                self.network, self.parameters, X, targets, weight, alpha
+                self.network, self.parameters, X, targets, weight, steps.alpha
             )
             if not np.isfinite(loss):
                 total, total_weight = loss, 1.0
                 break
-            total += loss * batch_weight
-            total_weight += batch_weight
-            optimizer.step += 1
-            self.parameters = update(optimizer, self.parameters, gradient).astype(self.dtype)
-        self.moments, optimizer.moments = optimizer.moments, own
-        return float(total / total_weight)
+            total += loss * step[WEIGHT]
+            total_weight += step[WEIGHT]
+            steps.made += 1
+            self.parameters, self.moments = update(
+                steps.rule.name, self.parameters, gradient, self.moments, step, is_weight
+            )
+            self.parameters = self.parameters.astype(self.dtype)
+        return float(total / total_weight) if total_weight else float("nan")
 
-    def loss_and_gradient(self, data, alpha):
+    def loss_and_gradient(self, data):
         X, targets, weight = self.gather(data, np.arange(data.n_samples))
-        return loss_and_gradient(self.network, self.parameters, X, targets, weight, alpha)
+        return loss_and_gradient(self.network, self.parameters, X, targets, weight, 0.0)
 
     def predict(self, data, rows=None, activation=None):
         X, _, _ = self.gather(data, np.arange(data.n_samples) if rows is None else rows)
-        logits = forward(self.network, self.parameters, X)[-1]
+        logits = forward(self.network, self.parameters, X)[1][-1]
         return activate(activation or self.network.output_activation, logits)

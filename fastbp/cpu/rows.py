@@ -30,7 +30,7 @@ class Rows:
 
     @property
     def are_gathered(self):
-        """Whether a batch lies dense in a thread's memory, which almost dense sparse rows do too."""
+        """Whether a batch lies dense in a thread's memory, almost dense sparse rows included."""
         return self.density == 1
 
     def make_entries(self, order, batch_size, n_threads, dtype, learns=True):
@@ -53,5 +53,5 @@ class Rows:
         ]
 
     def are_worth_a_look(self, order, units, passes):
-        """Whether products with zeros of dense rows are worth leaving out: see `is_worth_a_look`."""
+        """Whether products with zeros of gathered rows are worth leaving out."""
         return self.are_gathered and is_worth_a_look(self.X, order, units, passes)

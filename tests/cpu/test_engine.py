@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +11,14 @@ from naive import NaiveEngine
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_matrix
 
+from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.layout import Layout
 from fastbp.data import READABLE_DTYPES, Data
-from fastbp.functions import HIDDEN_ACTIVATIONS
+from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 OBJECTIVES = {
     "softmax": ("softmax", "log_loss", False),
@@ -32,6 +35,7 @@ OPTIMIZERS = {
     "momentum": dict(solver="sgd", learning_rate_init=0.002, nesterovs_momentum=False),
     "nesterov": dict(solver="sgd", learning_rate_init=0.05),
     "adam": dict(solver="adam", learning_rate_init=0.01),
+    "adamw": dict(solver="adamw", learning_rate_init=0.01, weight_decay=0.5),
 }
 
 
@@ -70,16 +74,18 @@ def train(engine, data, optimizer, batch_size, alpha, n_epochs=2):
     """Train with a given order of rows; return losses, parameters and moments."""
     optimizer = Optimizer(**OPTIMIZERS[optimizer])
     optimizer.reset(engine.network.n_parameters, engine.dtype)
-    engine.load_optimizer(optimizer)
+    engine.load_moments(optimizer.moments)
     rng = np.random.default_rng(5)
-    losses = []
+    losses, weight = [], data.sample_weight
+    planner = StepPlanner(optimizer, data.n_samples, batch_size, weight, alpha, n_epochs)
     for _ in range(n_epochs):
         order = rng.permutation(data.n_samples)
-        losses.append(engine.train_epoch(data, order, batch_size, optimizer, alpha))
+        steps = planner.next_epoch(order)
+        losses.append(engine.train_epoch(data, order, steps))
+        optimizer.step += steps.made
         if not np.isfinite(losses[-1]):  # the end of every fit
             break
-    engine.store_optimizer(optimizer)
-    return losses, engine.store_parameters(), optimizer.moments, optimizer.step
+    return losses, engine.store_parameters(), engine.store_moments(), optimizer.step
 
 
 def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.float64):
@@ -125,13 +131,15 @@ def test_gradient_is_that_of_central_differences(objective, activation, n_hidden
     data = make_data(network, 9, 3, weighted=True)
     engine, oracle = make_engines(network, seed=4)
     parameters = engine.store_parameters()
-    loss, gradient = engine.loss_and_gradient(data, 0.2)
-    assert_allclose(loss, oracle.loss_and_gradient(data, 0.2)[0], rtol=1e-12)
-    assert_allclose(gradient, oracle.loss_and_gradient(data, 0.2)[1], rtol=1e-9, atol=1e-13)
+    loss, gradient = penalised_loss_and_gradient(engine, data, 0.2)
+    X, targets, weight = oracle.gather(data, np.arange(9))
+    expected = naive.loss_and_gradient(network, parameters, X, targets, weight, 0.2)
+    assert_allclose(loss, expected[0], rtol=1e-12)
+    assert_allclose(gradient, expected[1], rtol=1e-9, atol=1e-13)
 
     # The averaged squared error's gradient is that of the sum over the outputs, without penalty.
     scale = 3 if network.average_outputs else 1
-    _, gradient = engine.loss_and_gradient(data, 0.0)
+    _, gradient = engine.loss_and_gradient(data)
     step, slopes = 1e-6, []
     for i in range(network.n_parameters):
         losses = []
@@ -139,7 +147,7 @@ def test_gradient_is_that_of_central_differences(objective, activation, n_hidden
             moved = parameters.copy()
             moved[i] += sign * step
             engine.load_parameters(moved)
-            losses.append(engine.loss_and_gradient(data, 0.0)[0])
+            losses.append(engine.loss_and_gradient(data)[0])
         slopes.append(scale * (losses[0] - losses[1]) / (2 * step))
     assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-8)
 
@@ -180,7 +188,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, sizes, batch_s
         engine, _ = make_engines(network, dtype, n_threads=n_threads)
         assert engine._team_size(batch_size) == n_threads
         trained = train(engine, data, "adam", batch_size, 0.01)
-        results.append((*trained[:2], engine.predict(data), engine.loss_and_gradient(data, 0.1)[1]))
+        results.append((*trained[:2], engine.predict(data), engine.loss_and_gradient(data)[1]))
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(first, second)
@@ -256,7 +264,7 @@ def test_sparse_rows_have_the_dense_bits(monkeypatch, sizes, density, optimizer,
         given = replace(data, X=X, input_scale=0.5)
         few = engine.predict(given, np.array([4, 3, 9]))
         losses, parameters, moments, _ = train(engine, given, optimizer, 16, 0.1)
-        _, gradient = engine.loss_and_gradient(given, 0.1)
+        _, gradient = engine.loss_and_gradient(given)
         results.append((few, losses, parameters, moments, engine.predict(given), gradient))
     for sparse in results[1:]:
         for found, expected in zip(sparse, results[0], strict=True):
@@ -302,9 +310,10 @@ def test_a_batch_without_weight_is_skipped():
         engine, _ = make_engines(network)
         optimizer = Optimizer(**OPTIMIZERS["adam"])
         optimizer.reset(network.n_parameters, np.float64)
-        engine.load_optimizer(optimizer)
-        loss = engine.train_epoch(data, rows, batch, optimizer, 0.1)
-        steps.append((optimizer.step, loss, *engine.store_parameters()))
+        engine.load_moments(optimizer.moments)
+        plan = StepPlanner(optimizer, len(rows), batch, weight, 0.1, 1).next_epoch(rows)
+        loss = engine.train_epoch(data, rows, plan)
+        steps.append((plan.made, loss, *engine.store_parameters()))
     assert steps[0] == steps[1]
     assert steps[0][0] == 2
 
@@ -317,13 +326,14 @@ def test_a_loss_that_is_not_finite_ends_the_epoch(bad):
     engine, _ = make_engines(network)
     optimizer = Optimizer(**OPTIMIZERS["sgd"])
     optimizer.reset(network.n_parameters, np.float64)
-    engine.load_optimizer(optimizer)
-    data = Data(X, np.zeros((40, 1)))
-    assert not np.isfinite(engine.train_epoch(data, np.arange(40), 5, optimizer, 0.0))
-    assert optimizer.step == 2
+    engine.load_moments(optimizer.moments)
+    data, order = Data(X, np.zeros((40, 1))), np.arange(40)
+    steps = StepPlanner(optimizer, 40, 5, None, 0.0, 1).next_epoch(order)
+    assert not np.isfinite(engine.train_epoch(data, order, steps))
+    assert steps.made == 2
 
 
-def test_what_an_epoch_leaves_behind_serves_only_its_like():
+def test_what_an_epoch_leaves_serves_only_its_like():
     # Arrays are kept from epoch to epoch: other data, batches or moments must not meet them.
     network, order, results = make_network((5, 7, 3), "softmax"), np.arange(20), []
     first, second = (make_data(network, 20, seed, weighted=seed == 2) for seed in (1, 2))
@@ -332,17 +342,17 @@ def test_what_an_epoch_leaves_behind_serves_only_its_like():
         engine, _ = make_engines(network)
         optimizer = Optimizer("sgd", 0.1)
         optimizer.reset(network.n_parameters, np.float64)
-        engine.load_optimizer(optimizer)
+        engine.load_moments(optimizer.moments)
         for step in steps:
             if step is None:
-                engine.store_optimizer(optimizer)
-                engine.load_optimizer(optimizer)
+                engine.load_moments(engine.store_moments())
                 continue
             if not keeps:
                 engine._desk = None
-            engine.train_epoch(step[0], order, step[1], optimizer, 0.01)
-        engine.store_optimizer(optimizer)
-        results.append(np.concatenate([engine.store_parameters(), *optimizer.moments]))
+            data, batch_size = step
+            planner = StepPlanner(optimizer, 20, batch_size, data.sample_weight, 0.01, 1)
+            engine.train_epoch(data, order, planner.next_epoch(order))
+        results.append(np.concatenate([engine.store_parameters(), *engine.store_moments()]))
     assert np.array_equal(*results)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import make_task, weights
 
-from fastbp import shuffling
-from fastbp.shuffling import shuffle
+from fastbp.cpu import shuffling
+from fastbp.cpu.shuffling import shuffle
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -11,8 +11,10 @@ import pytest
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.inspect import backprop_trace
+from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 torch = pytest.importorskip("torch")
 
@@ -22,6 +24,7 @@ HIDDEN = {
     "logistic": torch.nn.Sigmoid(),
     "tanh": torch.nn.Tanh(),
     "relu": torch.nn.ReLU(),
+    "gelu": torch.nn.GELU(),
 }
 OUTPUT = {**HIDDEN, "exp": torch.exp}  # of the squared error
 # Output activation, loss, number of outputs.
@@ -125,7 +128,7 @@ def assert_gradients_agree(hidden_sizes, hidden_activations, objective, weighted
     sample_weight = np.random.default_rng(1).uniform(0, 2, N_SAMPLES) if weighted else None
     engine = Engine(network, np.float64)
     engine.load_parameters(parameters)
-    loss, gradient = engine.loss_and_gradient(Data(X, targets, sample_weight), alpha)
+    loss, gradient = penalised_loss_and_gradient(engine, Data(X, targets, sample_weight), alpha)
 
     oracle = Oracle(network, parameters)
     weight = np.ones(N_SAMPLES) if sample_weight is None else sample_weight
@@ -149,9 +152,9 @@ def test_gradient_of_every_activation_and_loss(activation, objective, weighted):
         ((), ()),
         ((1,), ("tanh",)),
         ((33,), ("relu",)),
-        ((9, 4, 17, 6), ("relu", "tanh", "identity", "logistic")),
+        ((9, 4, 17, 6, 5), ("relu", "tanh", "gelu", "identity", "logistic")),
     ],
-    ids=["no hidden layer", "one unit", "one layer", "four unlike layers"],
+    ids=["no hidden layer", "one unit", "one layer", "five unlike layers"],
 )
 def test_gradient_at_other_depths(hidden_sizes, hidden_activations, objective):
     assert_gradients_agree(hidden_sizes, hidden_activations, objective, weighted=True, alpha=0.0)
@@ -213,14 +216,17 @@ def test_optimizer_steps(name, objective, weighted):
     optimizer.reset(network.n_parameters, np.float64)
     engine = Engine(network, np.float64)
     engine.load_parameters(parameters)
-    engine.load_optimizer(optimizer)
+    engine.load_moments(optimizer.moments)
     oracle = Oracle(network, parameters)
     torch_optimizer = make_torch_optimizer(oracle.parameters)
 
     data = Data(X, targets, weight if weighted else None)
+    planner = StepPlanner(optimizer, N_SAMPLES, batch_size, data.sample_weight, alpha, n_epochs)
     for _ in range(n_epochs):
         order = generator.permutation(N_SAMPLES)
-        loss = engine.train_epoch(data, order, batch_size, optimizer, alpha)
+        steps = planner.next_epoch(order)
+        loss = engine.train_epoch(data, order, steps)
+        optimizer.step += steps.made
         total = 0.0
         for rows in np.split(order, range(batch_size, N_SAMPLES, batch_size)):
             torch_optimizer.zero_grad()
@@ -233,3 +239,58 @@ def test_optimizer_steps(name, objective, weighted):
         assert loss == pytest.approx(total / weight.sum(), rel=1e-10)
         np.testing.assert_allclose(engine.store_parameters(), oracle.flat(), rtol=1e-8, atol=1e-11)
     assert optimizer.step == n_epochs * -(-N_SAMPLES // batch_size)
+
+
+def test_200_steps_of_adamw():
+    """PyTorch's form of epsilon, and weights alone decay."""
+    network, parameters, X, targets = make_problem((19, 6), ("gelu", "tanh"), OBJECTIVES[0])
+    optimizer = Optimizer("adamw", 0.01, weight_decay=0.1)
+    optimizer.reset(network.n_parameters, np.float64)
+    engine, oracle = Engine(network, np.float64), Oracle(network, parameters)
+    engine.load_parameters(parameters)
+    engine.load_moments(optimizer.moments)
+    theirs = torch.optim.AdamW(
+        [{"params": oracle.weights}, {"params": oracle.biases, "weight_decay": 0.0}],
+        lr=0.01, weight_decay=0.1,
+    )  # fmt: skip
+    order, batch_size = np.arange(N_SAMPLES), 11
+    planner = StepPlanner(optimizer, N_SAMPLES, batch_size, None, 0.0, 40)
+    for _ in range(40):
+        steps = planner.next_epoch(order)
+        engine.train_epoch(Data(X, targets), order, steps)
+        optimizer.step += steps.made
+        for rows in np.split(order, range(batch_size, N_SAMPLES, batch_size)):
+            theirs.zero_grad()
+            weight = np.ones(len(rows))
+            oracle.loss(*map(torch.tensor, (X[rows], targets[rows], weight)), 0.0).backward()
+            theirs.step()
+    assert optimizer.step == 200
+    np.testing.assert_allclose(engine.store_parameters(), oracle.flat(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+def test_gelu_far_from_zero(dtype, tolerance):
+    """Values and derivatives by way of a network of one weight; NaN passes."""
+    z = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-9, 9, 4001), [np.nan]])
+    z = z.astype(dtype)
+    network = Network((1, 1, 1), ("gelu",), "identity", "squared_error")
+    engine = Engine(network, dtype)
+    engine.load_parameters(np.array([1, 0, 1, 0], dtype))
+    values = engine.predict(Data(z[:, None]))[:, 0]
+    trace = (
+        backprop_trace(
+            network, z[::40, None], np.zeros((len(z[::40]), 1)), parameters=np.array([1.0, 0, 1, 0])
+        )
+        if dtype == "float64"
+        else None
+    )
+    tensor = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.gelu(tensor)
+    np.testing.assert_allclose(values, expected.detach(), rtol=tolerance, atol=tolerance)
+    if trace is not None:
+        (slope,) = torch.autograd.grad(expected.sum(), tensor)
+        delta = trace.deltas[0][:, 0] / trace.deltas[1][:, 0]
+        is_known = trace.deltas[1][:, 0] != 0
+        np.testing.assert_allclose(
+            delta[is_known], slope.numpy()[::40][is_known], rtol=tolerance, atol=tolerance
+        )

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from fastbp.cpu import engine as engine_module
+from fastbp.cpu import rows as rows_module
 from fastbp.cpu import work
 from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.engine import Engine
+from fastbp.cpu.rows import Rows
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.sparse import density_of
 from fastbp.cpu.zeros import column_tile, find_steps, first_step, is_worth_a_look, make_steps
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 
 @cached_kernel
@@ -72,7 +74,7 @@ def almost_dense():
 
 def trained(monkeypatch, skips, X, hidden, solver, dtype, n_threads, batch_size=44):
     """Weights after two epochs, and predictions."""
-    monkeypatch.setattr(engine_module, "is_worth_a_look", lambda *arguments, **_: skips)
+    monkeypatch.setattr(rows_module, "is_worth_a_look", lambda *arguments, **_: skips)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(work, "WORK_PER_START", 1)
     generator = np.random.RandomState(1)
@@ -84,9 +86,13 @@ def trained(monkeypatch, skips, X, hidden, solver, dtype, n_threads, batch_size=
         engine.load_parameters(
             network.initialise(generator, np.dtype(dtype), default_activation="relu")
         )
-        engine.load_optimizer(optimizer)
+        engine.load_moments(optimizer.moments)
+        planner = StepPlanner(optimizer, X.shape[0], batch_size, None, 0.1, 2)
         for _ in range(2):
-            engine.train_epoch(data, generator.permutation(X.shape[0]), batch_size, optimizer, 0.1)
+            order = generator.permutation(X.shape[0])
+            steps = planner.next_epoch(order)
+            engine.train_epoch(data, order, steps)
+            optimizer.step += steps.made
         outputs = engine.predict(data)
         parameters = engine.store_parameters()
     return parameters, outputs
@@ -150,5 +156,5 @@ def test_predictions_look_for_rows_only():
     network = Network((64, 64, 2), ("relu",), "softmax", "log_loss")
     engine = Engine(network, "float32", 1)
     for learns, n_tiles in (False, 32 // TILE_ROWS), (True, (32 + 64) // TILE_ROWS):
-        (workspace,) = engine._workspaces(X, np.arange(160), 32, [None], learns)
+        (workspace,) = engine._workspaces(Rows(X), np.arange(160), 32, 1, learns)
         assert workspace.steps.counts.size == n_tiles

@@ -10,7 +10,7 @@ from conftest import small, weights
 from sklearn.exceptions import ConvergenceWarning
 
 import fastbp
-from fastbp import base
+from fastbp import devices
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -32,7 +32,7 @@ def test_every_choice_trains_as_the_oracle_does(choice, solver, monkeypatch):
     assert model.out_activation_ == choice
     found, outputs = weights(model), model.predict(X)
     with monkeypatch.context() as patch:
-        patch.setattr(base, "_make_engine", lambda *args: naive.NaiveEngine(*args[:3]))
+        patch.setattr(devices, "make_engine", lambda *args: naive.NaiveEngine(*args[:3]))
         model.fit(X, y, sample_weight)
         np.testing.assert_allclose(found, weights(model), rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(outputs, model.predict(X), rtol=1e-7, atol=1e-9)

@@ -9,6 +9,7 @@ import sklearn
 import fastbp
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
+from fastbp.lbfgs import penalised_loss_and_gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -41,7 +42,8 @@ def loss_and_gradient(model, packed, X, y, sample_weight, *buffers):
     engine = Engine(network, np.float64)
     engine.load_parameters(parameters)
     targets = y.argmax(axis=1) if network.output_activation == "softmax" else y
-    loss, gradient = engine.loss_and_gradient(Data(X, targets, sample_weight), model.alpha)
+    data = Data(X, targets, sample_weight)
+    loss, gradient = penalised_loss_and_gradient(engine, data, model.alpha)
     coefs, intercepts = network.views(gradient)
     return loss, np.concatenate([array.ravel() for array in coefs + intercepts])
 

@@ -61,15 +61,15 @@ def test_a_network_against_the_engine_and_the_oracle(problem):
     data = Data(X, y, weight)
     for engine in (Engine(network, np.float64), NaiveEngine(network, np.float64)):
         engine.load_parameters(parameters)
-        loss, gradient = engine.loss_and_gradient(data, 0.0)
+        loss, gradient = engine.loss_and_gradient(data)
         gradients = network.flatten(trace.coef_gradients, trace.intercept_gradients, np.float64)
         assert trace.loss == pytest.approx(loss, rel=1e-12)
         assert_allclose(gradients, gradient, rtol=1e-9, atol=1e-14)
         assert_allclose(trace.activations[-1], engine.predict(data), rtol=1e-12)
-    *hidden, logits = forward(network, parameters, X)
-    for mine, expected in zip(trace.activations, hidden, strict=False):
+    inputs, logits = forward(network, parameters, X)
+    for mine, expected in zip(trace.activations, inputs, strict=False):
         assert_allclose(mine, expected, rtol=1e-12, atol=1e-15)
-    assert_allclose(trace.pre_activations[-1], logits, rtol=1e-11)
+    assert_allclose(trace.pre_activations[-1], logits[-1], rtol=1e-11)
     assert_consistent(trace, weight)
 
 

@@ -1,6 +1,6 @@
 """The public estimators: scikit-learn's `MLPClassifier` and `MLPRegressor` on fastbp's engines.
 
-Here is what y means and what outputs mean; all else they share in `fastbp.base`.
+How targets are encoded and outputs decoded; the rest is in `fastbp.base`.
 """
 
 from typing import ClassVar
@@ -21,35 +21,237 @@ from fastbp.losses import find_loss, names_for
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
-    __doc__ = params.docstring(
-        """Multilayer perceptron for classification, with scikit-learn's interface.
+    """Multilayer perceptron for classification, with scikit-learn's interface.
 
-    Two classes make one logistic output unit, more make softmax outputs, label indicators make a
-    logistic unit for each label.
-""",
-        parameters=params.PARAMETERS
-        + """\
+    Two classes make one logistic output unit, more classes softmax outputs, and label indicators
+    one logistic unit for each label. The parameters up to `max_fun` are scikit-learn's, position
+    for position; those after it are fastbp's own, keyword-only, and neutral by default.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Number of units in each hidden layer; an int for one hidden layer, () for none.
+
+    activation : str or sequence of str, default='relu'
+        Activation of the hidden layers, f(z):
+
+        - 'identity': z;
+        - 'logistic', or its other name 'sigmoid': 1 / (1 + exp(-z));
+        - 'tanh': tanh(z);
+        - 'relu': max(0, z);
+        - 'gelu': z Phi(z), with the exact normal distribution function Phi [1]_.
+
+        A sequence gives each hidden layer its own.
+
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'}, default='adam'
+        How the weights are optimised:
+
+        - 'sgd': stochastic gradient descent, with momentum;
+        - 'adam': the adaptive method of Kingma and Ba [2]_;
+        - 'adamw': Adam with decoupled weight decay [3]_, see `weight_decay`;
+        - 'lbfgs': the quasi-Newton method L-BFGS-B, which uses all rows in every step and suits
+          small data.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights (not the biases), for every solver. To the loss of
+        a batch it adds alpha / 2 times the squared norm of the weights, divided by the total
+        sample weight of the batch.
+
+    batch_size : int or 'auto', default='auto'
+        Number of rows in a mini-batch; 'auto' is min(200, n_samples). The last batch of an epoch
+        may be smaller. Not used by 'lbfgs'.
+
+    learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
+        Schedule of the learning rate. The named ones apply to 'sgd' only:
+
+        - 'constant' keeps `learning_rate_init`;
+        - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
+          is the number of rows trained on;
+        - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
+          improvement, until it is at most 1e-6.
+
+        A callable ``f(progress)`` applies to 'sgd', 'adam' and 'adamw'. It gets the progress of
+        each update as an array of shape (n_updates,), from 0 at the start of training to 1 after
+        `max_iter` epochs, and returns the factors by which `learning_rate_init` is multiplied: an
+        array of the same shape, or one number for all.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate of 'sgd', 'adam' and 'adamw'.
+
+    power_t : float, default=0.5
+        Exponent of the 'invscaling' schedule.
+
+    max_iter : int, default=200
+        Maximum number of epochs, or of iterations of 'lbfgs', in a call of `fit`.
+
+    shuffle : bool, default=True
+        Whether to shuffle the rows before each epoch. Not used by 'lbfgs'.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, of the rows held out for early stopping, and of the order of
+        the rows. An int makes results reproducible across calls.
+
+    tol : float, default=1e-4
+        Smallest change of the loss (or of the validation score) that counts as an improvement; the
+        tolerance of the gradient with 'lbfgs'.
+
+    verbose : bool or int, default=False
+        Whether to print a line for each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` continues from the present weights. The layers must be the same as before.
+        The optimizer starts anew; the rows held out for early stopping stay the same.
+
+    momentum : float, default=0.9
+        Momentum of 'sgd', from 0 to 1.
+
+    nesterovs_momentum : bool, default=True
+        Whether 'sgd' uses Nesterov's form of momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out rows, score the model on them after each epoch, stop when the score no
+        longer improves, and restore the weights with the best score. Not used by 'lbfgs'.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows held out for early stopping.
+
+    beta_1 : float, default=0.9
+        Exponential decay rate of the first moment in 'adam' and 'adamw'.
+
+    beta_2 : float, default=0.999
+        Exponential decay rate of the second moment in 'adam' and 'adamw'.
+
+    epsilon : float, default=1e-8
+        Added to the root of the second moment in 'adam' and 'adamw', for numerical stability.
+
+    n_iter_no_change : int or inf, default=10
+        Training stops after more than this number of consecutive epochs without an improvement.
+
+    max_fun : int, default=15000
+        Maximum number of evaluations of the loss by 'lbfgs'.
+
     loss : {'log_loss', 'squared_error'}, default='log_loss'
-        Cross-entropy; or half the squared error of logistic output units, one for each class or
-        label, as in the textbooks.
-"""
-        + params.EXTRAS,
-        attributes="""\
+        Loss to minimise: the cross-entropy; or half the squared error of logistic output units, one
+        for each class or label, as in many textbooks.
+
+    weight_decay : float, default=0.01
+        Decoupled decay of the weights (not the biases) in 'adamw': each update also subtracts
+        learning rate * weight_decay * weight [3]_. Not used by the other solvers.
+
+    precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
+        Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,
+        otherwise float64; training that continues keeps the type of the weights. 'tf32' and
+        'bfloat16' use the tensor cores of a GPU for matrix products; weights and predictions are
+        float32 then.
+
+    n_threads : int or None, default=None
+        Maximum number of threads; None for the available cores. Fewer are used where that is
+        faster. Results do not depend on it.
+
+    input_scale : float, default=1.0
+        Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255
+        a model trains from bytes without a float copy of X.
+
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute. 'cuda' is an NVIDIA GPU; 'auto' is a GPU if one can be used, otherwise the
+        CPU, and says which if `verbose`. A fitted model computes on the device that the attribute
+        names at the time of the call.
+
+    callback : callable or None, default=None
+        Called after each epoch with a `fastbp.training.EpochReport`. A true return value stops
+        training.
+
+    Attributes
+    ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels in the order of the probabilities.
-"""
-        + params.ATTRIBUTES.format(score="Accuracy"),
-        examples="""\
+        Class labels, in the order of the probabilities.
+
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weight matrices, one for each layer after the input. They may be changed or replaced:
+        predictions and further training use what is there.
+
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Bias vectors.
+
+    loss_ : float
+        Loss of the last epoch.
+
+    loss_curve_ : list of float
+        Loss of every epoch (or iteration of 'lbfgs'), weighted by sample weight.
+
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+
+    validation_scores_ : list of float or None
+        Accuracy on the held-out rows after each epoch; None without early stopping.
+
+    best_validation_score_ : float or None
+        Best score, which the kept weights have; None without early stopping. After a warm start it
+        refers to the present rows.
+
+    n_iter_ : int
+        Number of epochs (or iterations of 'lbfgs') in the last call.
+
+    t_ : int
+        Number of rows trained on, counted again in every epoch.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Number of output units.
+
+    out_activation_ : str
+        Activation of the output layer.
+
+    n_features_in_ : int
+        Number of features of X.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had names that are all strings.
+
+    See Also
+    --------
+    MLPRegressor : The same network for regression.
+    fit_many : Fit many estimators side by side.
+
+    Notes
+    -----
+    With the same `random_state`, parameters and float64 data, training follows scikit-learn's to
+    rounding. The differences are deliberate; docs/differences.md lists every one with its test. In
+    short:
+
+    - A loss that becomes NaN or infinite ends training at once, and a call that fails changes
+      nothing.
+    - A warm start trains again after convergence, keeps the best weights and the held-out rows
+      apart, and raises where the network is another one.
+    - Rows held out for early stopping are stratified for any number of classes.
+    - `predict_log_proba` is computed from the logits and is never -inf.
+    - float32 X makes float32 models, with every solver and whatever the type of y.
+    - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.
+    - 'lbfgs' has no `partial_fit`; a pickle holds the weights once.
+
+    References
+    ----------
+    .. [1] Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, arXiv:1606.08415.
+    .. [2] Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
+    .. [3] Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+       arXiv:1711.05101.
+
+    Examples
+    --------
     >>> from fastbp import MLPClassifier
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> classifier = MLPClassifier((10,), solver="lbfgs", random_state=0).fit(X, y)
     >>> classifier.predict(X[:3])
     array([0, 0, 0])
+    >>> classifier.predict_proba(X[:3]).shape
+    (3, 3)
     >>> classifier.score(X, y) > 0.95
     True
-    """,
-    )
+    """
+
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
         "loss": [StrOptions({*names_for("classification")})],
@@ -96,19 +298,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     @available_if(takes_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
-        """Train one epoch on the given rows, going on from the present weights.
+        """Train for one epoch on the given rows, from the present weights.
 
-        The optimizer goes on from its last state, that of `fit` included; but a model that was
-        pickled after `fit` starts with a new one.
+        The optimizer continues from its last state, also from that of `fit`; only a model that was
+        pickled after `fit` starts with a new optimizer.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Needs not contain every class.
+            Labels or label indicators; they need not contain every class.
         sample_weight : array-like of shape (n_samples,), default=None
         classes : array-like of shape (n_classes,), default=None
-            All classes that will ever come; needed in the first call only.
+            All classes that will ever occur; needed in the first call only.
 
         Returns
         -------
@@ -117,7 +319,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Raises
         ------
         ValueError
-            Without `classes` in the first call; with other ones later; on labels not among them;
+            If `classes` is missing in the first call or differs later, if y has other labels, or
             with `early_stopping`.
         """
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
@@ -175,7 +377,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Returns
         -------
         y : ndarray of shape (n_samples,), or label indicators of shape (n_samples, n_labels)
-            Sparse where the indicators in `fit` were.
+            Sparse where the indicators given to `fit` were sparse.
         """
         outputs = self._outputs(X)
         return self._labels.decode(outputs)
@@ -187,7 +389,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Of label indicators, all of a row must be met.
+            With label indicators, a row counts where all its labels are right.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -209,8 +411,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`. Rows sum to 1, but for label indicators, each of which has
-            its own probability.
+            In the order of `classes_`. Rows sum to 1, except for label indicators, where each
+            label has its own probability.
         """
         check_is_fitted(self)
         kind = self._labels.kind
@@ -231,7 +433,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
-            From the logits, and so finite also where `predict_proba` is 0.
+            Computed from the logits, so that it is finite where `predict_proba` is 0.
         """
         logits = self._outputs(X, activation="identity")
         if self.out_activation_ == "softmax":
@@ -251,35 +453,240 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
-    __doc__ = params.docstring(
-        """Multilayer perceptron for regression, with scikit-learn's interface.
-""",
-        parameters="""\
+    """Multilayer perceptron for regression, with scikit-learn's interface.
+
+    The parameters up to `max_fun` are scikit-learn's, position for position (the first is `loss`);
+    those after it are fastbp's own, keyword-only, and neutral by default.
+
+    Parameters
+    ----------
     loss : {'squared_error', 'poisson'}, default='squared_error'
-        Half the squared error with identity outputs (its value is averaged over the outputs, its
-        gradient is not, as in scikit-learn); or half the Poisson deviance with exponential
-        outputs, for y >= 0.
-"""
-        + params.PARAMETERS
-        + """\
-    out_activation : {'auto', 'identity', 'logistic', 'sigmoid', 'tanh', 'relu', 'exp'}, \
-default='auto'
-        What the output layer applies; 'auto' is identity, or exp with loss='poisson', which takes
-        no other. 'logistic' keeps predictions in (0, 1), 'tanh' in (-1, 1), 'relu' and 'exp' above
-        0: a y beyond is never reached, and y is not scaled.
-"""
-        + params.EXTRAS,
-        attributes=params.ATTRIBUTES.format(score="R²"),
-        examples="""\
+        Loss to minimise:
+
+        - 'squared_error': half the squared error. Its value is averaged over the outputs, its
+          gradient is not, as in scikit-learn;
+        - 'poisson': half the Poisson deviance with exponential outputs, for y >= 0.
+
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Number of units in each hidden layer; an int for one hidden layer, () for none.
+
+    activation : str or sequence of str, default='relu'
+        Activation of the hidden layers, f(z):
+
+        - 'identity': z;
+        - 'logistic', or its other name 'sigmoid': 1 / (1 + exp(-z));
+        - 'tanh': tanh(z);
+        - 'relu': max(0, z);
+        - 'gelu': z Phi(z), with the exact normal distribution function Phi [1]_.
+
+        A sequence gives each hidden layer its own.
+
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'}, default='adam'
+        How the weights are optimised:
+
+        - 'sgd': stochastic gradient descent, with momentum;
+        - 'adam': the adaptive method of Kingma and Ba [2]_;
+        - 'adamw': Adam with decoupled weight decay [3]_, see `weight_decay`;
+        - 'lbfgs': the quasi-Newton method L-BFGS-B, which uses all rows in every step and suits
+          small data.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights (not the biases), for every solver. To the loss of
+        a batch it adds alpha / 2 times the squared norm of the weights, divided by the total
+        sample weight of the batch.
+
+    batch_size : int or 'auto', default='auto'
+        Number of rows in a mini-batch; 'auto' is min(200, n_samples). The last batch of an epoch
+        may be smaller. Not used by 'lbfgs'.
+
+    learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
+        Schedule of the learning rate. The named ones apply to 'sgd' only:
+
+        - 'constant' keeps `learning_rate_init`;
+        - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
+          is the number of rows trained on;
+        - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
+          improvement, until it is at most 1e-6.
+
+        A callable ``f(progress)`` applies to 'sgd', 'adam' and 'adamw'. It gets the progress of
+        each update as an array of shape (n_updates,), from 0 at the start of training to 1 after
+        `max_iter` epochs, and returns the factors by which `learning_rate_init` is multiplied: an
+        array of the same shape, or one number for all.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate of 'sgd', 'adam' and 'adamw'.
+
+    power_t : float, default=0.5
+        Exponent of the 'invscaling' schedule.
+
+    max_iter : int, default=200
+        Maximum number of epochs, or of iterations of 'lbfgs', in a call of `fit`.
+
+    shuffle : bool, default=True
+        Whether to shuffle the rows before each epoch. Not used by 'lbfgs'.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, of the rows held out for early stopping, and of the order of
+        the rows. An int makes results reproducible across calls.
+
+    tol : float, default=1e-4
+        Smallest change of the loss (or of the validation score) that counts as an improvement; the
+        tolerance of the gradient with 'lbfgs'.
+
+    verbose : bool or int, default=False
+        Whether to print a line for each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` continues from the present weights. The layers must be the same as before.
+        The optimizer starts anew; the rows held out for early stopping stay the same.
+
+    momentum : float, default=0.9
+        Momentum of 'sgd', from 0 to 1.
+
+    nesterovs_momentum : bool, default=True
+        Whether 'sgd' uses Nesterov's form of momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out rows, score the model on them after each epoch, stop when the score no
+        longer improves, and restore the weights with the best score. Not used by 'lbfgs'.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows held out for early stopping.
+
+    beta_1 : float, default=0.9
+        Exponential decay rate of the first moment in 'adam' and 'adamw'.
+
+    beta_2 : float, default=0.999
+        Exponential decay rate of the second moment in 'adam' and 'adamw'.
+
+    epsilon : float, default=1e-8
+        Added to the root of the second moment in 'adam' and 'adamw', for numerical stability.
+
+    n_iter_no_change : int or inf, default=10
+        Training stops after more than this number of consecutive epochs without an improvement.
+
+    max_fun : int, default=15000
+        Maximum number of evaluations of the loss by 'lbfgs'.
+
+    out_activation : str, default='auto'
+        Activation of the output layer. 'auto' is 'identity', or 'exp' with loss='poisson', which
+        takes no other. 'logistic' (or 'sigmoid') keeps predictions in (0, 1), 'tanh' in (-1, 1),
+        'relu' and 'exp' at or above 0. y is not scaled: values outside of the range are never
+        reached.
+
+    weight_decay : float, default=0.01
+        Decoupled decay of the weights (not the biases) in 'adamw': each update also subtracts
+        learning rate * weight_decay * weight [3]_. Not used by the other solvers.
+
+    precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
+        Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,
+        otherwise float64; training that continues keeps the type of the weights. 'tf32' and
+        'bfloat16' use the tensor cores of a GPU for matrix products; weights and predictions are
+        float32 then.
+
+    n_threads : int or None, default=None
+        Maximum number of threads; None for the available cores. Fewer are used where that is
+        faster. Results do not depend on it.
+
+    input_scale : float, default=1.0
+        Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255
+        a model trains from bytes without a float copy of X.
+
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute. 'cuda' is an NVIDIA GPU; 'auto' is a GPU if one can be used, otherwise the
+        CPU, and says which if `verbose`. A fitted model computes on the device that the attribute
+        names at the time of the call.
+
+    callback : callable or None, default=None
+        Called after each epoch with a `fastbp.training.EpochReport`. A true return value stops
+        training.
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weight matrices, one for each layer after the input. They may be changed or replaced:
+        predictions and further training use what is there.
+
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Bias vectors.
+
+    loss_ : float
+        Loss of the last epoch.
+
+    loss_curve_ : list of float
+        Loss of every epoch (or iteration of 'lbfgs'), weighted by sample weight.
+
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+
+    validation_scores_ : list of float or None
+        R² on the held-out rows after each epoch; None without early stopping.
+
+    best_validation_score_ : float or None
+        Best score, which the kept weights have; None without early stopping. After a warm start it
+        refers to the present rows.
+
+    n_iter_ : int
+        Number of epochs (or iterations of 'lbfgs') in the last call.
+
+    t_ : int
+        Number of rows trained on, counted again in every epoch.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Number of output units.
+
+    out_activation_ : str
+        Activation of the output layer.
+
+    n_features_in_ : int
+        Number of features of X.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had names that are all strings.
+
+    See Also
+    --------
+    MLPClassifier : The same network for classification.
+    fit_many : Fit many estimators side by side.
+
+    Notes
+    -----
+    With the same `random_state`, parameters and float64 data, training follows scikit-learn's to
+    rounding. The differences are deliberate; docs/differences.md lists every one with its test. In
+    short:
+
+    - A loss that becomes NaN or infinite ends training at once, and a call that fails changes
+      nothing.
+    - A warm start trains again after convergence, keeps the best weights and the held-out rows
+      apart, and raises where the network is another one.
+    - y < 0 with the Poisson loss raises.
+    - float32 X makes float32 models, with every solver and whatever the type of y.
+    - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.
+    - 'lbfgs' has no `partial_fit`; a pickle holds the weights once.
+
+    References
+    ----------
+    .. [1] Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, arXiv:1606.08415.
+    .. [2] Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
+    .. [3] Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+       arXiv:1711.05101.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from fastbp import MLPRegressor
     >>> X = np.linspace(-2, 2, 100)[:, None]
     >>> y = np.sin(X.ravel())
     >>> regressor = MLPRegressor(hidden_layer_sizes=20, solver="lbfgs", random_state=0).fit(X, y)
+    >>> regressor.predict(X[:3]).shape
+    (3,)
     >>> regressor.score(X, y) > 0.99
     True
-    """,
-    )
+    """
+
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
         "loss": [StrOptions({*names_for("regression")})],
@@ -328,10 +735,10 @@ default='auto'
     @available_if(takes_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
-        """Train one epoch on the given rows, going on from the present weights.
+        """Train for one epoch on the given rows, from the present weights.
 
-        The optimizer goes on from its last state, that of `fit` included; but a model that was
-        pickled after `fit` starts with a new one.
+        The optimizer continues from its last state, also from that of `fit`; only a model that was
+        pickled after `fit` starts with a new optimizer.
 
         Parameters
         ----------
@@ -346,7 +753,7 @@ default='auto'
         Raises
         ------
         ValueError
-            With `early_stopping`, or with another number of outputs than before.
+            With `early_stopping`, or if y has another number of outputs than before.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
@@ -377,7 +784,7 @@ default='auto'
         return tags
 
     def predict(self, X):
-        """Predict numbers.
+        """Predict the targets.
 
         Parameters
         ----------

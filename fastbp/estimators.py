@@ -62,7 +62,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         may be smaller. Not used by 'lbfgs'.
 
     learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
-        Schedule of the learning rate. The named ones apply to 'sgd' only:
+        Schedule of the learning rate. The named ones apply to 'sgd' and 'adamw':
 
         - 'constant' keeps `learning_rate_init`;
         - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
@@ -70,10 +70,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
           improvement, until it is at most 1e-6.
 
-        A callable ``f(progress)`` applies to 'sgd', 'adam' and 'adamw'. It gets the progress of
-        each update as an array of shape (n_updates,), from 0 at the start of training to 1 after
-        `max_iter` epochs, and returns the factors by which `learning_rate_init` is multiplied: an
-        array of the same shape, or one number for all.
+        A callable ``f(progress)`` applies to every solver but 'lbfgs'. It is called once an epoch
+        with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
+        of training, 1 after `max_iter` epochs. It returns the factors by which
+        `learning_rate_init` is multiplied, an array of the same shape or one number for all.
 
     learning_rate_init : float, default=0.001
         Initial learning rate of 'sgd', 'adam' and 'adamw'.
@@ -500,7 +500,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         may be smaller. Not used by 'lbfgs'.
 
     learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
-        Schedule of the learning rate. The named ones apply to 'sgd' only:
+        Schedule of the learning rate. The named ones apply to 'sgd' and 'adamw':
 
         - 'constant' keeps `learning_rate_init`;
         - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
@@ -508,10 +508,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
           improvement, until it is at most 1e-6.
 
-        A callable ``f(progress)`` applies to 'sgd', 'adam' and 'adamw'. It gets the progress of
-        each update as an array of shape (n_updates,), from 0 at the start of training to 1 after
-        `max_iter` epochs, and returns the factors by which `learning_rate_init` is multiplied: an
-        array of the same shape, or one number for all.
+        A callable ``f(progress)`` applies to every solver but 'lbfgs'. It is called once an epoch
+        with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
+        of training, 1 after `max_iter` epochs. It returns the factors by which
+        `learning_rate_init` is multiplied, an array of the same shape or one number for all.
 
     learning_rate_init : float, default=0.001
         Initial learning rate of 'sgd', 'adam' and 'adamw'.

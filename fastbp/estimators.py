@@ -74,6 +74,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
         of training, 1 after `max_iter` epochs. It returns the factors by which
         `learning_rate_init` is multiplied, an array of the same shape or one number for all.
+        Training that ends after `max_iter` epochs then does not warn.
 
     learning_rate_init : float, default=0.001
         Initial learning rate of 'sgd', 'adam' and 'adamw'.
@@ -512,6 +513,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
         of training, 1 after `max_iter` epochs. It returns the factors by which
         `learning_rate_init` is multiplied, an array of the same shape or one number for all.
+        Training that ends after `max_iter` epochs then does not warn.
 
     learning_rate_init : float, default=0.001
         Initial learning rate of 'sgd', 'adam' and 'adamw'.

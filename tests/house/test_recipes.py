@@ -26,6 +26,7 @@ def edit(source, where, line, code):
     lines = source.splitlines(keepends=True)
     found = [i for i, text in enumerate(lines) if text.strip().startswith(starts)]
     assert len(found) == 1, f"{len(found)} lines start with {starts!r}"
+    code += "\n\n" if where == "above" else ""  # functions, as the formatter wants them
     first = found[0] + (where == "below")
     lines[first : found[0] + (where == "instead of") + (where == "below")] = [code]
     return "".join(lines)

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, takes_batches
-from fastbp.losses import find_loss, names_for
+from fastbp.losses import LOSSES, names_for
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
@@ -333,7 +333,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return targets, targets.shape[1]
 
     def _takes_negative(self):
-        return find_loss(self.loss, self._output_activation()).takes_negative
+        return all(loss.takes_negative for loss in LOSSES if loss.name == self.loss)
 
     def _output_activation(self):
         return params.output_activation(self.out_activation, self.loss)

@@ -61,7 +61,7 @@ print(f"  δ(h1) = (δ(o1) w5 + δ(o2) w7) · h1 (1 − h1) = {dh1:+.9f}")
 print(f"  δ(h2) = (δ(o1) w6 + δ(o2) w8) · h2 (1 − h2) = {dh2:+.9f}")
 
 print(
-    f"\nUpdate: gradient = δ behind the weight · value before it; w ← w − {LEARNING_RATE} gradient"
+    f"\nUpdate: gradient = δ after the weight · value before it; w ← w − {LEARNING_RATE} gradient"
 )
 formulas = ["δ(h1) i1", "δ(h1) i2", "δ(h2) i1", "δ(h2) i2"]
 formulas += ["δ(o1) h1", "δ(o1) h2", "δ(o2) h1", "δ(o2) h2"]

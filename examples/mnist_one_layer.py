@@ -40,7 +40,7 @@ for name, loss in (("squared error", "squared_error"), ("cross-entropy", "log_lo
         input_scale=data.input_scale,  # pixels to [0, 1], as rows are read
         random_state=np.random.RandomState(0),
     )
-    # The first call makes the layer; then it gets weights of ours, which training goes on from.
+    # The first call makes the layer; then it gets our weights, from which training continues.
     model.partial_fit(data.X_train[:20], data.y_train[:20], classes=np.arange(10))
     model.coefs_ = [np.random.RandomState(1).uniform(-1, 1, model.coefs_[0].shape)]
     model.intercepts_ = [np.zeros(10)]

@@ -3,8 +3,9 @@
 The estimators have scikit-learn's interface; numba is imported at the first fit, not here.
 """
 
-from fastbp.estimators import MLPClassifier, MLPRegressor
+from fastbp.classifier import MLPClassifier
 from fastbp.many import fit_many
+from fastbp.regressor import MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many"]
 

@@ -27,7 +27,7 @@ def takes_batches(estimator):
 
 
 class BaseMLP(ConversionMixin, BaseEstimator, ABC):
-    """Everything but what y and the outputs mean."""
+    """The estimators, except for the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
 
@@ -45,11 +45,12 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Integers and booleans count as their numbers, and are not copied to float as a whole.
+            Floats, integers or booleans. Integers and booleans are never copied to float as a
+            whole.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Labels or label indicators in classification, numbers in regression.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, none negative.
+            Weights of the rows, at least 0.
 
         Returns
         -------
@@ -58,9 +59,9 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            On input or parameters that make no sense. The estimator stays as it was before.
+            If the data or the parameters are invalid. The estimator stays unchanged.
         fastbp.training.NonFiniteLossError
-            A ValueError and FloatingPointError, when the loss becomes NaN or infinite.
+            If the loss becomes NaN or infinite. It is a ValueError and a FloatingPointError.
         """
         return self._fit(X, y, sample_weight)
 

@@ -56,30 +56,30 @@ class ConversionMixin:
     def to_sklearn(self):
         """Convert a fitted model into scikit-learn's own estimator.
 
-        It predicts the same, to rounding, in every program that knows scikit-learn's class, such as
-        exporters to ONNX or PMML. Training goes on there as it would here: weights, loss curve,
-        counters and, for `partial_fit`, the state of the optimizer are copied. `input_scale`
-        becomes part of the first weights. `precision`, `n_threads`, `device` and `callback` have
-        no counterpart; float32 weights stay so.
+        Its predictions are the same to rounding, and programs that know scikit-learn's class accept
+        it, such as exporters to ONNX or PMML. Training continues as it would here: the weights, the
+        loss curve, the counters and, for `partial_fit`, the state of the optimizer are copied.
+        `input_scale` becomes part of the first weights; float32 weights stay float32. `precision`,
+        `n_threads`, `device` and `callback` have no counterpart.
 
         Returns
         -------
         estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
-            Shares nothing with this one.
+            It shares no array with this one.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
-            Before `fit` or `partial_fit`.
+            If the model has not been fitted.
         ValueError
-            Where scikit-learn cannot predict the same: hidden activations that differ or that it
-            does not have, or squared error with more than two classes.
+            If scikit-learn cannot compute the same predictions: with hidden activations that
+            differ or that it does not have, or squared error with more than two classes.
 
         Warns
         -----
         UserWarning
-            Where training cannot go on in the same way, and the state of the optimizer is left out:
-            with `input_scale`, a classifier's squared error, a regressor's `out_activation`,
+            If training would not continue in the same way; the state of the optimizer is left out
+            then: with `input_scale`, a classifier's squared error, a regressor's `out_activation`,
             solver 'adamw' (which becomes 'adam') or a callable `learning_rate` ('constant').
 
         Examples
@@ -127,8 +127,9 @@ class ConversionMixin:
     def from_sklearn(cls, estimator):
         """Make a model from one that scikit-learn has fitted.
 
-        It predicts the same, to rounding, and training goes on here as it would there: weights,
-        loss curve, counters and, for `partial_fit`, the state of the optimizer are copied.
+        Its predictions are the same to rounding, and training continues as it would there: the
+        weights, the loss curve, the counters and, for `partial_fit`, the state of the optimizer
+        are copied.
 
         Parameters
         ----------
@@ -138,15 +139,15 @@ class ConversionMixin:
         Returns
         -------
         model : object
-            Of this class, with the estimator's parameters and the defaults for all others. Shares
-            nothing with the estimator.
+            Of this class, with the estimator's parameters and the defaults of all others. It shares
+            no array with the estimator.
 
         Raises
         ------
         TypeError
-            On an object of another class.
+            If the estimator is of another class.
         sklearn.exceptions.NotFittedError
-            On an estimator that is not fitted.
+            If the estimator has not been fitted.
 
         Examples
         --------

@@ -42,7 +42,7 @@ def load_mnist(path=None, *, verbose=False):
 
     They come from the first of these: `path`; the folder that the environment variable
     FASTBP_DATA names; a copy in the user's cache folder (`$XDG_CACHE_HOME` or ~/.cache, then
-    fastbp/mnist); openml.org, through `sklearn.datasets.fetch_openml` (15 MB, and some ten
+    fastbp/mnist); openml.org, through `sklearn.datasets.fetch_openml` (15 MB, and about ten
     seconds to parse), and then the copy is made.
 
     Parameters
@@ -50,7 +50,7 @@ def load_mnist(path=None, *, verbose=False):
     path : str or path-like, default=None
         Folder of the four IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte,
         t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each gzip-compressed (.gz) or not. Other
-        data of the same format, such as Fashion-MNIST, will do as well.
+        data of the same format, such as Fashion-MNIST, works, too.
     verbose : bool, default=False
         Say on stderr when a download begins.
 

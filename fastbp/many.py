@@ -26,33 +26,34 @@ def fit_many(
 ):
     """Fit many estimators to the same data, side by side.
 
-    Each becomes the model that its own `fit` would have made of it: on the CPU to the bit, on a GPU
-    to rounding. The networks are spread over the cores, one in each, the largest first: small
-    networks, which a single fit cannot share out among the cores, then use all of them. X is
-    checked once, and is not copied.
+    Each becomes the model that its own `fit` would have made: on the CPU to the bit, on a GPU to
+    rounding. Each core trains one network at a time, the largest first, so that small networks,
+    for which a single fit can use only one core, use all of them. X is checked once and is not
+    copied.
 
     Estimators with ``device="cuda"`` train on the GPU, all at once, each in one block of threads
-    with its weights in shared memory. Those go one after the other that do not fit in there, have
-    another precision than float32, sparse X, early stopping, a callback or solver='lbfgs'.
+    with its weights in shared memory. Networks that are too large for that are trained one after
+    the other, as are those with another precision than float32, sparse X, early stopping, a
+    callback or solver='lbfgs'.
 
     Parameters
     ----------
     estimators : sequence of MLPClassifier and MLPRegressor
-        Of any settings, each object once. They are fitted in place.
+        Their parameters may differ. Each object may occur once; it is fitted in place.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Labels to classifiers, numbers to regressors.
+        Labels for classifiers, numbers for regressors.
     sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, at least 0.
     rows : sequence, default=None
-        For each estimator the rows to learn from: indices, which may repeat (a bootstrap), or a
-        mask of n_samples booleans, or None for all. So ``rows[i]`` is as ``fit(X[rows[i]],
-        y[rows[i]])``, but X is not copied, unless for solver='lbfgs'.
+        For each estimator the rows to train on: indices, which may repeat (a bootstrap), a mask of
+        n_samples booleans, or None for all rows. Estimator i is trained as by ``fit(X[rows[i]],
+        y[rows[i]])``, but X is not copied, except for solver='lbfgs'.
     n_threads : int or None, default=None
-        Threads at most; None for the cores available. It does not change results.
+        Maximum number of threads; None for the available cores. Results do not depend on it.
     device_shuffle : bool, default=False
-        Let the GPU shuffle the rows of the networks that train there at once, by `random_state`
-        and repeatably, but in other orders than `fit` would take. To draw those is the CPU's work,
-        and takes it longer than the GPU trains where networks are tiny and rows many.
+        Whether the GPU shuffles the rows of the networks that it trains at once. The orders depend
+        on `random_state` and are repeatable, but differ from those of `fit`, which the CPU draws.
 
     Returns
     -------
@@ -62,25 +63,26 @@ def fit_many(
     Raises
     ------
     ValueError
-        On X, y, sample weights, rows or parameters that make no sense; no estimator has changed.
+        If X, y, sample weights, rows or parameters are invalid; no estimator is changed.
     fastbp.training.NonFiniteLossError
-        Where the loss of a network becomes NaN or infinite. This and whatever else ends one fit
-        ends no other: all the others are trained, those that failed are as before, and the first
-        one's error is raised then. Its notes name every estimator that failed.
+        If the loss of a network becomes NaN or infinite. An error in one fit does not end the
+        others: they are all trained, the estimators that failed stay unchanged, and then the first
+        error is raised. Its notes name every estimator that failed.
     KeyboardInterrupt
-        Ctrl-C ends the fits at work as it ends a single one, with a warning and what they have
-        learned; it is raised where others had not begun, which stay as they were.
+        Ctrl-C ends the running fits as it ends a single one, with a warning and a usable model. It
+        is raised if other fits had not begun; those estimators stay unchanged.
 
     Notes
     -----
-    Warnings come from the calling thread when all is done. Callbacks are called, and lines of
-    `verbose` printed, in the threads that train; a GPU's when its networks have ended. Estimators
-    that share a RandomState instance are fitted one after the other, since each draws what the one
-    before has left. With ``random_state=None`` they draw from NumPy's global state in any order.
+    Warnings are issued by the calling thread at the end. Callbacks are called and lines of
+    `verbose` printed by the threads that train, for a GPU when its networks have ended. Estimators
+    that share a RandomState instance are fitted one after the other, because each draws from the
+    state that the previous one left. With ``random_state=None`` they draw from NumPy's global state
+    in any order.
 
     Examples
     --------
-    A sweep over learning rates; and 5 folds, whose models score the rows that they have not seen:
+    A sweep over learning rates, and 5 folds with the score of each on the rows left out:
 
     >>> from sklearn.datasets import load_iris
     >>> from sklearn.model_selection import StratifiedKFold

@@ -106,6 +106,14 @@ def test_tags_routing_and_methods_are_scikit_learns(name, parameters):
     )
 
 
+@pytest.mark.parametrize("parameters", [{"loss": "hinge"}, {"out_activation": "softmax"}])
+def test_tags_do_not_check_parameters(parameters):
+    """Only `fit` does, as scikit-learn asks; a search reads the tags before."""
+    for loss in ("squared_error", "poisson"):
+        tags = get_tags(fastbp.MLPRegressor(**{"loss": loss} | parameters))
+        assert tags.target_tags.positive_only == (parameters.get("loss", loss) == "poisson")
+
+
 # ---- assignment ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,364 @@
+"""The public regressor: how numbers become targets, and outputs numbers.
+
+The rest is in `fastbp.base`.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from fastbp import parameters as params
+from fastbp.base import BaseMLP, takes_batches
+from fastbp.losses import LOSSES, names_for
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):
+    """Multilayer perceptron for regression, with scikit-learn's interface.
+
+    The parameters up to `max_fun` are scikit-learn's, position for position (the first is `loss`);
+    those after it are fastbp's own, keyword-only, and neutral by default.
+
+    Parameters
+    ----------
+    loss : {'squared_error', 'poisson'}, default='squared_error'
+        Loss to minimise:
+
+        - 'squared_error': half the squared error. Its value is averaged over the outputs, its
+          gradient is not, as in scikit-learn;
+        - 'poisson': half the Poisson deviance with exponential outputs, for y >= 0.
+
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Number of units in each hidden layer; an int for one hidden layer, () for none.
+
+    activation : str or sequence of str, default='relu'
+        Activation of the hidden layers, f(z):
+
+        - 'identity': z;
+        - 'logistic', or its other name 'sigmoid': 1 / (1 + exp(-z));
+        - 'tanh': tanh(z);
+        - 'relu': max(0, z);
+        - 'gelu': z Phi(z), with the exact normal distribution function Phi [1]_.
+
+        A sequence gives each hidden layer its own.
+
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'}, default='adam'
+        How the weights are optimised:
+
+        - 'sgd': stochastic gradient descent, with momentum;
+        - 'adam': the adaptive method of Kingma and Ba [2]_;
+        - 'adamw': Adam with decoupled weight decay [3]_, see `weight_decay`;
+        - 'lbfgs': the quasi-Newton method L-BFGS-B, which uses all rows in every step and suits
+          small data.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights (not the biases), for every solver. To the loss of
+        a batch it adds alpha / 2 times the squared norm of the weights, divided by the total
+        sample weight of the batch.
+
+    batch_size : int or 'auto', default='auto'
+        Number of rows in a mini-batch; 'auto' is min(200, n_samples). The last batch of an epoch
+        may be smaller. Not used by 'lbfgs'.
+
+    learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
+        Schedule of the learning rate. The named ones apply to 'sgd' and 'adamw':
+
+        - 'constant' keeps `learning_rate_init`;
+        - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
+          is the number of rows trained on;
+        - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
+          improvement, until it is at most 1e-6.
+
+        A callable ``f(progress)`` applies to every solver but 'lbfgs'. It is called once an epoch
+        with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
+        of training, 1 after `max_iter` epochs. It returns the factors by which
+        `learning_rate_init` is multiplied, an array of the same shape or one number for all.
+        Training that ends after `max_iter` epochs then does not warn.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate of 'sgd', 'adam' and 'adamw'.
+
+    power_t : float, default=0.5
+        Exponent of the 'invscaling' schedule.
+
+    max_iter : int, default=200
+        Maximum number of epochs, or of iterations of 'lbfgs', in a call of `fit`.
+
+    shuffle : bool, default=True
+        Whether to shuffle the rows before each epoch. Not used by 'lbfgs'.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, of the rows held out for early stopping, and of the order of
+        the rows. An int makes results reproducible across calls.
+
+    tol : float, default=1e-4
+        Smallest change of the loss (or of the validation score) that counts as an improvement; the
+        tolerance of the gradient with 'lbfgs'.
+
+    verbose : bool or int, default=False
+        Whether to print a line for each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` continues from the present weights. The layers must be the same as before.
+        The optimizer starts anew; the rows held out for early stopping stay the same.
+
+    momentum : float, default=0.9
+        Momentum of 'sgd', from 0 to 1.
+
+    nesterovs_momentum : bool, default=True
+        Whether 'sgd' uses Nesterov's form of momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out rows, score the model on them after each epoch, stop when the score no
+        longer improves, and restore the weights with the best score. Not used by 'lbfgs'.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows held out for early stopping.
+
+    beta_1 : float, default=0.9
+        Exponential decay rate of the first moment in 'adam' and 'adamw'.
+
+    beta_2 : float, default=0.999
+        Exponential decay rate of the second moment in 'adam' and 'adamw'.
+
+    epsilon : float, default=1e-8
+        Added to the root of the second moment in 'adam' and 'adamw', for numerical stability.
+
+    n_iter_no_change : int or inf, default=10
+        Training stops after more than this number of consecutive epochs without an improvement.
+
+    max_fun : int, default=15000
+        Maximum number of evaluations of the loss by 'lbfgs'.
+
+    out_activation : str, default='auto'
+        Activation of the output layer. 'auto' is 'identity', or 'exp' with loss='poisson', which
+        takes no other. 'logistic' (or 'sigmoid') keeps predictions in (0, 1), 'tanh' in (-1, 1),
+        'relu' and 'exp' at or above 0. y is not scaled: values outside of the range are never
+        reached.
+
+    weight_decay : float, default=0.01
+        Decoupled decay of the weights (not the biases) in 'adamw': each update also subtracts
+        learning rate * weight_decay * weight [3]_. Not used by the other solvers.
+
+    precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
+        Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,
+        otherwise float64; training that continues keeps the type of the weights. 'tf32' and
+        'bfloat16' use the tensor cores of a GPU for matrix products; weights and predictions are
+        float32 then.
+
+    n_threads : int or None, default=None
+        Maximum number of threads; None for the available cores. Fewer are used where that is
+        faster. Results do not depend on it.
+
+    input_scale : float, default=1.0
+        Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255
+        a model trains from bytes without a float copy of X.
+
+    device : {'cpu', 'cuda', 'auto'}, default='cpu'
+        Where to compute. 'cuda' is an NVIDIA GPU; 'auto' is a GPU if one can be used, otherwise the
+        CPU, and says which if `verbose`. A fitted model computes on the device that the attribute
+        names at the time of the call.
+
+    callback : callable or None, default=None
+        Called after each epoch with a `fastbp.training.EpochReport`. A true return value stops
+        training.
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weight matrices, one for each layer after the input. They may be changed or replaced:
+        predictions and further training use what is there.
+
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Bias vectors.
+
+    loss_ : float
+        Loss of the last epoch.
+
+    loss_curve_ : list of float
+        Loss of every epoch (or iteration of 'lbfgs'), weighted by sample weight.
+
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+
+    validation_scores_ : list of float or None
+        R² on the held-out rows after each epoch; None without early stopping.
+
+    best_validation_score_ : float or None
+        Best score, which the kept weights have; None without early stopping. After a warm start it
+        refers to the present rows.
+
+    n_iter_ : int
+        Number of epochs (or iterations of 'lbfgs') in the last call.
+
+    t_ : int
+        Number of rows trained on, counted again in every epoch.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Number of output units.
+
+    out_activation_ : str
+        Activation of the output layer.
+
+    n_features_in_ : int
+        Number of features of X.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had names that are all strings.
+
+    See Also
+    --------
+    MLPClassifier : The same network for classification.
+    fit_many : Fit many estimators side by side.
+
+    Notes
+    -----
+    With the same `random_state`, parameters and float64 data, training follows scikit-learn's to
+    rounding. The differences are deliberate; docs/differences.md lists every one with its test. In
+    short:
+
+    - A loss that becomes NaN or infinite ends training at once, and a call that fails changes
+      nothing.
+    - A warm start trains again after convergence, keeps the best weights and the held-out rows
+      apart, and raises where the network is another one.
+    - y < 0 with the Poisson loss raises.
+    - float32 X makes float32 models, with every solver and whatever the type of y.
+    - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.
+    - 'lbfgs' has no `partial_fit`; a pickle holds the weights once.
+
+    References
+    ----------
+    .. [1] Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, arXiv:1606.08415.
+    .. [2] Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
+    .. [3] Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+       arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbp import MLPRegressor
+    >>> X = np.linspace(-2, 2, 100)[:, None]
+    >>> y = np.sin(X.ravel())
+    >>> regressor = MLPRegressor(hidden_layer_sizes=20, solver="lbfgs", random_state=0).fit(X, y)
+    >>> regressor.predict(X[:3]).shape
+    (3,)
+    >>> regressor.score(X, y) > 0.99
+    True
+    """
+
+    _parameter_constraints: ClassVar = {
+        **params.CONSTRAINTS,
+        "loss": [StrOptions({*names_for("regression")})],
+        "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
+    }
+    _numeric_targets = True
+    _average_outputs = True
+
+    def __init__(
+        self,
+        loss="squared_error",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        out_activation="auto",
+        weight_decay=0.01,
+        precision="auto",
+        n_threads=None,
+        input_scale=1.0,
+        device="cpu",
+        callback=None,
+    ):
+        self._set_parameters(locals())
+
+    @available_if(takes_batches)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch on the given rows, from the present weights.
+
+        The optimizer continues from its last state, also from that of `fit`; only a model that was
+        pickled after `fit` starts with a new optimizer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            With `early_stopping`, or if y has another number of outputs than before.
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def _encode(self, y, dtype, goes_on, incremental, classes):
+        targets = np.ascontiguousarray(y.toarray() if issparse(y) else y, dtype=dtype)
+        targets = targets.reshape(len(targets), -1)
+        if targets.min() < 0 and not self._takes_negative():
+            raise ValueError(
+                f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it."
+            )
+        return targets, targets.shape[1]
+
+    def _takes_negative(self):
+        return all(loss.takes_negative for loss in LOSSES if loss.name == self.loss)
+
+    def _output_activation(self):
+        return params.output_activation(self.out_activation, self.loss)
+
+    def _labels_to_stratify(self, targets):
+        return None
+
+    def _score_outputs(self, outputs, targets, sample_weight):
+        return r2_score(targets, outputs, sample_weight=sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = not self._takes_negative()
+        return tags
+
+    def predict(self, X):
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype of the weights
+        """
+        outputs = self._outputs(X)
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs

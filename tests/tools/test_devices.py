@@ -70,6 +70,7 @@ def test_cuda_says_what_is_missing_and_changes_nothing(found, changes, says):
     assert "device='auto' is the CPU" in info.describe_gpu()
 
 
+@pytest.mark.smoke
 def test_auto_falls_back_to_the_cpu_and_says_so_once(found, capsys):
     found(Findings())
     model, X, y = small("multiclass", max_iter=2)

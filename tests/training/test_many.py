@@ -53,6 +53,7 @@ def assert_same(found, expected):
 # ---- equal to lone fits -------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("n_threads", [None, 1, 3])
 @pytest.mark.parametrize("task", TASKS)
 def test_the_bits_of_lone_fits(task, n_threads):

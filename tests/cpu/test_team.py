@@ -27,7 +27,6 @@ def meet(control, seen, rank, size):
     return missed
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_no_thread_passes_a_barrier_before_all_have_come(size):
     control, seen = np.zeros(CONTROL_SIZE, np.int64), np.zeros((2000, size), np.int64)

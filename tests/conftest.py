@@ -2,6 +2,10 @@
 
 import os
 
+# The tests' matrices are small: the threads of BLAS would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import joblib
 import numpy as np
 import pytest
 import sklearn.neural_network
@@ -14,6 +18,24 @@ from fastbp import devices
 # NUMBA_ENABLE_CUDASIM=1 pytest tests/cuda
 SIMULATES = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = [] if SIMULATES else ["cuda"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """A process for each core, at most four, for the whole suite; chosen files run in this one."""
+    is_whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    workers = min(4, joblib.cpu_count()) if is_whole else 0
+    return workers if workers > 1 else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels():
+    """Let the first two of several processes compile half of the kernels each, for all of them."""
+    dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER"))
+    if dtype and not SIMULATES:
+        from fastbp.cpu import engine
+
+        engine.warmup((dtype,))
 
 
 def make_tasks():

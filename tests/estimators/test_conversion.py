@@ -79,6 +79,7 @@ def test_there_and_back(task, solver, dtype):
     np.testing.assert_array_equal(weights(model), weights(back))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("task", TASKS)
 def test_back_and_there(task, solver):

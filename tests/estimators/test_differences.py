@@ -13,6 +13,7 @@ from sklearn.base import clone
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
+@pytest.mark.smoke
 def test_warm_start_keeps_best_weights_apart():
     """scikit-learn updates its best weights in place and restores the wrong ones."""
     model, X, y = small("single", early_stopping=True, warm_start=True, max_iter=30)

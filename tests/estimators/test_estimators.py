@@ -40,6 +40,7 @@ def test_signatures_are_scikit_learns(name):
         assert f"    {parameter.name}" in getattr(fastbp, name).__doc__.replace(", ", ",\n    ")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("task", TASKS)
 def test_cpu_engine_and_oracle_agree(task, spied_engine):
     ours, X, y = small(task, max_iter=30)
@@ -374,6 +375,7 @@ def test_validation_scores_are_those_of_score(task):
     assert model.validation_scores_ == [pytest.approx(score(y[rows], model.predict(X[rows])))]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_threads_do_not_change_results(n_threads):
     model, X, y = small("multiclass", hidden_layer_sizes=(200, 100), batch_size=90)

@@ -85,6 +85,7 @@ def test_fitted(task, solver, how):
     assert copied.validation_scores_ == model.validation_scores_
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("solver", ["sgd", "adam"])

@@ -229,6 +229,7 @@ def later_calls(model, task):
         yield (lambda: model.partial_fit(X, y[:, :2])), "layer_sizes"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("task", "number"),
     [

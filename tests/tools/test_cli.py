@@ -88,6 +88,7 @@ def test_times_add_up(no_mnist, capsys):
     assert re.search(r"^  compile .* \(from the cache\)$", capsys.readouterr().out, re.M)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("options", [[], ["--solver", "adam", "--learning-rate", "0.01"]])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_digits_are_learnt(no_mnist, capsys, options, precision):

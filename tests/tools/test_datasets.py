@@ -82,6 +82,7 @@ def assert_holds(data, arrays):
 # ---- files ----------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("zipped", [(), ("X_train", "y_test"), tuple(NAMES)])
 def test_reads_files_compressed_or_not(folder, arrays, kind, zipped):

@@ -106,6 +106,7 @@ def test_single_neuron(run):
     assert_allclose(found["probabilities"], [0, 1, 1, 0], atol=0.1)
 
 
+@pytest.mark.smoke
 def test_sigmoid_stack(run):
     """The same 500 epochs in NumPy. PyTorch checks the gradients in test_torch."""
     found, _ = run("sigmoid_stack")

@@ -73,6 +73,7 @@ def test_a_network_against_the_engine_and_the_oracle(problem):
     assert_consistent(trace, weight)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("task", TASKS)
 def test_a_fitted_estimator(task):
     model, X, y = small(task, hidden_layer_sizes=(6, 4), alpha=0.0, input_scale=0.5)

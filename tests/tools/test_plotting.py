@@ -32,6 +32,7 @@ def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+@pytest.mark.smoke
 def test_loss_curve(plt):
     model, X, y = small("single", max_iter=7)
     display = LossCurveDisplay.from_estimator(model.fit(X, y))

@@ -1,5 +1,6 @@
 """Ctrl-C: a real signal in the midst of a long epoch, on any number of threads."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -29,8 +30,9 @@ def long_data(kind):
     return csr_array((np.ones(2 * N_ROWS, np.uint8), columns, starts), shape=(N_ROWS, 784))
 
 
+@contextlib.contextmanager
 def interrupt_during_call(number):
-    """Send SIGINT while the kernels are called for the given time; return the list of calls."""
+    """Send SIGINT while the kernels are called for the given time; give the list of calls."""
     from fastbp.cpu import engine
 
     calls, run_team = [], engine.run_team
@@ -43,18 +45,20 @@ def interrupt_during_call(number):
         run_team(*arguments)
 
     engine.run_team = run_and_interrupt
-    return calls
+    try:
+        yield calls
+    finally:
+        engine.run_team = run_team
 
 
 def interrupt_fit(solver, n_threads, kind, early_stopping):
-    """Fit in a process of its own; tell what is left when Ctrl-C has come in the first epoch."""
+    """Fit; tell what is left when Ctrl-C has come in the first epoch."""
     X, y = long_data(kind), np.arange(N_ROWS, dtype=np.int8) % 3
     model = fastbp.MLPClassifier(
         (1024, 1024), solver=solver, n_threads=n_threads, random_state=0, precision="float32",
         batch_size=300, early_stopping=early_stopping, warm_start=True,
     )  # fmt: skip
-    calls = interrupt_during_call(3)
-    with warnings.catch_warnings(record=True) as caught:
+    with interrupt_during_call(3) as calls, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X, y)
     loaded = pickle.loads(pickle.dumps(model))
@@ -69,42 +73,43 @@ def interrupt_fit(solver, n_threads, kind, early_stopping):
     }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
-@pytest.mark.parametrize(
-    ("solver", "n_threads", "kind", "early_stopping"),
-    [
-        ("adam", 1, "dense", False),
-        ("adam", 3, "dense", False),
-        ("sgd", 3, "sparse", True),
-        ("lbfgs", 1, "dense", False),
-    ],
-)
-def test_a_long_epoch(solver, n_threads, kind, early_stopping):
-    left = call_alone(interrupt_fit, solver, n_threads, kind, early_stopping)
-    assert left["calls"] <= 4  # not one more than that in which the signal came
-    assert left["warnings"] == [["UserWarning", "Training interrupted by user.", __file__]]
-    assert (left["n_iter"], left["rows"]) == (0, 0)
-    assert left["updates"] < N_ROWS / 300 / 10
-    assert (left["updates"] > 0) == (solver != "lbfgs")
-    assert left["same"]
-    assert left["goes on"] == 1
-
-
 def interrupt_prediction():
+    """Predict; count the calls of kernels when Ctrl-C has come. It ran to its end in one."""
     X = long_data("dense")
-    model, _, _ = small("single", hidden_layer_sizes=(1024, 1024), n_threads=3)
+    model, _, _ = small("single", hidden_layer_sizes=(1024, 1024), n_threads=3, max_iter=1)
     model.fit(X[:300], np.arange(300.0))
-    calls = interrupt_during_call(2)
-    try:
-        model.predict(X)
-    except KeyboardInterrupt:
-        return len(calls)
+    with interrupt_during_call(2) as calls:
+        try:
+            model.predict(X)
+        except KeyboardInterrupt:
+            return len(calls)
+
+
+LONG_EPOCHS = [
+    ("adam", 1, "dense", False),
+    ("adam", 3, "dense", False),
+    ("sgd", 3, "sparse", True),
+    ("lbfgs", 1, "dense", False),
+]
+
+
+def interrupt_several_times():
+    """In one process, as each would import and load everything anew."""
+    return [interrupt_fit(*case) for case in LONG_EPOCHS], interrupt_prediction()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
-def test_a_long_prediction():
-    """It ran to its end in a single call."""
-    assert call_alone(interrupt_prediction) in (2, 3)
+def test_long_epochs_and_a_long_prediction():
+    fits, calls_of_prediction = call_alone(interrupt_several_times)
+    for (solver, *_), left in zip(LONG_EPOCHS, fits, strict=True):
+        assert left["calls"] <= 4  # not one more than that in which the signal came
+        assert left["warnings"] == [["UserWarning", "Training interrupted by user.", __file__]]
+        assert (left["n_iter"], left["rows"]) == (0, 0)
+        assert left["updates"] < N_ROWS / 300 / 10
+        assert (left["updates"] > 0) == (solver != "lbfgs")
+        assert left["same"]
+        assert left["goes on"] == 1
+    assert calls_of_prediction in (2, 3)
 
 
 def interrupt_compilation():

@@ -53,6 +53,7 @@ def assert_same(found, expected):
 # ---- equal to lone fits -------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("n_threads", [None, 1, 3])
 @pytest.mark.parametrize("task", TASKS)
 def test_the_bits_of_lone_fits(task, n_threads):
@@ -267,15 +268,22 @@ def interrupt_many(n_models, n_threads):
             fit_many(models, X, y, n_threads=n_threads)
         except KeyboardInterrupt:
             ended = "KeyboardInterrupt"
+        finally:
+            engine.run_team = run_team
     fitted = sum(hasattr(model, "coefs_") for model in models)
     return ended, fitted, [(str(w.message), w.filename == __file__) for w in caught], len(calls)
 
 
+def interrupt_several_times():
+    """In one process, as each would import and load everything anew."""
+    return [(*sizes, *interrupt_many(*sizes)) for sizes in ((2, 2), (5, 2), (2, 1))]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
-@pytest.mark.parametrize(("n_models", "n_threads"), [(2, 2), (5, 2), (2, 1)])
-def test_ctrl_c_ends_all(n_models, n_threads):
-    ended, fitted, caught, calls = call_alone(interrupt_many, n_models, n_threads)
-    assert ended == ("KeyboardInterrupt" if n_models > n_threads else None)
-    assert fitted == n_threads
-    assert caught == [["Training interrupted by user.", True]] * n_threads
-    assert calls <= 5 * n_threads
+def test_ctrl_c_ends_all():
+    for n_models, n_threads, *found in call_alone(interrupt_several_times):
+        ended, fitted, caught, calls = found
+        assert ended == ("KeyboardInterrupt" if n_models > n_threads else None)
+        assert fitted == n_threads
+        assert caught == [["Training interrupted by user.", True]] * n_threads
+        assert calls <= 5 * n_threads

@@ -31,6 +31,7 @@ def test_flatten_copies():
     assert coefs[0].any()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("sizes", "names", "default", "factors"),
     [

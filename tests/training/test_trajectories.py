@@ -43,6 +43,7 @@ def assert_same(ours, theirs, *, losses=True):
         assert ours.best_validation_score_ is None
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("task", TASKS)
@@ -88,6 +89,7 @@ def test_parameters(task, parameters):
         assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("task", TASKS)
 def test_early_stopping(task):
     """Except for several classes, where scikit-learn's split is not in proportion."""
@@ -110,6 +112,7 @@ def test_sample_weight(task, early_stopping):
     assert_same(ours.fit(X, y, weight), theirs.fit(X, y, weight))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("task", TASKS)
 def test_partial_fit(task, solver):
@@ -142,6 +145,7 @@ def test_warm_start(task, solver):
     assert_same(ours, theirs)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("container", [csr_array, csc_matrix, coo_array])
 @pytest.mark.parametrize("task", ["multiclass", "multi-output"])
 def test_sparse(task, container):
@@ -151,6 +155,7 @@ def test_sparse(task, container):
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", TASKS)
 def test_lbfgs(task, weighted):

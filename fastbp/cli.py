@@ -34,7 +34,8 @@ def main(argv=None):
     Returns
     -------
     status : int
-        0; 2 after an error, with one line on stderr; 130 after Ctrl-C.
+        0; 1 where `fastbp check` has found an error; 2 after an error of the command itself, with
+        one line on stderr; 130 after Ctrl-C.
 
     Examples
     --------
@@ -44,7 +45,7 @@ def main(argv=None):
     started = time.perf_counter() - (seconds_since_process_start() if argv is None else 0.0)
     try:
         options = make_parser().parse_args(argv)
-        options.command(options, Stopwatch(started))
+        status = options.command(options, Stopwatch(started))
         sys.stdout.flush()
     except SystemExit as stop:  # argparse's, after --help or a usage error
         return stop.code or 0
@@ -59,7 +60,7 @@ def main(argv=None):
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"fastbp: error: {message}", file=sys.stderr)
         return ERROR
-    return 0
+    return status or 0
 
 
 # ---- arguments ------------------------------------------------------------------------------
@@ -145,8 +146,10 @@ def make_parser():
            help="default: float32")  # fmt: skip
     option("--seed", type=seed, default=0, help="default: 0")
 
-    bench = add("bench", run_benchmark, "time fastbp beside NumPy, scikit-learn, PyTorch and JAX")
+    bench = add("bench", run_benchmark, "time fastbp against NumPy, scikit-learn, PyTorch and JAX")
     option = bench.add_argument
+    option("--device", choices=["cpu", "cuda", "both"], default="cpu",
+           help="whose contenders: the CPU's (default), an NVIDIA GPU's, or both")  # fmt: skip
     option("--quick", action="store_true", help="a few networks, in less than two minutes")
     option("--only", action="append", default=[], metavar="NAME",
            help="a part (table, width, threads, cold ...) or the beginning of a network's name; "
@@ -159,6 +162,9 @@ def make_parser():
     option("--data", type=folder, metavar="DIR",
            help="folder of MNIST's IDX files (default: FASTBP_DATA; never downloaded)")  # fmt: skip
 
+    check = add("check", run_checks, "check on this machine that results are right and repeatable")
+    check.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                       help="whose engine (default: cpu)")  # fmt: skip
     add("warmup", warm_up, "compile all kernels and keep them, so that no first fit has to")
     about = add("info", show_info, "show versions, CPU, threads, kernel cache and GPU")
     option = about.add_argument
@@ -335,6 +341,7 @@ def run_benchmark(options, stopwatch):
     program.run(
         program.Options(
             quick=options.quick,
+            device=options.device,
             only=tuple(options.only),
             peers=tuple(options.peer),
             n_threads=options.threads,
@@ -342,6 +349,13 @@ def run_benchmark(options, stopwatch):
             mnist=options.data,
         )
     )
+
+
+def run_checks(options, stopwatch):
+    """Check the engine of a device, print a table, and return the exit status."""
+    from fastbp import check
+
+    return check.run(options.device)
 
 
 def warm_up(options, stopwatch):

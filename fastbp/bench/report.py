@@ -42,8 +42,8 @@ def race_table(race):
                 entry.remark,
             )
         )
-    head = ("", f"ms/{case.unit}", "quartiles", "samples/s", "× fastbp", "of peak", "compile s", "loss",
-            "remark")  # fmt: skip
+    head = ("", f"ms/{case.unit}", "quartiles", "samples/s", "× fastbp", "of peak", "compile s",
+            "loss", "remark")  # fmt: skip
     heat = race.heat
     value = "" if heat.value is None else f" {heat.value}"
     threads = f"{heat.n_threads} thread{'s' if heat.n_threads > 1 else ''}"

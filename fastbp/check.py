@@ -22,7 +22,6 @@ from sklearn import neural_network
 from sklearn.exceptions import ConvergenceWarning
 
 import fastbp
-from fastbp import info
 from fastbp.bench.tables import number, table
 from fastbp.bench.workers import Worker, WorkerError, one_line
 from fastbp.cuda import toolkit
@@ -380,6 +379,8 @@ def run(device):
     ValueError
         Where no GPU can be used.
     """
+    from fastbp import info
+
     problem = toolkit.problem() if device == "cuda" else None
     if problem is not None:
         raise ValueError(f"--device {device} cannot be used: {problem}")

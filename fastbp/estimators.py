@@ -354,7 +354,9 @@ default='auto'
         targets = np.ascontiguousarray(y.toarray() if issparse(y) else y, dtype=dtype)
         targets = targets.reshape(len(targets), -1)
         if targets.min() < 0 and not self._takes_negative():
-            raise ValueError(f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it.")
+            raise ValueError(
+                f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it."
+            )
         return targets, targets.shape[1]
 
     def _takes_negative(self):

@@ -122,7 +122,9 @@ class Fit:
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
         start = self._first_parameters(dtype, random_state)
-        settings = Settings(**{each.name: getattr(estimator, each.name) for each in fields(Settings)})
+        settings = Settings(
+            **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
+        )
         training = Training(None, data, settings, self._progress_so_far(), start=start)
         if estimator.solver != "lbfgs":
             training.split = self._split_rows(data, random_state)

@@ -198,7 +198,6 @@ class _Shared:
         return cls(X, data, weight, check_row_lists(rows, len(estimators), first.shape[0]))
 
 
-
 @dataclass(frozen=True)
 class SharedData:
     """One estimator's part of the data of all, as `Fit.prepare` takes it.

@@ -14,6 +14,7 @@ from fastbp.bench.draws import find_mnist
 from fastbp.bench.race import Pace, limited_to, race
 from fastbp.bench.results import FILE_NAME, Race, Results
 from fastbp.cuda import toolkit
+from fastbp.threads import available_threads
 
 # Seconds of rounds: in the table, in sweeps, and where everything must be quick.
 TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(8.0, 5), Pace(2.0), Pace(2.5)
@@ -85,8 +86,6 @@ def run(options):
     ValueError
         On names that do not exist, or a GPU that cannot be used.
     """
-    from fastbp.cpu.engine import available_threads
-
     require_device(options.device)
     started = time.perf_counter()
     at_hand = available_threads()

@@ -15,7 +15,6 @@ from fastbp.bench.cases import Case, Heat
 from fastbp.bench.ceiling import Ceiling
 from fastbp.bench.contenders import CONTENDERS
 from fastbp.bench.race import Entry
-from fastbp.info import describe_gpu
 
 FILE_NAME = "bench.json"
 PACKAGES = ("numpy", "numba", "llvmlite", "scikit-learn", "torch", "jax", "jaxlib", "matplotlib")
@@ -147,14 +146,18 @@ def _race(heat, entries, ceiling):
 def machine(n_threads, device="cpu"):
     """CPU, cores and load of this machine, and its GPU."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    gpu = {} if device == "cpu" else {"gpu": describe_gpu()}
-    return gpu | {
+    found = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": n_threads,
         "load_average_before": round(load, 2),
         "system": platform.platform(),
     }
+    if device != "cpu":
+        from fastbp.info import describe_gpu
+
+        found["gpu"] = describe_gpu()
+    return found
 
 
 def cpu_model():

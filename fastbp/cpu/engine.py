@@ -147,9 +147,7 @@ class Engine:
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
         skips_zeros = rows.are_worth_a_look(order, units, passes)
         return [
-            make_workspace(
-                self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns
-            )
+            make_workspace(self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns)
             for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
         ]
 

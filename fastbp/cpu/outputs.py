@@ -33,6 +33,7 @@ from fastbp.cpu.vectors import (
     where_greater,
 )
 
+
 @by_reference
 class Objective(NamedTuple):
     """What the outputs are compared with, and how."""
@@ -184,7 +185,9 @@ def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, 
         n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
         targets = section(workspace.targets, ZERO, n_values)
         outputs = section(workspace.outputs, ZERO, n_values)
-        if objective.has_classes:  # first, because they are written one by one, and waited for as vectors
+        if (
+            objective.has_classes
+        ):  # first, because they are written one by one, and waited for as vectors
             read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         if objective.has_classes:

@@ -379,8 +379,6 @@ def run(device):
     ValueError
         Where no GPU can be used.
     """
-    from fastbp import info
-
     problem = toolkit.problem() if device == "cuda" else None
     if problem is not None:
         raise ValueError(f"--device {device} cannot be used: {problem}")
@@ -390,6 +388,8 @@ def run(device):
     with ThreadPoolExecutor(len(groups) if device == "cuda" else 1) as pool:
         found = pool.map(lambda group: check_group(device, *group), groups.items())
         rows = [row for group in found for row in group]
+    from fastbp import info
+
     failed = sum(bool(row["problem"]) for row in rows)
     print("\n".join(f"{name:14}{value}" for name, value in info.describe().items()))
     print(f"\n{HOW[device]}\n\n{check_table(rows)}")

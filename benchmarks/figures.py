@@ -23,6 +23,7 @@ from fastbp.bench.draws import find_mnist
 from fastbp.bench.processes import WARM, medians_of
 from fastbp.bench.race import limited_to, prepared
 from fastbp.bench.results import FILE_NAME, Results
+from fastbp.bench.tables import milliseconds, table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -114,8 +115,8 @@ def compare(race, required):
         return Figure(what, f"≥ {required:g}", measured, met, {})
     fastest = race.fastest_peer
     measured = (
-        f"{race.ratio:.2f} ({report.milliseconds(race.ours.median)} ms; "
-        f"{fastest.contender} {report.milliseconds(fastest.median)} ms)"
+        f"{race.ratio:.2f} ({milliseconds(race.ours.median)} ms; "
+        f"{fastest.contender} {milliseconds(fastest.median)} ms)"
     )
     met = race.ratio >= required
     if absent:
@@ -289,7 +290,7 @@ def run(options):
 def figures_table(figures):
     """The table what | required | measured | met?."""
     answers = {True: "yes", False: "**no**", None: "not shown"}
-    return report.table(
+    return table(
         ("what", "required", "measured", "met?"),
         [(f.what, f.required, f.measured, answers[f.met]) for f in figures],
     )

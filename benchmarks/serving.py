@@ -16,7 +16,7 @@ import numpy as np
 
 import fastbp
 from fastbp.bench.race import PAUSE, keep_busy
-from fastbp.cpu.engine import available_threads
+from fastbp.threads import available_threads
 
 ROWS, ROUNDS, CALLS = 60_000, 15, 500
 

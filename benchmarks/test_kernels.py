@@ -24,16 +24,14 @@ from fastbp.cpu.layout import (
     WIDTH,
     layer_of,
 )
-from fastbp.cpu.outputs import output_deltas
+from fastbp.cpu.outputs import losses_and_deltas
+from fastbp.cpu.products import multiply
 from fastbp.cpu.shares import all_rows
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.spans import ZERO, span_of
 from fastbp.cpu.tiles import (
-    SGD,
-    Step,
     backward_layer,
     forward_layer,
-    multiply,
     panel_start,
     rows_of_inputs,
     update_layer,
@@ -41,14 +39,15 @@ from fastbp.cpu.tiles import (
 from fastbp.cpu.workspace import make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
-from fastbp.optimizers import Optimizer
+from fastbp.optimizers import Optimizer, code_of
+from fastbp.schedules import WEIGHT, StepPlanner
 
 pytest.importorskip("pytest_benchmark")
 
 LAYER_SIZES, BATCH = (784, 256, 128, 10), 64
 MIDDLE = 1  # the layer that is worked on, 256 -> 128
 PASSES = 100
-STEP = Step(1e-6, 0.9, 0.9, 0.999, 1e-8, 0.0)
+LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 
 
 def compiled(function):
@@ -93,18 +92,18 @@ def backward(memory, workspace, blocks, passes):
 
 
 @compiled
-def update(memory, workspace, depth, step, passes):
-    layer = layer_of(memory.layers, MIDDLE)
+def update(memory, workspace, depth, rule, step, passes):
+    layer, step = layer_of(memory.layers, MIDDLE), span_of(step)
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
-        update_layer(memory, workspace, None, MIDDLE, depth, SGD, step, tiles)
+        update_layer(memory, workspace, None, MIDDLE, depth, rule, step, tiles)
 
 
 @compiled
-def outputs(memory, workspace, objective, order, passes):
+def outputs(memory, workspace, objective, order, weight, passes):
     order = span_of(order)
     for _ in range(passes):
-        output_deltas(memory, workspace, objective, order, order.size, ZERO, order.size)
+        losses_and_deltas(memory, workspace, objective, order, weight, ZERO, order.size)
 
 
 class Bench:
@@ -113,16 +112,18 @@ class Bench:
     def __init__(self):
         generator = np.random.default_rng(0)
         network = Network(LAYER_SIZES, ("logistic", "logistic"), "softmax", "log_loss")
-        optimizer = Optimizer("sgd", STEP.learning_rate)
+        optimizer = Optimizer("sgd", LEARNING_RATE, momentum=MOMENTUM, nesterovs_momentum=False)
         optimizer.reset(network.n_parameters, "float32")
         engine = Engine(network, "float32", n_threads=1)
         parameters = generator.normal(0, 0.1, network.n_parameters).astype(np.float32)
         engine.load_parameters(parameters)
-        engine.load_optimizer(optimizer)
+        engine.load_moments(optimizer.moments)
         images = generator.integers(0, 256, (1_000, 784), np.uint8)
         self.data = Data(images, generator.integers(0, 10, 1_000), input_scale=1 / 255)
         self.engine, self.network = engine, network
         self.order = generator.permutation(1_000)[:BATCH]
+        steps = StepPlanner(optimizer, BATCH, BATCH, None, 0.0, 1).next_epoch(self.order)
+        self.rule, self.step = code_of(steps.rule), steps.table[0]
         self.blocks = BATCH // TILE_ROWS
         self.source = source_of(images)
         self.objective = engine._objective(self.data)
@@ -222,16 +223,17 @@ def test_update(bench, race):
         for parameter, velocity, gradient in zip(
             (weights, bias), velocities, (X.T @ delta, delta.sum(axis=0)), strict=True
         ):
-            velocity *= np.float32(STEP.momentum)
-            velocity -= np.float32(STEP.learning_rate) * gradient
+            velocity *= np.float32(MOMENTUM)
+            velocity -= np.float32(LEARNING_RATE) * gradient
             parameter += velocity
 
     line()
-    update(bench.memory, bench.workspace, BATCH, STEP, 1)
+    arguments = bench.memory, bench.workspace, BATCH, bench.rule, bench.step
+    update(*arguments, 1)
     coefs, intercepts = bench.network.views(bench.engine.store_parameters())
     np.testing.assert_allclose(coefs[MIDDLE], weights, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(intercepts[MIDDLE], bias, rtol=1e-5, atol=1e-7)
-    race(lambda n: update(bench.memory, bench.workspace, BATCH, STEP, n), line)
+    race(lambda n: update(*arguments, n), line)
 
 
 def test_outputs(bench, race):
@@ -246,7 +248,8 @@ def test_outputs(bench, race):
         shares[picked] -= 1
         return losses, shares / np.float32(BATCH)
 
-    arguments = bench.memory, bench.workspace, bench.objective, bench.order
+    weight = bench.step[WEIGHT]
+    arguments = bench.memory, bench.workspace, bench.objective, bench.order, weight
     outputs(*arguments, 1)
     losses, delta = line()
     np.testing.assert_allclose(bench.memory.row_losses[:BATCH], losses, rtol=1e-5)

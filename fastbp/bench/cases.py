@@ -1,15 +1,16 @@
 """The networks that are raced: their shapes, and the arithmetic and memory that they ask for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from fastbp.optimizers import N_MOMENTS
-
+# The update rules' constants, which all contenders share.
 MOMENTUM = 0.9
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+N_MOMENTS = {"sgd": 1, "adam": 2}
 SEED = 0
-# A turn of several epochs has at most so much to do.
+# Limits of what a turn of several epochs has to do.
 TURN_OPERATIONS, TURN_STEPS = 5_000_000_000, 5_000
 
 
@@ -33,6 +34,11 @@ class Case:
     dtype : {"float32", "float64"}, default="float32"
     is_dense : bool, default=False
         Whether the rows must have no zeros, which fastbp need not multiply.
+    precision : {"", "tf32", "bfloat16"}, default=""
+        Of a GPU's products, where it is not `dtype`. Contenders on the CPU ignore it.
+    n_networks : int, default=1
+        Networks that are trained on the same rows. With more than one, what is timed is not an
+        epoch but a fit of `FIT_EPOCHS` epochs of all of them.
     """
 
     layer_sizes: tuple[int, ...]
@@ -43,6 +49,8 @@ class Case:
     learning_rate: float
     dtype: str = "float32"
     is_dense: bool = False
+    precision: str = ""
+    n_networks: int = 1
 
     @property
     def shape(self):
@@ -55,9 +63,11 @@ class Case:
     @property
     def name(self):
         """Shape, batch, activation and solver, and what is unlike in most cases."""
-        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        rows = ", dense rows" if self.is_dense else ""
-        return f"{self.shape} b{self.batch_size} {self.activation} {self.solver}{dtype}{rows}"
+        kind = self.precision or self.dtype
+        unusual = "" if kind == "float32" else f" {kind}"
+        unusual += ", dense rows" if self.is_dense else ""
+        unusual += f", {self.n_networks:,} networks" if self.n_networks > 1 else ""
+        return f"{self.shape} b{self.batch_size} {self.activation} {self.solver}{unusual}"
 
     @property
     def n_steps(self):
@@ -65,22 +75,34 @@ class Case:
         return -(-self.n_rows // self.batch_size)
 
     @property
+    def unit(self):
+        """What a time is given for."""
+        return "epoch" if self.n_networks == 1 else f"fit of {FIT_EPOCHS} epochs"
+
+    @property
+    def n_samples(self):
+        """Rows that are trained on in what is timed, by all networks together."""
+        return self.n_rows * (1 if self.n_networks == 1 else self.n_networks * FIT_EPOCHS)
+
+    @property
     def operations(self):
-        """Floating-point operations of an epoch's matrix products.
+        """Floating-point operations of the matrix products in what is timed.
 
         2mn a row and product; a layer's products are its outputs, its weights' gradient and,
         except for the first layer, the δ of the layer below.
         """
         products = [2 * fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_sizes)]
-        return self.n_rows * (3 * sum(products) - products[0])
+        return self.n_samples * (3 * sum(products) - products[0])
 
     @property
     def epochs_a_turn(self):
         """Epochs that a contender trains in one turn, fewer of long ones.
 
         A turn of a millisecond would measure how fast a process wakes up. The first of several
-        epochs is not timed.
+        epochs is not timed. Of many networks a turn is one fit.
         """
+        if self.n_networks > 1:
+            return 1
         wanted = min(TURN_OPERATIONS // self.operations, TURN_STEPS // self.n_steps)
         return int(max(1, wanted))
 
@@ -119,12 +141,15 @@ class Heat:
         What the sweep varies, here.
     case : Case
     n_threads : int
+    device : {"cpu", "cuda", "both"}, default="cpu"
+        Whose contenders take part; with "cuda" fastbp on the CPU, too, which proves the losses.
     """
 
     series: str
     value: int | str | None
     case: Case
     n_threads: int
+    device: str = "cpu"
 
 
 TABLE = (
@@ -154,7 +179,7 @@ def _between(low, number, high):
 
 
 def rows_sweep(value):
-    """30-64-64-3 on 600 times so many rows; the most are the table's."""
+    """30-64-64-3 on 600 times this many rows; the most are the table's."""
     return Case((30, 64, 64, 3), "logistic", "sgd", 64, 600 * value, 0.05)
 
 
@@ -165,7 +190,7 @@ def width_sweep(value):
 
 
 def depth_sweep(value):
-    """So many hidden layers of 256 units; two are in the sweep of widths, too."""
+    """This many hidden layers of 256 units; two are in the sweep of widths, too."""
     return Case((64, *[256] * value, 10), "relu", "sgd", 128, 20_000, 0.01)
 
 
@@ -185,13 +210,57 @@ SWEEPS = {
 QUICK_TABLE = (TABLE[0], TABLE[2])
 SERIES = ("table", "unlisted", *SWEEPS, "threads", "float64")
 
+# ---- on a GPU -------------------------------------------------------------------------------
+
+FIT_EPOCHS = 10
+MANY = Case((30, 64, 3), "relu", "sgd", 64, 20_000, 0.02, n_networks=1_000)
+WIDE = Case((784, 2048, 2048, 10), "relu", "sgd", 4_096, 57_344, 0.02)
+LARGE = (
+    replace(WIDE, precision="bfloat16"),
+    replace(WIDE, precision="tf32"),
+    WIDE,
+    replace(TABLE[4], batch_size=1_024, n_rows=51_200),
+)
+WIDTHS, BATCH_SIZES = (16, 128, 512, 2_048), (64, 1_024)
+MOST_OPERATIONS, MOST_STEPS = 50e9, 200  # an epoch
+GPU_SERIES = ("table", "large", "sizes", "together")
+
+
+def size_case(width, batch_size):
+    """Two equal hidden layers, on no more rows than take their time but leave a whole batch."""
+    case = Case((64, width, width, 10), "relu", "sgd", batch_size, 1, 0.01)
+    n_rows = int(min(MOST_OPERATIONS / case.operations, MOST_STEPS * batch_size))
+    return replace(case, n_rows=max(batch_size, n_rows))
+
+
+def gpu_heats(n_threads, quick, device):
+    """All races of a run with a GPU, by series."""
+    if quick:
+        cases = [("table", None, case) for case in QUICK_TABLE]
+        cases += [("sizes", width, size_case(width, BATCH_SIZES[0])) for width in WIDTHS[::2]]
+    else:
+        cases = [("table", None, case) for case in TABLE]
+        cases += [("large", None, case) for case in LARGE]
+        cases += [
+            ("sizes", width, size_case(width, size)) for size in BATCH_SIZES for width in WIDTHS
+        ]
+        cases += [("together", None, MANY)]
+    # Large networks would take most contenders on the CPU minutes.
+    return [
+        Heat(series, value, case, n_threads, "cuda" if series == "large" else device)
+        for series, value, case in cases
+    ]
+
+
+# ---- on either ------------------------------------------------------------------------------
+
 
 def thread_counts(n_threads):
     """1, 2, 4 and so on up to all."""
     return sorted({min(2**k, n_threads) for k in range(n_threads.bit_length() + 1)})
 
 
-def make_heats(n_threads, quick=False):
+def make_heats(n_threads, quick=False, device="cpu"):
     """All races of a run, by series.
 
     Parameters
@@ -199,12 +268,15 @@ def make_heats(n_threads, quick=False):
     n_threads : int
         The cores at hand.
     quick : bool, default=False
-        Two cases of the table, and single rows.
+        Two cases of the table and, on the CPU, single rows, or on a GPU two sizes.
+    device : {"cpu", "cuda", "both"}, default="cpu"
 
     Returns
     -------
     heats : list of Heat
     """
+    if device != "cpu":
+        return gpu_heats(n_threads, quick, device)
     if quick:
         heats = [Heat("table", None, case, n_threads) for case in QUICK_TABLE]
         return [*heats, Heat("batch", 1, batch_sweep(1), n_threads)]
@@ -219,7 +291,8 @@ def make_heats(n_threads, quick=False):
             for count in thread_counts(n_threads)
         ]
     for case in VARIED:
-        for dtype in ("float32", "float64"):
-            varied = Case(**{**vars(case), "dtype": dtype})
-            heats.append(Heat("float64", dtype, varied, n_threads))
+        heats += [
+            Heat("float64", dtype, replace(case, dtype=dtype), n_threads)
+            for dtype in ("float32", "float64")
+        ]
     return heats

@@ -4,7 +4,8 @@ Each trainer does the same arithmetic on the same arrays and shuffles their rows
 every epoch. Each runs in a process of its own (`serve`), which trains one epoch whenever it is told
 to, so that contenders can take turns.
 
-A trainer takes the case, its draws, a `Turns` and the number of threads that it may use.
+A trainer takes the case, its draws, a `Turns`, the number of threads that it may use, and its
+contender's device.
 """
 
 import importlib
@@ -13,30 +14,49 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
-from fastbp.bench.cases import MOMENTUM, SEED
+from fastbp.bench.cases import BETA_1, BETA_2, EPSILON, FIT_EPOCHS, MOMENTUM, SEED
 from fastbp.bench.draws import Draws
-from fastbp.network import Network
-from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.bench.workers import one_line
 
-EPSILON = np.finfo(np.float32).eps  # scikit-learn keeps float32 probabilities this far from 0
-ADAM = Optimizer("adam", 0.0)  # its constants, which all contenders share
+SMALLEST = np.finfo(np.float32).eps  # scikit-learn keeps float32 probabilities this far from 0
 
 
-def train_fastbp(case, draws, turns, n_threads):
-    """fastbp's public estimator in one fit; the team's size is its own choice."""
-    from fastbp import MLPClassifier
+def train_fastbp(case, draws, turns, n_threads, device):
+    """fastbp's public estimators in one fit; the team's size is its own choice."""
+    from fastbp import MLPClassifier, fit_many
 
-    model = MLPClassifier(
-        **estimator_parameters(case, draws), callback=lambda report: turns.end(report.loss)
-    )
-    turns.begin()
-    model.fit(draws.X, draws.labels)
+    def make(seed, **options):
+        return MLPClassifier(
+            **estimator_parameters(case) | options, random_state=seed, device=device,
+            precision=(device == "cuda" and case.precision) or case.dtype,
+        )  # fmt: skip
+
+    def end_epoch(report):
+        turns.end(report.loss)
+
+    with warnings.catch_warnings():
+        if device == "cuda":
+            # It warns where it gives a program up: times would be another program's.
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("error", RuntimeWarning)
+            warnings.simplefilter("ignore", ConvergenceWarning)
+        turns.begin()
+        if case.n_networks == 1:
+            model = make(SEED, max_iter=draws.n_epochs, callback=end_epoch)
+            model.fit(draws.X, draws.labels)
+            return
+        for _ in range(draws.n_epochs):
+            models = [make(SEED + number, max_iter=FIT_EPOCHS) for number in range(case.n_networks)]
+            fit_many(models, draws.X, draws.labels)
+            turns.end(models[0].loss_curve_[-1])
 
 
-def train_sklearn(case, draws, turns, n_threads):
+def train_sklearn(case, draws, turns, n_threads, device):
     """scikit-learn's estimator in one fit."""
     from sklearn.neural_network import MLPClassifier
 
@@ -46,12 +66,14 @@ def train_sklearn(case, draws, turns, n_threads):
             super()._update_no_improvement_count(*arguments)
             turns.end(self.loss_)
 
-    model = PausingClassifier(**estimator_parameters(case, draws))
+    model = PausingClassifier(
+        **estimator_parameters(case), max_iter=draws.n_epochs, random_state=SEED
+    )
     turns.begin()
     model.fit(draws.X, draws.labels)
 
 
-def estimator_parameters(case, draws):
+def estimator_parameters(case):
     """What both estimators are constructed with; they draw what the `Draws` hold."""
     return {
         "hidden_layer_sizes": case.layer_sizes[1:-1],
@@ -62,16 +84,14 @@ def estimator_parameters(case, draws):
         "learning_rate_init": case.learning_rate,
         "momentum": MOMENTUM,
         "nesterovs_momentum": False,
-        "max_iter": draws.n_epochs,
         "n_iter_no_change": np.inf,
-        "random_state": SEED,
     }
 
 
 # ---- NumPy ----------------------------------------------------------------------------------
 
 
-def train_numpy(case, draws, turns, n_threads):
+def train_numpy(case, draws, turns, n_threads, device):
     """A plain loop over NumPy's products, in place wherever NumPy can work in place."""
     network = NumpyNetwork(case, draws)
     turns.begin()
@@ -108,25 +128,28 @@ class NumpyNetwork:
 
     def __init__(self, case, draws):
         self.case = case
-        hidden = (case.activation,) * (len(case.layer_sizes) - 2)
-        network = Network(case.layer_sizes, hidden, "softmax", "log_loss")
-        self.parameters = np.empty(network.n_parameters, case.dtype)
+        starts = [part.ravel() for part in (*draws.coefs, *draws.intercepts)]
+        self.parameters = np.concatenate(starts)
         self.gradient = np.empty_like(self.parameters)
         self.scratch = np.empty_like(self.parameters)
         self.moments = np.zeros_like(self.parameters), np.zeros_like(self.parameters)
-        self.coefs, self.intercepts = network.views(self.parameters)
-        self.coef_gradients, self.intercept_gradients = network.views(self.gradient)
-        for view, start in zip(
-            [*self.coefs, *self.intercepts], [*draws.coefs, *draws.intercepts], strict=True
-        ):
-            view[:] = start
+        self.coefs, self.intercepts = self.views(self.parameters)
+        self.coef_gradients, self.intercept_gradients = self.views(self.gradient)
         self.n_updates = 0
+
+    def views(self, flat):
+        """Weight matrices and biases that share a vector's memory, matrices first."""
+        sizes = self.case.layer_sizes
+        shapes = [*pairwise(sizes), *((size,) for size in sizes[1:])]
+        parts = np.split(flat, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        arrays = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return arrays[: len(sizes) - 1], arrays[len(sizes) - 1 :]
 
     def learn(self, X, labels):
         """Train on one batch and return its mean loss."""
         activations, probabilities = self.forward(X)
         picked = np.arange(len(X)), labels
-        loss = -np.log(np.maximum(probabilities[picked], EPSILON)).mean()
+        loss = -np.log(np.maximum(probabilities[picked], SMALLEST)).mean()
         probabilities[picked] -= 1
         probabilities *= 1 / len(X)
         self.backward(activations, probabilities)
@@ -150,13 +173,13 @@ class NumpyNetwork:
 
     def backward(self, activations, delta):
         """Fill the gradient, last layer first."""
-        slope = NUMPY_ACTIVATIONS[self.case.activation][1]
+        derivative = NUMPY_ACTIVATIONS[self.case.activation][1]
         for layer in reversed(range(len(self.coefs))):
             np.dot(activations[layer].T, delta, out=self.coef_gradients[layer])
             delta.sum(axis=0, out=self.intercept_gradients[layer])
             if layer:
                 delta = delta @ self.coefs[layer].T
-                delta *= slope(activations[layer])
+                delta *= derivative(activations[layer])
 
     def update(self):
         """Move the parameters."""
@@ -169,16 +192,16 @@ class NumpyNetwork:
             first -= gradient
             self.parameters += first
             return
-        first *= ADAM.beta_1
-        first += np.multiply(gradient, 1 - ADAM.beta_1, out=scratch)
-        second *= ADAM.beta_2
+        first *= BETA_1
+        first += np.multiply(gradient, 1 - BETA_1, out=scratch)
+        second *= BETA_2
         gradient *= gradient
-        gradient *= 1 - ADAM.beta_2
+        gradient *= 1 - BETA_2
         second += gradient
         np.sqrt(second, out=scratch)
-        scratch += ADAM.epsilon
+        scratch += EPSILON
         np.divide(first, scratch, out=scratch)
-        scratch *= adam_learning_rate(rate, ADAM.beta_1, ADAM.beta_2, self.n_updates)
+        scratch *= rate * np.sqrt(1 - BETA_2**self.n_updates) / (1 - BETA_1**self.n_updates)
         self.parameters -= scratch
 
 
@@ -187,12 +210,34 @@ class NumpyNetwork:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who trains, where its trainer is, and the module that must be installed for it."""
+    """Who trains.
+
+    Parameters
+    ----------
+    name : str
+    trainer : str
+        "module:function" of its trainer, in this package.
+    module, package : str
+        The module that must be installed for it, and what pip calls it.
+    device : {"cpu", "cuda"}, default="cpu"
+    trains_many : bool, default=False
+        Whether it takes cases of many networks, too.
+    starts_slowly : bool, default=False
+        Whether it compiles for some ten seconds a network before its first epoch.
+    """
 
     name: str
     trainer: str
     module: str
     package: str
+    device: str = "cpu"
+    trains_many: bool = False
+    starts_slowly: bool = False
+
+    @property
+    def is_ours(self):
+        """Whether it is fastbp."""
+        return self.package == "fastbp"
 
     def missing(self):
         """Why it cannot take part; empty where it can."""
@@ -207,17 +252,46 @@ class Contender:
         return getattr(importlib.import_module(f"fastbp.bench.{module}"), function)
 
 
+FASTBP, TORCH, JAX = ("fastbp", "fastbp"), ("torch", "torch"), ("jax", "jax")
 CONTENDERS = {
     contender.name: contender
     for contender in (
-        Contender("fastbp", "contenders:train_fastbp", "fastbp", "fastbp"),
+        Contender("fastbp", "contenders:train_fastbp", *FASTBP, trains_many=True),
         Contender("NumPy", "contenders:train_numpy", "numpy", "numpy"),
         Contender("scikit-learn", "contenders:train_sklearn", "sklearn.neural_network", "sklearn"),
-        Contender("PyTorch", "frameworks:train_torch", "torch", "torch"),
-        Contender("torch.compile", "frameworks:train_torch_compiled", "torch", "torch"),
-        Contender("JAX", "frameworks:train_jax", "jax", "jax"),
+        Contender("PyTorch", "torch_trainers:train_torch", *TORCH),
+        Contender(
+            "torch.compile", "torch_trainers:train_torch_compiled", *TORCH, starts_slowly=True
+        ),
+        Contender("JAX", "jax_trainers:train_jax", *JAX),
+        Contender("fastbp on GPU", "contenders:train_fastbp", *FASTBP, "cuda", trains_many=True),
+        Contender(
+            "PyTorch on GPU", "torch_on_gpu:train_eagerly", *TORCH, "cuda", trains_many=True
+        ),
+        Contender(
+            "PyTorch, CUDA graphs", "torch_on_gpu:train_graphs", *TORCH, "cuda", trains_many=True
+        ),
+        Contender(
+            "torch.compile, CUDA graphs", "torch_on_gpu:train_compiled_graphs", *TORCH, "cuda",
+            starts_slowly=True,
+        ),
+        Contender("JAX on GPU", "jax_trainers:train_jax", *JAX, "cuda", trains_many=True),
     )
-}
+}  # fmt: skip
+
+
+def contenders_on(device):
+    """Names of the contenders of a run; fastbp on the CPU, which comes first, is in all of them.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "both"}
+    """
+    return [
+        name
+        for name, contender in CONTENDERS.items()
+        if device in ("both", contender.device) or name == "fastbp"
+    ]
 
 
 class Turns:
@@ -231,11 +305,17 @@ class Turns:
         Is sent (seconds an epoch, last loss) after a turn; any message received starts the next.
     epochs : int, default=1
         Epochs of a turn. The first turn is one epoch, in which everything is compiled.
+
+    Attributes
+    ----------
+    scale : float
+        By which times are multiplied: a trainer may do a known part of the work only.
     """
 
     def __init__(self, connection, epochs=1):
         self.connection = connection
         self.epochs = epochs
+        self.scale = 1.0
         self.due, self.done = 1, 0
 
     def begin(self):
@@ -246,14 +326,15 @@ class Turns:
 
     def end(self, loss):
         """Count an epoch; after the turn's last, report, wait, and start the clock again."""
-        loss = float(loss)  # JAX computes until somebody asks
+        loss = float(loss)  # JAX and GPUs compute until somebody asks
         self.done += 1
         if self.done < self.due:
             if self.done == 1:
                 self.started = time.perf_counter()
             return
         n_timed = max(1, self.due - 1)
-        self.connection.send(((time.perf_counter() - self.started) / n_timed, loss))
+        seconds = (time.perf_counter() - self.started) * self.scale / n_timed
+        self.connection.send((seconds, loss))
         self.due, self.done = self.epochs, 0
         self.connection.recv()
         self.started = time.perf_counter()
@@ -264,20 +345,17 @@ def serve(connection, name, case, path, n_threads):
     warnings.simplefilter("ignore")  # reaching max_iter is what we want
     np.seterr(all="ignore")
     try:
-        trainer = CONTENDERS[name].load()
+        contender = CONTENDERS[name]
+        trainer = contender.load()
         draws = Draws.load(path)
         connection.send("imported")
         connection.recv()
-        trainer(case, draws, Turns(connection, case.epochs_a_turn), n_threads)
+        turns = Turns(connection, case.epochs_a_turn)
+        trainer(case, draws, turns, n_threads, contender.device)
     except (EOFError, KeyboardInterrupt):
         pass  # the race is over before the last epoch
     except BaseException as error:
-        connection.send(RuntimeError(_one_line(error)))
+        connection.send(RuntimeError(one_line(error)))
     # Compilers' helper processes and libraries' threads need no farewell.
     connection.close()
     os._exit(0)
-
-
-def _one_line(error):
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

@@ -1,6 +1,7 @@
 """A case's arrays and random draws, the same for every contender."""
 
 import os
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 
 from fastbp import datasets
 from fastbp.bench.cases import SEED
+
+N_TRIALS, TRIAL_ROWS = 2, 4_096
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,6 @@ class Draws:
         for _ in range(self.n_epochs):
             random_state.shuffle(order)  # upon the last order
             yield order
-
-    @property
-    def orders(self):
-        """All orders at once, for who wants them beforehand: (n_epochs, n_rows), dtype int64."""
-        orders = np.empty((self.n_epochs, len(self.X)), np.int64)
-        for row, order in zip(orders, self.shuffles(), strict=True):
-            row[:] = order
-        return orders
 
     def save(self, path):
         """Write the arrays to one file, which every worker reads."""
@@ -129,3 +124,13 @@ def find_mnist():
         if folder and list(Path(folder).glob("train-images-idx3-ubyte*")):
             return Path(folder)
     return None
+
+
+def faster(train_epoch):
+    """Whether gathering by index, `train_epoch(True)`, beats permuting, `train_epoch(False)`."""
+    seconds = {True: [], False: []}
+    for gathered in (True, False) * N_TRIALS:
+        started = time.perf_counter()
+        train_epoch(gathered)
+        seconds[gathered].append(time.perf_counter() - started)
+    return min(seconds[True]) <= min(seconds[False])

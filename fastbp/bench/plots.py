@@ -16,6 +16,14 @@ COLORS = {
     "torch.compile": "#66a182",
     "JAX": "#7d5ba6",
 }
+# On a GPU the line is dashed.
+GPU_COLORS = {
+    "fastbp on GPU": COLORS["fastbp"],
+    "PyTorch on GPU": COLORS["PyTorch"],
+    "PyTorch, CUDA graphs": "#00798c",
+    "torch.compile, CUDA graphs": COLORS["torch.compile"],
+    "JAX on GPU": COLORS["JAX"],
+}
 
 
 def draw_all(results, folder):
@@ -36,6 +44,7 @@ def draw_all(results, folder):
         "sweeps.png": draw_sweeps,
         "roofline.png": draw_roofline,
         "cold.png": draw_cold,
+        "devices.png": draw_devices,
     }
     names = []
     for name, draw in pictures.items():
@@ -71,8 +80,8 @@ def _caption(figure, results, text):
 
 def draw_ratios(results):
     """Bars: each peer's time over fastbp's, network by network."""
-    races = [race for race in results.series("table", "unlisted") if race.peers]
-    races = [race for race in races if not race.ours.remark]
+    races = [race.on("cpu") for race in results.series("table", "unlisted")]
+    races = [race for race in races if race.peers and not race.ours.remark]
     if not races:
         return None
     names = [name for name in COLORS if any(name == e.contender for r in races for e in r.peers)]
@@ -125,7 +134,7 @@ def _contenders_in(axes_of):
     for axes in axes_of:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    names = [name for name in COLORS if name in found]
+    names = [name for name in (*COLORS, *GPU_COLORS) if name in found]
     return [found[name] for name in names], names
 
 
@@ -170,8 +179,8 @@ def draw_roofline(results):
     """Points: operations a second over operations a byte, under the machine's two ceilings."""
     n_threads = results.machine["threads"]
     ceiling = next((c for c in results.ceilings() if c.n_threads == n_threads), None)
-    races = [race for race in results.series("table", "unlisted") if race.ours.seconds]
-    races = [race for race in races if race.heat.case.dtype == "float32"]
+    races = [race.on("cpu") for race in results.series("table", "unlisted")]
+    races = [r for r in races if r.ours.seconds and r.heat.case.dtype == "float32"]
     if ceiling is None or not races:
         return None
     figure = _figure(9, 5)
@@ -221,7 +230,7 @@ def draw_cold(results):
     stages = ("imported", "first epoch", "97 %", "98 %")
     shades = (0.35, 0.55, 0.75, 1.0)
     for row, (name, found) in enumerate(medians.items()):
-        color, before = COLORS[name.split(",")[0]], 0.0
+        color, before = (COLORS | GPU_COLORS)[name.split(",")[0]], 0.0
         for stage, shade in zip(stages, shades, strict=True):
             axes.barh(row, found[stage] - before, left=before, color=color, alpha=shade)
             before = found[stage]
@@ -232,4 +241,35 @@ def draw_cold(results):
     axes.invert_yaxis()
     text = "From pale to full: imported, first epoch, 97 % and 98 % of MNIST's test set."
     _caption(figure, results, text)
+    return figure
+
+
+def draw_devices(results):
+    """Curves: rows a second over the width, on the CPU and dashed on the GPU, by batch size."""
+    by_batch = {}
+    for race in results.series("sizes"):
+        by_batch.setdefault(race.heat.case.batch_size, []).append(race)
+    if not by_batch:
+        return None
+    figure = _figure(5 * len(by_batch), 4.2)
+    axes_of = np.ravel(figure.subplots(1, len(by_batch), sharey=True))
+    for axes, (batch_size, races) in zip(axes_of, by_batch.items(), strict=True):
+        for name, color in (COLORS | GPU_COLORS).items():
+            points = [
+                (race.heat.value, race.heat.case.n_samples / entry.median)
+                for race in races
+                for entry in race.entries
+                if entry.contender == name and entry.seconds and not entry.remark
+            ]
+            if points:
+                style, width = ("o--" if name in GPU_COLORS else "o-"), 1 + ("fastbp" in name)
+                axes.plot(*zip(*points, strict=True), style, ms=4, lw=width, color=color,
+                          label=name)  # fmt: skip
+        axes.set(xscale="log", yscale="log", ylabel="rows a second", title=f"batch {batch_size}",
+                 xlabel="units of both hidden layers")  # fmt: skip
+        _plain_numbers(axes.xaxis)
+        axes.set_xticks([race.heat.value for race in races])
+        axes.grid(alpha=0.3)
+    figure.legend(*_contenders_in(axes_of), loc="outside upper center", ncols=4, frameon=False)
+    _caption(figure, results, f"Medians, equal training loss. {results.machine.get('gpu', '')}")
     return figure

@@ -12,7 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 import fastbp
+from fastbp import recipes
 
 ROOT = Path(fastbp.__file__).resolve().parent.parent
 SCRIPT = Path(__file__).with_name("until_accurate.py")
@@ -22,6 +25,7 @@ COLD_CONTENDERS = {
     "scikit-learn": ("sklearn", "scikit-learn"),
     "PyTorch": ("torch", "torch"),
 }
+ON_GPU = " on GPU"  # is added to the name
 EMPTY, WARM = "empty cache", "warm cache"
 
 # The settings of scikit-learn's benchmarks/bench_mnist.py.
@@ -106,7 +110,14 @@ def milestones(command, cache):
     return seconds
 
 
-def cold_starts(n_rounds, mnist=None):
+def accuracy_command(contender, mnist, seed):
+    """The command line, without the interpreter, that trains on MNIST until it is accurate."""
+    rates = recipes.LEARNING_RATE * recipes.step_down(np.arange(recipes.EPOCHS) / recipes.EPOCHS)
+    recipe = {name: getattr(recipes, name) for name in ("HIDDEN", "BATCH_SIZE", "MOMENTUM")}
+    return SCRIPT, contender, mnist or "", seed, json.dumps(recipe | {"RATES": rates.tolist()})
+
+
+def cold_starts(n_rounds, mnist=None, device="cpu"):
     """Take every contender from nothing to 98 % of MNIST's test set, in whole processes, by turns.
 
     Parameters
@@ -115,6 +126,8 @@ def cold_starts(n_rounds, mnist=None):
         Each with a seed of its own, which all contenders share.
     mnist : path-like or None, default=None
         Folder of MNIST's files; without it processes end after their first epoch.
+    device : {"cpu", "cuda", "both"}, default="cpu"
+        With a GPU, fastbp and PyTorch train there, too.
 
     Returns
     -------
@@ -123,17 +136,19 @@ def cold_starts(n_rounds, mnist=None):
         seconds, or "remark" -> why there are none.
     """
     starts = {}
+    modules = {name: module for name, (module, _) in COLD_CONTENDERS.items()}
+    if device != "cpu":
+        modules |= {name + ON_GPU: modules[name] for name in ("fastbp", "PyTorch")}
     for seed in range(n_rounds):
-        for contender, (module, _) in COLD_CONTENDERS.items():
+        for contender, module in modules.items():
             if importlib.util.find_spec(module) is None:
                 starts[contender] = {"remark": "not installed"}
                 continue
             with tempfile.TemporaryDirectory(prefix="fastbp-bench-") as cache:
-                for state in (EMPTY, WARM) if contender == "fastbp" else ("",):
+                for state in (EMPTY, WARM) if module == "fastbp" else ("",):
                     label = f"{contender}, {state}" if state else contender
-                    command = SCRIPT, contender, mnist or "", seed
                     try:
-                        found = milestones(command, cache)
+                        found = milestones(accuracy_command(contender, mnist, seed), cache)
                     except RuntimeError as error:
                         starts[label] = {"remark": f"failed: {error}"}
                         continue

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastbp.bench import processes, report
-from fastbp.bench.cases import SERIES, make_heats
+from fastbp.bench.cases import GPU_SERIES, SERIES, make_heats
 from fastbp.bench.ceiling import measure_ceiling
-from fastbp.bench.contenders import CONTENDERS
+from fastbp.bench.contenders import CONTENDERS, contenders_on
 from fastbp.bench.draws import find_mnist
 from fastbp.bench.race import Pace, limited_to, race
 from fastbp.bench.results import FILE_NAME, Race, Results
+from fastbp.cuda import toolkit
+from fastbp.threads import available_threads
 
 # Seconds of rounds: in the table, in sweeps, and where everything must be quick.
 TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(8.0, 5), Pace(2.0), Pace(2.5)
-# torch.compile takes some ten seconds a network before its first epoch.
-SLOW_TO_START = ("torch.compile",)
-PEERS = tuple(name for name in CONTENDERS if name != "fastbp")
-PARTS = (*SERIES, "cold", "bench_mnist")
+LISTED = ("table", "unlisted", "large")
 
 
 @dataclass
@@ -29,10 +28,11 @@ class Options:
     Parameters
     ----------
     quick : bool, default=False
+    device : {"cpu", "cuda", "both"}, default="cpu"
     only : sequence of str, default=()
-        Names out of `PARTS`, or beginnings of networks' names; none for everything.
+        Names of parts, or beginnings of networks' names; none for everything.
     peers : sequence of str, default=()
-        Names of contenders beside fastbp; none for all.
+        Beginnings of names of other contenders than fastbp; none for all.
     n_threads : int or None, default=None
         None takes the cores at hand.
     output : Path or None, default=None
@@ -42,11 +42,28 @@ class Options:
     """
 
     quick: bool = False
+    device: str = "cpu"
     only: tuple = ()
     peers: tuple = ()
     n_threads: int | None = None
     output: Path | None = None
     mnist: Path | None = None
+
+    @property
+    def parts(self):
+        """The parts that there are."""
+        if self.device == "cpu":
+            return (*SERIES, "cold", "bench_mnist")
+        return (*GPU_SERIES, "cold")
+
+    @property
+    def contenders(self):
+        """Names of those who take part."""
+        return [
+            name
+            for name in contenders_on(self.device)
+            if CONTENDERS[name].is_ours or not self.peers or name.startswith(self.peers)
+        ]
 
     def wants(self, part, case_name=""):
         """Whether a part of the run, or a network in it, was asked for."""
@@ -63,16 +80,20 @@ def run(options):
     Returns
     -------
     results : Results
-    """
-    from fastbp.cpu.engine import available_threads
 
+    Raises
+    ------
+    ValueError
+        On names that do not exist, or a GPU that cannot be used.
+    """
+    require_device(options.device)
     started = time.perf_counter()
     at_hand = available_threads()
     n_threads = min(options.n_threads or at_hand, at_hand)
-    results = Results.begin(n_threads, options.quick)
+    results = Results.begin(n_threads, options.quick, options.device)
     heats = [
         heat
-        for heat in make_heats(n_threads, options.quick)
+        for heat in make_heats(n_threads, options.quick, options.device)
         if options.wants(heat.series, heat.case.name)
     ]
     check_names(options, heats)
@@ -93,22 +114,30 @@ def run(options):
     return results
 
 
+def require_device(device):
+    """Raise ValueError where a GPU is asked for and none can be used."""
+    problem = None if device == "cpu" else toolkit.problem()
+    if problem is not None:
+        raise ValueError(f"--device {device} cannot be used: {problem}")
+
+
 def check_names(options, heats):
     """Raise ValueError for a part, network or peer that does not exist."""
     for name in options.only:
-        if name not in PARTS and not any(heat.case.name.startswith(name) for heat in heats):
+        if name not in options.parts and not any(h.case.name.startswith(name) for h in heats):
             raise ValueError(
-                f"nothing is called {name!r}; --only takes {', '.join(PARTS)}, or the beginning of "
-                "a network's name such as 784-128-10"
+                f"nothing is called {name!r}; --only takes {', '.join(options.parts)}, or the "
+                "beginning of a network's name such as 784-128-10"
             )
+    peers = [name for name in contenders_on(options.device) if not CONTENDERS[name].is_ours]
     for name in options.peers:
-        if name not in PEERS:
-            raise ValueError(f"there is no peer {name!r}; --peer takes {', '.join(PEERS)}")
+        if not any(peer.startswith(name) for peer in peers):
+            raise ValueError(f"there is no peer {name!r}; --peer takes {', '.join(peers)}")
 
 
 def measure(options, results, heats, mnist, cache):
     """Fill the record, part by part."""
-    contenders = ["fastbp", *(options.peers or PEERS)]
+    contenders = options.contenders
     for name in contenders:
         if why := CONTENDERS[name].missing():
             results.missing[name] = why
@@ -118,7 +147,8 @@ def measure(options, results, heats, mnist, cache):
         run_heat(options, results, heat, contenders, mnist, cache)
     if options.wants("cold"):
         attempt(results, "cold", lambda: cold(options, results, mnist))
-    if mnist and not options.quick and options.wants("bench_mnist"):
+    is_whole = not options.quick and options.device == "cpu"
+    if mnist and is_whole and options.wants("bench_mnist"):
         attempt(
             results,
             "bench_mnist",
@@ -128,10 +158,9 @@ def measure(options, results, heats, mnist, cache):
 
 def run_heat(options, results, heat, contenders, mnist, cache):
     """Race, and print the table at once: a full run takes many minutes."""
-    listed = heat.series in ("table", "unlisted")
+    listed = heat.series in LISTED
     pace = QUICK_PACE if options.quick else TABLE_PACE if listed else SWEEP_PACE
-    if options.quick or heat.series != "table":
-        contenders = [name for name in contenders if name not in SLOW_TO_START]
+    contenders = [name for name in contenders if takes_part(CONTENDERS[name], heat, options.quick)]
     # In the table every contender compiles; else fastbp keeps what it has compiled.
     if listed and not options.quick:
         cache = tempfile.mkdtemp(dir=cache)
@@ -151,11 +180,20 @@ def run_heat(options, results, heat, contenders, mnist, cache):
     attempt(results, heat.case.name, run_race)
 
 
+def takes_part(contender, heat, quick):
+    """Whether a contender is in a race."""
+    if contender.name not in contenders_on(heat.device):
+        return False
+    if contender.starts_slowly and (quick or heat.series not in ("table", "large")):
+        return False
+    return contender.trains_many or heat.case.n_networks == 1
+
+
 def cold(options, results, mnist):
     """The way from nothing to a trained network, in whole processes."""
     results.sizes = processes.installed_sizes()
-    results.starts = processes.cold_starts(1 if options.quick else 3, mnist)
-    if mnist and not options.quick:
+    results.starts = processes.cold_starts(1 if options.quick else 3, mnist, options.device)
+    if mnist and not options.quick and options.device == "cpu":
         results.mnist_command = processes.mnist_command(mnist)
     print(f"{report.cold_table(results)}\n", flush=True)
 

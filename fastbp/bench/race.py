@@ -1,7 +1,6 @@
 """Races: contenders in processes of their own take turns at one epoch each."""
 
 import hashlib
-import multiprocessing
 import os
 import tempfile
 import threading
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastbp.bench.cases import FIT_EPOCHS
 from fastbp.bench.contenders import CONTENDERS, serve
 from fastbp.bench.draws import draw
+from fastbp.bench.workers import Worker, WorkerError
 
 # Seconds before a turn. OpenBLAS's threads go on spinning for about 0.1 s after a product and would
 # take a core from the next contender.
@@ -23,63 +24,8 @@ _BLOCK = bytes(2**20)
 # the reference's trains something else. The last alone proves little where training stands still.
 # The reference is the first of these that finished: the plain loops come first.
 LOSS_TOLERANCE = 0.02
-REFERENCES = ("NumPy", "scikit-learn", "PyTorch", "JAX")
-# Seconds after which a silent contender, while it compiles for instance, is given up.
-PATIENCE = 180
-
-
-class WorkerError(RuntimeError):
-    """A contender's process failed; the message is its own."""
-
-
-class Worker:
-    """One contender's process, which trains one epoch at a time.
-
-    Parameters
-    ----------
-    contender : str
-        A key of `CONTENDERS`.
-    case : Case
-    path : Path
-        Where the case's draws are.
-    n_threads : int
-    """
-
-    def __init__(self, contender, case, path, n_threads):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(theirs, contender, case, path, n_threads), daemon=True
-        )
-        self.process.start()
-        theirs.close()
-
-    def answer(self):
-        """Wait for the process's next message."""
-        try:
-            if not self.connection.poll(PATIENCE):
-                raise WorkerError(f"no answer in {PATIENCE} s")
-            answer = self.connection.recv()
-        except (EOFError, OSError) as error:
-            self.process.join()
-            raise WorkerError(f"exit status {self.process.exitcode}") from error
-        if isinstance(answer, Exception):
-            raise WorkerError(str(answer))
-        return answer
-
-    def go(self):
-        """Tell the process to go on, and wait for its answer: after a turn (seconds, loss)."""
-        try:
-            self.connection.send("go")
-        except OSError as error:
-            raise WorkerError(f"exit status {self.process.exitcode}") from error
-        return self.answer()
-
-    def close(self):
-        """End the process."""
-        self.connection.close()
-        self.process.join(timeout=2)
-        self.process.kill()
+TOLERANCES = {"bfloat16": 0.05}
+REFERENCES = ("NumPy", "scikit-learn", "PyTorch", "JAX", "fastbp")
 
 
 @contextmanager
@@ -126,7 +72,7 @@ def prepared(case, n_epochs, n_threads, mnist=None):
         draw(case, n_epochs, mnist).save(path)
 
         def start(contender):
-            worker = Worker(contender, case, path, n_threads)
+            worker = Worker(serve, contender, case, path, n_threads)
             stack.callback(worker.close)
             return worker
 
@@ -174,7 +120,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pace:
-    """When a race ends: after so many seconds of rounds, but no fewer or more than so many."""
+    """When a race ends: after some seconds of rounds, and within a least and a most of them."""
 
     seconds: float
     least: int = 3
@@ -205,9 +151,10 @@ def race(heat, contenders, pace, cache, mnist=None):
         In the order of `contenders`.
     """
     entries = [Entry(name, CONTENDERS[name].missing()) for name in contenders]
-    n_epochs = 1 + pace.most * heat.case.epochs_a_turn
+    n_epochs = max(FIT_EPOCHS, 1 + pace.most * heat.case.epochs_a_turn)
+    # Several processes share a GPU.
     with (
-        environment(FASTBP_CACHE_DIR=str(cache)),
+        environment(FASTBP_CACHE_DIR=str(cache), XLA_PYTHON_CLIENT_PREALLOCATE="false"),
         prepared(heat.case, n_epochs, heat.n_threads, mnist) as start,
     ):
         workers = {e.contender: start(e.contender) for e in entries if not e.remark}
@@ -226,7 +173,7 @@ def race(heat, contenders, pace, cache, mnist=None):
                 seconds = take_turn(entry, workers[entry.contender], heat.n_threads)
                 if seconds is not None:
                     entry.seconds.append(seconds)
-    compare_losses(entries)
+    compare_losses(entries, heat.case)
     return entries
 
 
@@ -242,10 +189,10 @@ def attempt(entry, ask):
 
 
 def keep_busy(n_threads, seconds):
-    """Occupy so many cores, beside whoever else still does.
+    """Occupy this many cores, next to whoever else still does.
 
-    Cores that were idle are slow for the next tenth of a second: behind 0.3 s of sleep one thread
-    took 18.5 ms for an epoch of 30-64-64-3, behind as long kept busy 15.3.
+    Cores that were idle are slow for the next tenth of a second: after 0.3 s of sleep one thread
+    took 18.5 ms for an epoch of 30-64-64-3, after as long kept busy 15.3.
     """
     until = time.perf_counter() + seconds
 
@@ -273,16 +220,23 @@ def take_turn(entry, worker, n_threads):
     return seconds
 
 
-def compare_losses(entries):
-    """Mark contenders that did not train what the reference trained, fastbp no less than others."""
+def compare_losses(entries, case):
+    """Mark contenders that did not train what the reference trained, fastbp no less than others.
+
+    A case's precision is that of its contenders on a GPU.
+    """
     finished = {entry.contender: entry for entry in entries if not entry.remark}
     reference = next((finished[name] for name in REFERENCES if name in finished), None)
     for entry in finished.values():
+        on_gpu = CONTENDERS[entry.contender].device == "cuda"
+        tolerance = TOLERANCES.get(case.precision, LOSS_TOLERANCE) if on_gpu else LOSS_TOLERANCE
         if not np.isfinite(entry.losses).all():
             entry.remark = "computes something else: a loss is not finite"
-        elif reference is not None and np.isfinite(reference.losses).all():
+        elif reference is None:
+            entry.remark = "nothing to compare its loss with"
+        elif np.isfinite(reference.losses).all():
             difference = loss_difference(entry.losses, reference.losses)
-            if difference > LOSS_TOLERANCE:
+            if difference > tolerance:
                 entry.remark = f"computes something else: loss off by {difference:.1%}"
 
 

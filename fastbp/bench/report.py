@@ -1,57 +1,40 @@
 """What was measured, for people: tables that read well in a terminal and are Markdown."""
 
 from dataclasses import dataclass
-from math import isnan
+from itertools import takewhile
 
 from fastbp.bench.cases import SWEEPS
-from fastbp.bench.processes import medians_of
-from fastbp.bench.race import LOSS_TOLERANCE
+from fastbp.bench.contenders import CONTENDERS
+from fastbp.bench.processes import ON_GPU, medians_of
+from fastbp.bench.race import LOSS_TOLERANCE, TOLERANCES
+from fastbp.bench.tables import milliseconds, number, table
 
-
-def table(head, rows):
-    """A Markdown table with aligned columns; all but the first column to the right."""
-    cells = [list(map(str, line)) for line in (head, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-
-    def line(row):
-        first, *others = zip(row, widths, strict=True)
-        texts = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
-        return "| " + " | ".join(texts) + " |"
-
-    return "\n".join(map(line, [cells[0], rule, *cells[1:]]))
-
-
-def milliseconds(seconds):
-    """Seconds as milliseconds in three digits or, from 1000 on, whole ones."""
-    if isnan(seconds):
-        return ""
-    number = 1e3 * seconds
-    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
-
-
-def number(value, form):
-    """A number in a format; nothing for NaN and None."""
-    return "" if value is None or isnan(value) else format(value, form)
+GPU_TITLES = {
+    "table": "Networks",
+    "large": "Large products",
+    "sizes": "Where does a GPU start to pay?",
+    "together": "Many networks at once, by `fit_many`",
+}
 
 
 # ---- one race -------------------------------------------------------------------------------
 
 
 def race_table(race):
-    """One race, a row a contender."""
+    """One race, a row a contender; the share is of the CPU's peak."""
     case = race.heat.case
     rows = []
     for entry in race.entries:
         low, high = map(milliseconds, entry.quartiles)
         timed = bool(entry.seconds)
-        share = race.ceiling.share_of_peak(case, entry.median) if timed else None
+        on_cpu = CONTENDERS[entry.contender].device == "cpu"
+        share = race.ceiling.share_of_peak(case, entry.median) if timed and on_cpu else None
         rows.append(
             (
                 entry.contender,
                 milliseconds(entry.median),
                 f"{low} – {high}" if timed else "",
-                number(case.n_rows / entry.median, ",.0f"),
+                number(case.n_samples / entry.median, ",.0f"),
                 number(entry.median / race.ours.median, ".2f"),
                 number(share, ".0%"),
                 number(entry.compile_seconds, ".2f"),
@@ -59,8 +42,8 @@ def race_table(race):
                 entry.remark,
             )
         )
-    head = ("", "ms/epoch", "quartiles", "samples/s", "× fastbp", "of peak", "compile s", "loss",
-            "remark")  # fmt: skip
+    head = ("", f"ms/{case.unit}", "quartiles", "samples/s", "× fastbp", "of peak", "compile s",
+            "loss", "remark")  # fmt: skip
     heat = race.heat
     value = "" if heat.value is None else f" {heat.value}"
     threads = f"{heat.n_threads} thread{'s' if heat.n_threads > 1 else ''}"
@@ -76,7 +59,7 @@ def race_table(race):
 
 def summary_table(results, *series):
     """A line a race: fastbp, every peer's time as a multiple of it, and the shares."""
-    races = results.series(*series)
+    races = [race.on("cpu") for race in results.series(*series)]
     names = list(dict.fromkeys(e.contender for race in races for e in race.entries))[1:]
     rows = []
     for race in races:
@@ -98,6 +81,38 @@ def summary_table(results, *series):
         )
     head = ("network", "fastbp ms", *names, "fastest peer", "of peak", "of roofline")
     return table(head, rows)
+
+
+def device_table(results, *series):
+    """A line a race with a GPU: fastbp on both devices, and the fastest peer on each."""
+    rows = []
+    for race in results.series(*series):
+        case, cells = race.heat.case, []
+        for found in (race.on("cpu"), race.on("cuda")):
+            ours, fastest = found.ours, found.fastest_peer
+            valid = bool(ours.seconds) and not ours.remark
+            cells.append(number(case.n_samples / ours.median, ",.0f") if valid else "–")
+            cells.append(f"{number(found.ratio, '.2f')} {fastest.contender}" if fastest else "–")
+        cpu, cpu_peer, gpu, gpu_peer = cells
+        rows.append((case.name, cpu, gpu, number(race.speedup, ".2f"), cpu_peer, gpu_peer))
+    head = ("network", "fastbp on CPU, rows/s", "on GPU, rows/s", "GPU ÷ CPU",
+            "fastest peer on CPU", "fastest peer on GPU")  # fmt: skip
+    return table(head, rows)
+
+
+def pays_lines(results):
+    """From which width on the GPU was faster, a line a batch size."""
+    found = {}
+    for race in results.series("sizes"):
+        found.setdefault(race.heat.case.batch_size, []).append(race)
+    lines = []
+    for batch_size, races in found.items():
+        races.sort(key=lambda race: race.heat.value)
+        # The first width from which on no larger one is faster on the CPU.
+        paying = list(takewhile(lambda race: race.speedup > 1, reversed(races)))
+        where = f"from {paying[-1].heat.value} units on" if paying else "at no width raced"
+        lines.append(f"- batch size {batch_size}: the GPU is faster {where}")
+    return "\n".join(lines)
 
 
 def sweep_table(results, series):
@@ -166,8 +181,11 @@ def scaling_lines(results):
 def slower_lines(results):
     """Every race that a peer won, a line each."""
     lines = []
-    for race in results.races:
-        if race.ratio < 1:
+    for whole in results.races:
+        devices = {"cpu": ["cpu"]}.get(whole.heat.device, ["cpu", "cuda"])
+        for race in map(whole.on, devices):
+            if not race.ratio < 1:
+                continue
             heat, fastest = race.heat, race.fastest_peer
             value = "" if heat.value is None else f" {heat.value}"
             lines.append(
@@ -198,7 +216,7 @@ def cold_table(results):
     rows = []
     medians = medians_of(results.starts)
     for name, found in results.starts.items():
-        size = results.sizes.get(name.split(",")[0])
+        size = results.sizes.get(name.split(",")[0].removesuffix(ON_GPU))
         size = f"{size / 1e6:,.0f}" if size else ""
         if name not in medians:
             rows.append((name, *[""] * 6, size, found["remark"]))
@@ -245,9 +263,10 @@ def heading(results):
     """Date, machine, versions, and who is missing."""
     machine, versions = results.machine, results.versions
     packages = ", ".join(f"{name} {number or '(missing)'}" for name, number in versions.items())
+    gpu = f" {machine['gpu']};" if "gpu" in machine else ""
     lines = [
         f"{results.date}, {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
-        f"load {machine['load_average_before']} before; {packages}.",
+        f"load {machine['load_average_before']} before;{gpu} {packages}.",
     ]
     lines += [f"{name} did not take part: {why}." for name, why in results.missing.items()]
     lines += results.problems
@@ -283,6 +302,8 @@ def document(results, details=True):
         "the plain NumPy loop's."
     )
     parts = [heading(results)]
+    if any(race.heat.device != "cpu" for race in results.races):
+        return "\n\n".join([*parts, *gpu_parts(results, details), *last_parts(results)]) + "\n"
     if results.races:
         parts += ["### The machine's ceiling", ceiling_table(results)]
     for series, title in (("table", "### Networks"), ("unlisted", "### Other shapes")):
@@ -295,6 +316,32 @@ def document(results, details=True):
             parts += [f"### Sweep: {series}", sweep_table(results, series)]
     if lines := scaling_lines(results):
         parts += [lines]
+    return "\n\n".join([*parts, *last_parts(results)]) + "\n"
+
+
+def gpu_parts(results, details):
+    """The tables of a run with a GPU."""
+    tolerance = f"within {LOSS_TOLERANCE:.0%}" + "".join(
+        f", {bound:.0%} in {precision}" for precision, bound in TOLERANCES.items()
+    )
+    parts = [
+        "Rows a second by medians; a peer's number is its time over fastbp's on the same device. A "
+        "time counts only of who has the losses of the CPU's NumPy loop or, where that takes no "
+        f"part, of fastbp on the CPU ({tolerance})."
+    ]
+    for series, title in GPU_TITLES.items():
+        if races := results.series(series):
+            parts += [f"### {title}", device_table(results, series)]
+            if series == "sizes":
+                parts.append(pays_lines(results))
+            if details:
+                parts += map(race_table, races)
+    return parts
+
+
+def last_parts(results):
+    """What comes after the races: cold starts, whole fits, and what was lost or not proved."""
+    parts = []
     if results.starts:
         parts += ["### From nothing to a trained network", cold_table(results)]
     for state, run in results.mnist_command.items():
@@ -308,4 +355,4 @@ def document(results, details=True):
         parts += ["### Slower than a peer", slower_lines(results) or "Nothing in this run."]
         if lines := unproved_lines(results):
             parts += ["### Without a valid time", lines]
-    return "\n\n".join(parts) + "\n"
+    return parts

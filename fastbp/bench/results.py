@@ -13,10 +13,12 @@ import numpy as np
 import fastbp
 from fastbp.bench.cases import Case, Heat
 from fastbp.bench.ceiling import Ceiling
+from fastbp.bench.contenders import CONTENDERS
 from fastbp.bench.race import Entry
 
 FILE_NAME = "bench.json"
 PACKAGES = ("numpy", "numba", "llvmlite", "scikit-learn", "torch", "jax", "jaxlib", "matplotlib")
+GPU_PACKAGES = ("numba-cuda", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc", "triton")
 
 
 @dataclass
@@ -29,8 +31,8 @@ class Race:
 
     @property
     def ours(self):
-        """fastbp's entry."""
-        return next(entry for entry in self.entries if entry.contender == "fastbp")
+        """fastbp's entry; where it trains on both devices, the CPU's."""
+        return next(entry for entry in self.entries if CONTENDERS[entry.contender].is_ours)
 
     @property
     def peers(self):
@@ -38,7 +40,7 @@ class Race:
         return [
             entry
             for entry in self.entries
-            if entry.contender != "fastbp" and entry.seconds and not entry.remark
+            if not CONTENDERS[entry.contender].is_ours and entry.seconds and not entry.remark
         ]
 
     @property
@@ -53,6 +55,17 @@ class Race:
             return float("nan")
         return self.fastest_peer.median / self.ours.median
 
+    def on(self, device):
+        """The same race, as far as it was run on a device."""
+        entries = [e for e in self.entries if CONTENDERS[e.contender].device == device]
+        return Race(self.heat, entries, self.ceiling)
+
+    @property
+    def speedup(self):
+        """How much faster fastbp's engine is on the GPU; NaN where either has no valid time."""
+        cpu, gpu = self.on("cpu").ours, self.on("cuda").ours
+        return float("nan") if cpu.remark or gpu.remark else cpu.median / gpu.median
+
 
 @dataclass
 class Results:
@@ -64,6 +77,7 @@ class Results:
         When it began, in ISO 8601.
     quick : bool
     machine, versions : dict
+        The machine's "gpu" only where a GPU takes part.
     missing : dict
         Contender -> why it could not take part.
     races : list of Race
@@ -91,9 +105,10 @@ class Results:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, n_threads, quick):
+    def begin(cls, n_threads, quick, device="cpu"):
         """An empty record of this machine, now."""
-        return cls(datetime.now().isoformat(" ", "seconds"), quick, machine(n_threads), versions())
+        now = datetime.now().isoformat(" ", "seconds")
+        return cls(now, quick, machine(n_threads, device), versions(device))
 
     def series(self, *names):
         """The races of some series, in their order."""
@@ -128,16 +143,21 @@ def _race(heat, entries, ceiling):
     )
 
 
-def machine(n_threads):
-    """CPU, cores and load of this machine."""
+def machine(n_threads, device="cpu"):
+    """CPU, cores and load of this machine, and its GPU."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return {
+    found = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": n_threads,
         "load_average_before": round(load, 2),
         "system": platform.platform(),
     }
+    if device != "cpu":
+        from fastbp.info import describe_gpu
+
+        found["gpu"] = describe_gpu()
+    return found
 
 
 def cpu_model():
@@ -152,20 +172,14 @@ def cpu_model():
     return f"{names.get('model name', platform.processor())} ({family})"
 
 
-def versions_of(packages):
-    """Python's, fastbp's and some packages' versions; None for what is not installed."""
+def versions(device="cpu"):
+    """The versions of what takes part, NumPy's BLAS included; None for what is not installed."""
     found = {"python": platform.python_version(), "fastbp": fastbp.__version__}
-    for package in packages:
+    for package in (*PACKAGES, *(GPU_PACKAGES if device != "cpu" else ())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
-    return found
-
-
-def versions():
-    """The versions of what takes part, NumPy's BLAS included."""
-    found = versions_of(PACKAGES)
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     found["NumPy's BLAS"] = " ".join(filter(None, [blas.get("name"), blas.get("version")])) or None
     return found

@@ -18,16 +18,16 @@ from fastbp.bench.cases import SWEEPS, TABLE, VARIED, Case, Heat, batch_sweep, m
 from fastbp.bench.ceiling import Ceiling, measure_ceiling
 from fastbp.bench.draws import Draws, draw
 from fastbp.bench.race import Entry, Pace, compare_losses
-from fastbp.cpu.compilation import cache_folder
+from fastbp.cpu.compilation import kernel_folder
 
 SMALL = Case((5, 9, 6, 3), "tanh", "sgd", 16, 70, 0.05)
 CEILING = Ceiling(2, 400e9, 200e9, 40e9, 2**25)
-NAMES = list(contenders.CONTENDERS)
-CACHE = Path(cache_folder() or tempfile.mkdtemp()).parent  # where the other tests' kernels are
+NAMES = contenders.contenders_on("cpu")
+CACHE = Path(kernel_folder() or tempfile.mkdtemp()).parent  # where the other tests' kernels are
 
 
 def canned_race(heat, factors, remarks=()):
-    """A race in which contenders took so many times a millisecond, and half more at first."""
+    """A race in which contenders took these multiples of a millisecond, and half more at first."""
     remarks = dict(remarks)
     entries = [
         Entry(name, remarks.get(name, ""), 1.5e-3 * f, [1e-3 * f, 1.1e-3 * f, 0.9e-3 * f], [0.7])
@@ -129,7 +129,7 @@ def test_contenders_do_the_same_arithmetic(name, activation, solver):
     draws, turns = draw(case, 4), Script()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PLATFORMS", "cpu")
-        contenders.CONTENDERS[name].load()(case, draws, turns, 1)
+        contenders.CONTENDERS[name].load()(case, draws, turns, 1, "cpu")
     expected = numpy_losses(case, draws)
     # PyTorch's Adam adds its ε behind the bias correction, the others before.
     tolerance = 1e-4 if solver == "adam" else 1e-9
@@ -139,7 +139,7 @@ def test_contenders_do_the_same_arithmetic(name, activation, solver):
 
 def numpy_losses(case, draws):
     turns = Script()
-    contenders.train_numpy(case, draws, turns, 1)
+    contenders.train_numpy(case, draws, turns, 1, "cpu")
     return turns.losses
 
 
@@ -188,7 +188,7 @@ def test_orders_are_drawn_within_the_epochs(name, monkeypatch):
 
     monkeypatch.setattr(Draws, "shuffles", noted_shuffles)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    contenders.CONTENDERS[name].load()(SMALL, draw(SMALL, 3), Noted(), 1)
+    contenders.CONTENDERS[name].load()(SMALL, draw(SMALL, 3), Noted(), 1, "cpu")
     assert events == ["order", "epoch"] * 3
 
 
@@ -197,8 +197,10 @@ def test_draws_survive_the_file(tmp_path):
     draws.save(tmp_path / "draws.npz")
     loaded = Draws.load(tmp_path / "draws.npz")
     assert loaded.n_epochs == 2
-    for name in ("X", "labels", "coefs", "intercepts", "state", "orders"):
+    for name in ("X", "labels", "coefs", "intercepts", "state"):
         assert all(map(np.array_equal, getattr(draws, name), getattr(loaded, name))), name
+    orders = [[order.copy() for order in each.shuffles()] for each in (draws, loaded)]
+    np.testing.assert_array_equal(*orders)
 
 
 # ---- the proof ------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ def test_who_computes_something_else_is_marked(cheat, losses, remark):
     entries = [
         Entry(name, "", 1.0, [1.0], losses if name == cheat else [2.0, 1.0, 0.5]) for name in NAMES
     ]
-    compare_losses(entries)
+    compare_losses(entries, SMALL)
     for entry in entries:
         if entry.contender == cheat and remark:
             assert entry.remark.startswith("computes something else")
@@ -237,7 +239,7 @@ def test_a_reference_that_failed_is_replaced():
         Entry("scikit-learn", "", 1.0, [1.0], [1.0]),
         Entry("JAX", "", 1.0, [1.0], [1.1]),
     ]
-    compare_losses(entries)
+    compare_losses(entries, SMALL)
     assert [bool(entry.remark) for entry in entries] == [False, True, False, True]
 
 
@@ -355,14 +357,14 @@ def test_pictures(tmp_path):
 
 
 def test_milestones_of_a_whole_process_without_mnist():
-    starts = processes.milestones([processes.SCRIPT, "fastbp", "", "0"], CACHE)
+    starts = processes.milestones(processes.accuracy_command("fastbp", "", 0), CACHE)
     assert list(starts) == ["read", "imported", "first epoch", "exit"]
     assert sorted(starts.values()) == list(starts.values())
 
 
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
-        processes.milestones([processes.SCRIPT, "nobody", "", "0"], tmp_path)
+        processes.milestones(processes.accuracy_command("nobody", "", 0), tmp_path)
 
 
 def test_installed_sizes_count_what_is_needed():
@@ -381,7 +383,7 @@ def test_the_command_hands_its_options_on(monkeypatch, tmp_path):
     assert cli.main([*arguments, "--threads", "3", "--data", str(tmp_path)]) == 0
     (options,) = received
     assert options == program.Options(
-        True, ("width", "784"), ("JAX",), 3, Path("fastbp-bench"), tmp_path
+        True, "cpu", ("width", "784"), ("JAX",), 3, Path("fastbp-bench"), tmp_path
     )
 
 
@@ -450,7 +452,7 @@ def test_a_race_is_only_won_against_every_peer(remarks, ours, met):
     assert all(part in figure.measured for part in named)
 
 
-def test_figures_are_judged_from_the_record():
+def test_figures_are_taken_from_the_record():
     judged = {figure.what: figure for figure in figures.judge(canned_results())}
     assert judged["784-128-10 b64 logistic sgd: fastest peer's time / fastbp's"].met is True
     assert judged["4-16-3 b32 logistic sgd: fastest peer's time / fastbp's"].met is False  # 3 < 6

@@ -1,445 +1,250 @@
-"""The benchmark of the CUDA engine, as far as it runs without a GPU."""
+"""The benchmark with a GPU, as far as it runs without one."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.gpu import __main__, accuracy, checks, program, races, sizes, tables, together
-from benchmarks.gpu.record import Record
-from benchmarks.gpu.trainers import BYTE_SCALE, draw_for_gpu, train_fastbp, train_jax, use_only
-from benchmarks.gpu.workers import Deadline, Worker
-from fastbp.bench.cases import Case
-from fastbp.bench.race import Entry, WorkerError
-from fastbp.cuda import choice, toolkit
-from fastbp.cuda.wide import library
+from fastbp import cli
+from fastbp.bench import contenders, plots, program, race, report, results
+from fastbp.bench.cases import BATCH_SIZES, FIT_EPOCHS, MANY, WIDTHS, Case, Heat, make_heats
+from fastbp.bench.ceiling import Ceiling
+from fastbp.bench.draws import draw
+from fastbp.bench.race import Entry, Pace, compare_losses
+from fastbp.cuda import toolkit
 
-ROOT = Path(__file__).parents[2]
-TOY = Case((784, 9, 4), "logistic", "sgd", 16, 70, 0.05)
-HERE = "test_gpu_benchmark"
-needs = {
-    package: pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
-    )
-    for package in ("torch", "jax")
-}
+TOY = Case((7, 9, 6, 4), "logistic", "sgd", 16, 70, 0.05)
+CEILING = Ceiling(2, 400e9, 200e9, 40e9, 2**25)
+CONTENDERS = contenders.CONTENDERS
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-# ---- time, failures and processes ------------------------------------------------------------
+class EnoughError(Exception):
+    """Ends a trainer that would go on."""
 
 
-class Clock:
-    def __init__(self):
-        self.now = 0.0
+class Script:
+    """Stands for `Turns`: lets a trainer go through some epochs and keeps their losses."""
 
-    def __call__(self):
-        return self.now
+    def __init__(self, most):
+        self.losses, self.most = [], most
 
-
-def test_sections_that_fail_or_have_no_time_left_stop_nobody(capsys):
-    clock, ran, saved, record = Clock(), [], [], Record()
-    budget = Deadline(100, clock)
-
-    def section(name, seconds, error=None):
-        def run(deadline):
-            ran.append((name, deadline.left))
-            clock.now += seconds
-            if error:
-                raise error
-
-        return run
-
-    sections = {
-        "first": section("first", 60, ValueError("bad\nluck")),
-        "long": section("long", 1),
-        "second": section("second", 35),
-        "third": section("third", 1),
-    }
-    limits = {"first": (1, 80), "long": (41, 50), "second": (1, 99), "third": (10, 20)}
-    program.run_sections(sections, record, budget, lambda: saved.append(1), limits)
-    assert ran == [("first", 80), ("second", 40)]
-    assert record.problems == ["first: ValueError: bad luck"]
-    assert list(record.skipped) == ["long", "third"]
-    assert "5 s were left, and it takes 10 s" in record.skipped["third"]
-    assert len(saved) == 2
-    assert set(record.seconds) == {"first", "second"}
-
-
-def test_every_section_has_its_limits_and_they_are_ordered_by_importance():
-    assert set(program.LIMITS) == {*program.SECTIONS, "preparation"}
-    assert all(least < most for least, most in program.LIMITS.values())
-    assert program.SECTIONS[:4] == ("correctness", "mnist", "accuracy", "wide")
-    assert program.BUDGET < 8 * 60 - 30
-
-
-def count_up(end, failing=False):
-    """A worker's generator."""
-    yield from range(1, end)
-    if failing:
-        raise ValueError("lost")
-
-
-def test_a_worker_goes_step_by_step_and_says_why_it_failed():
-    worker = Worker(f"{HERE}:count_up", end=3)
-    assert [worker.go(Deadline(60)) for _ in range(3)] == [1, 2, None]
-    worker.close()
-    worker = Worker(f"{HERE}:count_up", end=2, failing=True)
-    assert worker.go(Deadline(60)) == 1
-    with pytest.raises(WorkerError, match="ValueError: lost"):
-        worker.go(Deadline(60))
-    worker = Worker(f"{HERE}:count_up", end=2)
-    with pytest.raises(WorkerError, match="no answer"):
-        worker.go(Deadline(0))
-
-
-class ScriptedWorker:
-    """Stands for `Worker`: answers from a script, whoever made it."""
-
-    script = ()
-    started = ()
-
-    def __init__(self, target, checks):
-        ScriptedWorker.started += (len(checks),)
-
-    def go(self, deadline):
-        answer = ScriptedWorker.script.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def close(self):
+    def begin(self):
         pass
 
-
-def test_checks_go_on_in_a_new_process_behind_a_crash_or_a_lost_device(monkeypatch):
-    monkeypatch.setattr(checks, "Worker", ScriptedWorker)
-    fine = {"problem": "", "difference": 1e-7}
-    lost, wrong = {"problem": "DeviceError: lost"}, {"problem": "loss off by 1"}
-    ScriptedWorker.script = [fine, WorkerError("exit status -11"), wrong, fine, lost, fine]
-    ScriptedWorker.started = ()
-    some = checks.make_checks()["steps"][:6]
-    rows = checks.check_group("steps", some, Deadline(60))
-    assert ScriptedWorker.started == (6, 4, 1)
-    assert [row["problem"] for row in rows] == [
-        "", "exit status -11", "loss off by 1", "", "DeviceError: lost", ""
-    ]  # fmt: skip
-    assert checks.check_group("steps", some[:1], Deadline(0))[0]["problem"] == "no time was left"
+    def end(self, loss):
+        self.losses.append(float(loss))
+        if len(self.losses) == self.most:
+            raise EnoughError
 
 
-def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised(monkeypatch):
-    monkeypatch.setattr(library, "find_spec", lambda name: name)
-    found = [check for group in checks.make_checks().values() for check in group]
-    assert all(check.n_rows % check.batch_size for check in found)
-    for values, name in (
-        (checks.TASKS, "task"),
-        (checks.SOLVERS, "solver"),
-        (("identity", "logistic", "tanh", "relu"), "activation"),
-        (("uint8", "float32", "float64", "csr"), "inputs"),
-        (checks.BOUNDS, "precision"),
-        ((True, False), "weighted"),
-        (("steps", "clusters", "fit_many", "wide own", "wide cublaslt"), "program"),
-    ):
-        assert {getattr(check, name) for check in found} == set(values)
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch):
+    """Settings of this process that trainers change."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
-def test_an_entry_whose_losses_are_others_is_no_result():
-    entries = [
-        Entry("same", "", 1.0, [1.0], [0.5, 0.25]),
-        Entry("other", "", 1.0, [1.0], [0.5, 0.26]),
-        Entry("lost", "", 1.0, [1.0], [0.5, float("nan")]),
-        Entry("incomparable", "", 1.0, [1.0], []),
-    ]
-    races.judge(entries, [0.5, 0.25, 0.1], "float32")
-    remarks = [entry.remark for entry in entries]
-    assert remarks[0] == remarks[3] == ""
-    assert "loss off by 4.0%" in remarks[1]
-    assert "not finite" in remarks[2]
-
-
-# ---- what is written -------------------------------------------------------------------------
-
-
-def canned_record():
-    """A run in which one check and one peer failed; all numbers are made up."""
-    record = Record.begin({"name": "Toy GPU 1", "capability": "9.0"})
-    record.date = "2001-02-03 04:05:06"
-    check = checks.make_checks()["steps"][0]
-    row = {"group": "steps", "check": check.name, "bound": 1e-5, "difference": 2e-6,
-           "rounding": 1e-6, "repeats": True, "seconds": 3.25, "problem": ""}  # fmt: skip
-    record.checks = [row, row | {"repeats": False, "problem": "two fits differ"}]
-    entry = {"contender": "fastbp steps", "remark": "", "first_epoch": 2.0,
-             "seconds": [0.4, 0.5, 0.6], "losses": [0.7, 0.6]}  # fmt: skip
-    other = entry | {"contender": "PyTorch eager", "remark": "failed: out of luck"}
-    race = {"section": "wide", "race": "toy", "precision": "tf32", "unit": "step", "n_steps": 100,
-            "n_rows": 1_600, "entries": [entry, other]}  # fmt: skip
-    record.races = [race, race | {"section": "fit_many", "unit": "10 networks"}]
-    seeds = [{"seed": s, "reached": {"97": [0.5 + s, 2]}, "accuracy": 0.97} for s in (0, 1)]
-    record.accuracy = [
-        {"program": "steps", "recipe": accuracy.RECIPE, "seeds": seeds, "problem": ""},
-        {"program": "clusters", "recipe": accuracy.RECIPE, "seeds": [], "problem": "no such"},
-    ]
-    record.probes = [{"probe": "launch", "microseconds": 1.5, "problem": ""}]
-    record.sizes = [
-        {"case": "a", "n_rows": 10, "program": "steps", "cpu": [2.0], "gpu": [1.0], "problem": ""},
-        {"case": "b", "n_rows": 10, "program": "steps", "problem": "ValueError: no"},
-    ]
-    record.problems, record.skipped = ["a check: two fits differ"], {"sizes": "no time"}
-    record.seconds = {"all": 12.0}
-    return record
-
-
-def test_the_record_comes_back_and_its_tables_hold_everything(tmp_path):
-    record = canned_record()
-    paths = record.write(tmp_path / "new")
-    assert [path.name for path in paths] == ["toy-gpu-1-2001-02-03.json", "toy-gpu-1-2001-02-03.md"]
-    assert Record.read(paths[0]) == record
-    json.loads(paths[0].read_text(), parse_constant=lambda name: pytest.fail(name))
-    text = paths[1].read_text()
-    for expected in (
-        "Toy GPU 1", "1 of 2 checks failed", "two fits differ", "2.0e-06", "5 ms", "500 ms",
-        "out of luck", "1 s ± 500 ms", "2 of 2", "no such", "1.500", "ValueError: no", "2.00",
-        "sizes was skipped: no time", "numba", "all 12 s",
-    ):  # fmt: skip
-        assert expected in text, expected
-    unproven = next(line for line in text.splitlines() if "out of luck" in line)
-    assert "ms" not in unproven
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(2.0, "2 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs"), (None, "")]
-)
-def test_times_are_given_in_their_unit(seconds, text):
-    assert tables.seconds_for_people(seconds) == text
-
-
-def test_without_a_gpu_the_command_says_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr(toolkit, "problem", lambda: "there is none. Buy one.")
-    assert __main__.main([]) == 2
-    assert capsys.readouterr().err == "No GPU can be used: there is none. Buy one.\n"
+def losses_of(name, case, n_epochs=3):
+    """What a contender's trainer reports, on the CPU."""
+    if CONTENDERS[name].missing():
+        pytest.skip(f"{name} is not installed")
+    turns = Script(n_epochs)
+    with pytest.raises(EnoughError):
+        CONTENDERS[name].load()(case, draw(case, FIT_EPOCHS), turns, 1, "cpu")
+    return turns.losses
 
 
 # ---- the same training by everyone -----------------------------------------------------------
 
 
-@pytest.fixture(params=["images", "logistic outputs"])
-def drawn(request, tmp_path):
-    case = TOY if request.param == "images" else replace(TOY, layer_sizes=(6, 9, 5, 2))
-    path = tmp_path / "draws.npz"
-    draws = draw_for_gpu(case, 4)
-    assert draws.X.dtype == (np.uint8 if request.param == "images" else np.float32)
-    draws.save(path)
-    return case, path
-
-
-def losses_of(turns):
-    return [turn["loss"] for turn in turns]
-
-
-def test_turns_are_one_epoch_and_then_several(drawn):
-    case, path = drawn
-    single = losses_of(train_fastbp(case, path, 1, "cpu"))
-    assert len(single) == 4
-    assert losses_of(train_fastbp(case, path, 2, "cpu")) == [single[0], single[2], single[3]]
-
-
-@needs["torch"]
-@pytest.mark.parametrize("form", ["eager", "graphs", "compile"])
-def test_pytorch_trains_what_fastbp_trains(drawn, form, monkeypatch):
-    import torch
-
-    from benchmarks.gpu.torch_trainer import train_torch
-
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    "name", ["PyTorch on GPU", "PyTorch, CUDA graphs", "torch.compile, CUDA graphs"]
+)
+def test_pytorch_trains_what_fastbp_trains(name, solver, monkeypatch):
+    torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    case, path = drawn
-    found = losses_of(train_torch(case, path, 1, form, device="cpu"))
-    np.testing.assert_allclose(found, losses_of(train_fastbp(case, path, 1, "cpu")), rtol=1e-5)
+    case = replace(TOY, solver=solver, learning_rate=0.01)
+    found = losses_of(name, case)
+    np.testing.assert_allclose(found, losses_of("fastbp", case), rtol=1e-5)
 
 
-@needs["torch"]
-@pytest.mark.parametrize("form", ["eager", "compile"])
-def test_pytorch_in_bfloat16_keeps_single_parameters(drawn, form, monkeypatch):
-    import torch
-
-    from benchmarks.gpu.torch_trainer import train_torch
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    case, path = drawn
-    found = losses_of(train_torch(case, path, 1, form, "bfloat16", device="cpu"))
-    expected = losses_of(train_fastbp(case, path, 1, "cpu"))
+def test_pytorch_in_bfloat16_keeps_single_parameters():
+    found = losses_of("PyTorch on GPU", replace(TOY, precision="bfloat16"))
+    expected = losses_of("fastbp", TOY)
     np.testing.assert_allclose(found, expected, rtol=0.02)
     assert found != expected
 
 
-@needs["jax"]
-def test_jax_trains_what_fastbp_trains(drawn):
-    case, path = drawn
-    found = losses_of(train_jax(case, path, 1, device="cpu"))
-    np.testing.assert_allclose(found, losses_of(train_fastbp(case, path, 1, "cpu")), rtol=1e-5)
+@pytest.mark.parametrize("name", ["fastbp", "PyTorch, CUDA graphs", "JAX on GPU"])
+def test_the_first_of_many_networks_is_the_same_everywhere(name):
+    many = replace(MANY, n_rows=150, n_networks=4)
+    alone = losses_of("fastbp", replace(many, n_networks=1), FIT_EPOCHS)[-1]
+    np.testing.assert_allclose(losses_of(name, many, 2), [alone] * 2, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    ("train", "options"),
-    [
-        pytest.param(together.train_one_by_one, {"form": "graphs"}, marks=needs["torch"]),
-        pytest.param(together.train_vmap, {}, marks=needs["jax"]),
-    ],
-)
-def test_the_first_of_many_networks_is_the_same_everywhere(train, options, tmp_path):
-    path = tmp_path / "draws.npz"
-    case = replace(together.MANY, n_rows=150)
-    draw_for_gpu(case, 7).save(path)
-    expected = losses_of(together.train_on_cpu(case, path, 2))
-    found = losses_of(train(case, path, 2, n_networks=3, device="cpu", **options))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert len(set(expected)) == 1
+def test_an_engine_that_gives_its_program_up_has_no_time(monkeypatch):
+    import warnings
+
+    from fastbp import MLPClassifier
+
+    def fit(model, X, y):
+        warnings.warn("the fast program is not trusted", stacklevel=1)
+
+    monkeypatch.setattr(MLPClassifier, "fit", fit)
+    with pytest.raises(UserWarning, match="not trusted"):
+        contenders.train_fastbp(TOY, draw(TOY, 2), Script(2), 1, "cuda")
 
 
-def test_seeds_are_trained_until_accurate(monkeypatch):
-    from fastbp import datasets
+def test_a_turn_of_many_networks_is_one_fit_and_may_stand_for_more():
+    class Answering:
+        sent = ()
 
-    random = np.random.default_rng(0)
-    y = random.integers(0, 3, 600)
-    X = random.integers(0, 100, (600, 784), np.uint8)
-    X[np.arange(600)[:, None], 9 * y[:, None] + np.arange(9)] += 150
-    data = type("Images", (), dict(X_train=X, y_train=y, X_test=X, y_test=y))
-    monkeypatch.setattr(datasets, "load_mnist", lambda path: data)
-    found = list(accuracy.train_seeds(None, "cpu", n_seeds=2))
-    assert [row["seed"] for row in found] == [0, 0, 1]
-    assert found[0]["accuracy"] == found[1]["accuracy"] >= 0.98
-    for row in found:
-        (first, n_first), (last, n_last) = row["reached"]["97"], row["reached"]["98"]
-        assert 0 < first <= last
-        assert 1 <= n_first <= n_last <= 8
+        def send(self, message):
+            self.sent += (message,)
 
+        def recv(self):
+            return "go"
 
-def test_sizes_are_compared_and_a_failing_one_is_a_row():
-    cases = [Case((5, 4, 4, 3), "relu", "sgd", 16, 60, 0.01)]
-    good, bad = cases[0], replace(cases[0], activation="none")
-    rows = list(sizes.compare_sizes([bad, good], device="cpu"))
-    assert rows[0]["problem"]
-    assert rows[1]["problem"] == ""
-    assert len(rows[1]["cpu"]) == len(rows[1]["gpu"]) == sizes.N_ROUNDS
-    assert all(case.n_rows >= case.batch_size for case in sizes.make_cases())
+    assert MANY.epochs_a_turn == 1
+    assert MANY.n_samples == 20_000 * 1_000 * FIT_EPOCHS
+    assert MANY.operations == FIT_EPOCHS * 1_000 * replace(MANY, n_networks=1).operations
+    connection = Answering()
+    turns = contenders.Turns(connection)
+    turns.begin()
+    turns.scale = 1e9
+    turns.end(0.5)
+    assert connection.sent[1][0] > 100
 
 
-# ---- a whole run, on the CPU -----------------------------------------------------------------
+# ---- who takes part, and the proof -------------------------------------------------------------
 
 
-def toy_race(section):
-    """A race of fastbp, somebody who learns nothing, and somebody who is not there."""
-    case = replace(TOY, layer_sizes=(6, 9, 5, 2))
-    contenders = {
-        "fastbp steps": (races.TRAINERS, {"device": "cpu"}),
-        "another": (f"{HERE}:train_something_else", {}),
-        "nobody": (f"{HERE}:train_nobody", {}),
-    }
-    return races.Race(section, case, contenders, epochs=2, rounds=2)
+def test_the_gpus_races_have_the_cpus_fastbp_as_their_proof():
+    for device in ("cuda", "both"):
+        names = contenders.contenders_on(device)
+        assert names[0] == "fastbp"
+        assert "fastbp on GPU" in names
+        assert ("NumPy" in names) == (device == "both")
+    assert not any("GPU" in name for name in contenders.contenders_on("cpu"))
+    heats = make_heats(2, device="both")
+    assert {heat.value for heat in heats if heat.series == "sizes"} == set(WIDTHS)
+    assert {heat.case.batch_size for heat in heats if heat.series == "sizes"} == set(BATCH_SIZES)
+    assert {heat.case.precision for heat in heats} == {"", "tf32", "bfloat16"}
+    assert all(heat.case.n_rows >= heat.case.batch_size for heat in heats)
+    (together,) = (heat for heat in heats if heat.series == "together")
+    taking = [name for name in CONTENDERS if program.takes_part(CONTENDERS[name], together, False)]
+    assert "scikit-learn" not in taking
+    assert {"fastbp", "fastbp on GPU", "JAX on GPU"} <= set(taking)
 
 
-def test_a_run_goes_on_whatever_fails_and_keeps_what_it_has(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(toolkit, "problem", lambda: None)  # this process believes in a GPU
-    monkeypatch.setattr(program, "make_checks", dict)
-    monkeypatch.setattr(races, "make_races", lambda: [toy_race("wide")])
-    monkeypatch.setattr(together, "make_race", lambda: toy_race("fit_many"))
-    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, "")
-    wanted = [f"--only={name}" for name in ("correctness", "wide", "probes")]
-    assert __main__.main([*wanted, f"--output={tmp_path}"]) == 1
-    (path,) = tmp_path.glob("*.json")
-    record = Record.read(path)
-    assert list(record.seconds) == ["correctness", "preparation", "wide", "probes", "all"]
-    (row,) = record.races
-    ours, other, nobody = row["entries"]
-    assert ours["remark"] == ""
-    assert len(ours["seconds"]) == 2
-    assert len(ours["losses"]) == 3
-    assert ours["losses"][-1] == row["reference_loss"]
-    assert "loss off" in other["remark"]
-    assert "AttributeError" in nobody["remark"]
-    described, *problems, probes = record.problems
-    assert "device='cuda' cannot be used" in described
-    assert [problem.split(": ")[0] for problem in problems] == [
-        f"{row['race']}, another", f"{row['race']}, nobody"
+@pytest.mark.parametrize(("precision", "is_marked"), [("", True), ("bfloat16", False)])
+def test_losses_on_a_gpu_are_compared_with_the_cpus(precision, is_marked):
+    entries = [
+        Entry("fastbp", "", 1.0, [1.0], [0.5, 0.25]),
+        Entry("fastbp on GPU", "", 1.0, [1.0], [0.5, 0.26]),
+        Entry("JAX on GPU", "", 1.0, [1.0], [0.5, 0.25]),
+    ]
+    compare_losses(entries, replace(TOY, precision=precision))
+    assert [bool(entry.remark) for entry in entries] == [False, is_marked, False]
+
+
+def test_without_a_reference_there_is_no_time():
+    entries = [Entry("fastbp", "failed"), Entry("JAX on GPU", "", 1.0, [1.0], [0.5])]
+    compare_losses(entries, TOY)
+    assert entries[1].remark == "nothing to compare its loss with"
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def canned_results():
+    """A run in which a GPU pays from 512 units on, and JAX is faster there; numbers are made up."""
+    run = results.Results.begin(2, quick=False)
+    run.machine["gpu"] = "Toy GPU 1, driver for CUDA 13.0"
+    for heat in make_heats(2, device="both"):
+        is_large = heat.value is None or heat.value >= 512
+        seconds = {"fastbp": 2e-3, "NumPy": 8e-3, "PyTorch": 6e-3, "fastbp on GPU": 1e-3,
+                   "JAX on GPU": 0.5e-3}  # fmt: skip
+        if not is_large:
+            seconds |= {"fastbp on GPU": 4e-3, "JAX on GPU": 8e-3}
+        entries = [Entry(name, "", 2 * s, [s] * 3, [0.7]) for name, s in seconds.items()]
+        entries.append(Entry("PyTorch on GPU", "failed: out of luck"))
+        run.races.append(results.Race(heat, entries, CEILING))
+    run.starts = {"fastbp on GPU, warm cache": {
+        name: [1.0 + at] for at, name in enumerate(("read", "imported", "first epoch", "exit"))
+    }}  # fmt: skip
+    return run
+
+
+def test_the_report_sets_gpu_and_cpu_side_by_side(tmp_path):
+    run = canned_results()
+    run.write(tmp_path / "bench.json")
+    assert results.Results.read(tmp_path / "bench.json") == run
+    text = report.document(run)
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| 64-2048-2048-10 b64 ")
+    ]
+    n_rows = next(h.case.n_rows for h in make_heats(2, device="both") if h.value == 2_048)
+    assert rows[0][1:] == [
+        f"{n_rows / 2e-3:,.0f}", f"{n_rows / 1e-3:,.0f}", "2.00", "3.00 PyTorch", "0.50 JAX on GPU"
     ]  # fmt: skip
-    assert "device='cuda' cannot be used" in probes
-    assert "another: computes something else" in capsys.readouterr().out
+    assert "- batch size 64: the GPU is faster from 512 units on" in text
+    assert "JAX on GPU takes 0.50 of fastbp's time" in text
+    assert "- PyTorch on GPU: failed: out of luck" in text
+    assert "Toy GPU 1" in text
+    assert "fastbp on GPU, warm cache" in text
+    assert "1,000 networks" in text
 
 
-def train_something_else(case, path, epochs):
-    """A trainer that learns nothing."""
-    while True:
-        yield {"seconds": 1.0, "loss": 2.0}
+def test_there_is_a_picture_of_where_a_gpu_starts_to_pay(tmp_path):
+    pytest.importorskip("matplotlib")
+    names = plots.draw_all(canned_results(), tmp_path)
+    assert "devices.png" in names
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
 
 
-def test_programs_of_the_races_exist(monkeypatch):
-    assert races.programs_for(races.MNIST, "float32")[-1] == "steps"
-    monkeypatch.setattr(choice, "PROGRAMS", dict(choice.PROGRAMS))
-    monkeypatch.setenv(choice.PRODUCTS_VARIABLE, "cublaslt")
-    use_only("wide own")
-    assert list(choice.PROGRAMS) == ["wide"]
-    assert os.environ[choice.PRODUCTS_VARIABLE] == "own"
-    monkeypatch.setattr(choice, "PROGRAMS", {"steps": None})
-    use_only("steps")
-    with pytest.raises(ValueError, match="no program 'magic', but steps"):
-        use_only("magic")
-    assert pytest.approx(1 / 255) == BYTE_SCALE
+# ---- the command -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("found", ["nvmath", None])
-def test_both_who_multiply_wide_nets_race_where_they_are(found, monkeypatch):
-    monkeypatch.delenv(choice.PRODUCTS_VARIABLE, raising=False)
-    monkeypatch.setattr(library, "find_spec", lambda name: found)
-    wide = [race for race in races.make_races() if race.section == "wide"]
-    ours = {
-        race.precision: [name for name in race.contenders if name.startswith("fastbp")]
-        for race in wide
-    }
-    own, theirs = ["fastbp wide, own product"], ["fastbp wide, cuBLASLt"] * bool(found)
-    assert ours == {
-        "bfloat16": own + theirs, "tf32": own + theirs, "float32": [*theirs, "fastbp steps"]
-    }  # fmt: skip
-    programs = {race.contenders[name][1]["program"] for race in wide for name in theirs}
-    assert programs == ({"wide cublaslt"} if found else set())
-    assert ("wide, cuBLASLt, tf32" in checks.make_checks()) == bool(found)
+@pytest.mark.parametrize("command", ["bench --device cuda", "bench --device both",
+                                     "check --device cuda"])  # fmt: skip
+def test_without_a_gpu_the_command_says_what_is_missing(command, monkeypatch, capsys):
+    monkeypatch.setattr(toolkit, "problem", lambda: "there is none. Buy one.")
+    assert cli.main(command.split()) == 2
+    device = command.split()[-1]
+    expected = f"fastbp: error: --device {device} cannot be used: there is none. Buy one.\n"
+    assert capsys.readouterr().err == expected
 
 
-# ---- the checks, in numba's simulator --------------------------------------------------------
-
-SIMULATED = """
-import sys
-sys.path[:0] = [{tests!r}, {cuda!r}]
-import json
-from dataclasses import replace
-from simulation import speed_up
-from benchmarks.gpu import checks
-speed_up()
-some = [
-    replace(check, hidden=(4,), n_features=5, n_rows=25, batch_size=15, n_outputs=n_outputs)
-    for check, n_outputs in zip(checks.make_checks()["steps"][:3], (3, 2, 1))
-]
-some.append(replace(some[0], precision="float64"))
-some.append(replace(some[0], precision="tf32"))
-print(json.dumps(list(checks.run_checks(some, n_epochs=2))))
-"""
+@pytest.mark.parametrize("arguments", [["--only", "bench_mnist"], ["--peer", "NumPy"]])
+def test_parts_and_peers_are_those_of_the_device(arguments, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(toolkit, "problem", lambda: None)
+    monkeypatch.setattr("fastbp.info.describe_gpu", lambda: "Toy GPU 1")
+    command = ["bench", "--device", "cuda", *arguments, "--output", str(tmp_path)]
+    assert cli.main(command) == 2
+    assert repr(arguments[1]) in capsys.readouterr().err
 
 
-def test_checks_pass_in_the_simulator_and_a_failing_one_says_why():
-    code = SIMULATED.format(tests=str(ROOT / "tests"), cuda=str(ROOT / "tests" / "cuda"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    *good, bad = json.loads(done.stdout)
-    for row in good:
-        assert row["problem"] == ""
-        assert row["repeats"]
-    assert good[-1]["difference"] <= 1e-10
-    assert "precision='tf32'" in bad["problem"]
+def test_a_run_where_the_gpu_is_only_believed_in(monkeypatch, tmp_path, capsys):
+    """The processes find none: their failures are remarks, and the CPU's times stand."""
+    heats = [Heat("table", None, TOY, 1, "both"), Heat("sizes", 16, TOY, 1, "cuda")]
+    monkeypatch.setattr(toolkit, "problem", lambda: None)
+    monkeypatch.setattr("fastbp.info.describe_gpu", lambda: "Toy GPU 1")
+    monkeypatch.setattr(program, "QUICK_PACE", Pace(0.0, 1, 1))
+    monkeypatch.setattr(program, "make_heats", lambda *_: heats)
+    monkeypatch.setattr(program, "measure_ceiling", lambda n_threads: CEILING)
+    monkeypatch.setattr(race, "PAUSE", 0.0)
+    command = ["bench", "--device", "both", "--quick", "--only", "table", "--peer", "PyTorch on"]
+    assert cli.main([*command, "--output", str(tmp_path)]) == 0
+    (found,) = json.loads((tmp_path / "bench.json").read_text())["races"]
+    ours, gpu, peer = found["entries"]
+    assert [ours["contender"], gpu["contender"]] == ["fastbp", "fastbp on GPU"]
+    assert ours["remark"] == ""
+    assert ours["seconds"]
+    assert "device='cuda' cannot be used" in gpu["remark"]
+    assert peer["remark"]
+    assert "Toy GPU 1" in capsys.readouterr().out

@@ -1,1 +1,0 @@
-"""The CUDA engine on a GPU: right first, then how fast: `python -m benchmarks.gpu`."""

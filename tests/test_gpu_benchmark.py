@@ -18,7 +18,6 @@ from benchmarks.gpu.workers import Deadline, Worker
 from fastbp.bench.cases import Case
 from fastbp.bench.race import Entry, WorkerError
 from fastbp.cuda import choice, toolkit
-from fastbp.cuda.wide import library
 
 ROOT = Path(__file__).parent.parent
 TOY = Case((784, 9, 4), "logistic", "sgd", 16, 70, 0.05)
@@ -123,17 +122,16 @@ def test_checks_go_on_in_a_new_process_behind_a_crash_or_a_lost_device(monkeypat
     lost, wrong = {"problem": "DeviceError: lost"}, {"problem": "loss off by 1"}
     ScriptedWorker.script = [fine, WorkerError("exit status -11"), wrong, fine, lost, fine]
     ScriptedWorker.started = ()
-    some = checks.make_checks()["steps"][:6]
-    rows = checks.check_group("steps", some, Deadline(60))
+    some = checks.make_checks()["general"][:6]
+    rows = checks.check_group("general", some, Deadline(60))
     assert ScriptedWorker.started == (6, 4, 1)
     assert [row["problem"] for row in rows] == [
         "", "exit status -11", "loss off by 1", "", "DeviceError: lost", ""
     ]  # fmt: skip
-    assert checks.check_group("steps", some[:1], Deadline(0))[0]["problem"] == "no time was left"
+    assert checks.check_group("general", some[:1], Deadline(0))[0]["problem"] == "no time was left"
 
 
-def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised(monkeypatch):
-    monkeypatch.setattr(library, "find_spec", lambda name: name)
+def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised():
     found = [check for group in checks.make_checks().values() for check in group]
     assert all(check.n_rows % check.batch_size for check in found)
     for values, name in (
@@ -143,7 +141,7 @@ def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised(m
         (("uint8", "float32", "float64", "csr"), "inputs"),
         (checks.BOUNDS, "precision"),
         ((True, False), "weighted"),
-        (("steps", "clusters", "fit_many", "wide own", "wide cublaslt"), "program"),
+        (("general", "fit_many", "wide"), "program"),
     ):
         assert {getattr(check, name) for check in found} == set(values)
 
@@ -169,11 +167,11 @@ def canned_record():
     """A run in which one check and one peer failed; all numbers are made up."""
     record = Record.begin({"name": "Toy GPU 1", "capability": "9.0"})
     record.date = "2001-02-03 04:05:06"
-    check = checks.make_checks()["steps"][0]
-    row = {"group": "steps", "check": check.name, "bound": 1e-5, "difference": 2e-6,
+    check = checks.make_checks()["general"][0]
+    row = {"group": "general", "check": check.name, "bound": 1e-5, "difference": 2e-6,
            "rounding": 1e-6, "repeats": True, "seconds": 3.25, "problem": ""}  # fmt: skip
     record.checks = [row, row | {"repeats": False, "problem": "two fits differ"}]
-    entry = {"contender": "fastbp steps", "remark": "", "first_epoch": 2.0,
+    entry = {"contender": "fastbp general", "remark": "", "first_epoch": 2.0,
              "seconds": [0.4, 0.5, 0.6], "losses": [0.7, 0.6]}  # fmt: skip
     other = entry | {"contender": "PyTorch eager", "remark": "failed: out of luck"}
     race = {"section": "wide", "race": "toy", "precision": "tf32", "unit": "step", "n_steps": 100,
@@ -181,13 +179,20 @@ def canned_record():
     record.races = [race, race | {"section": "fit_many", "unit": "10 networks"}]
     seeds = [{"seed": s, "reached": {"97": [0.5 + s, 2]}, "accuracy": 0.97} for s in (0, 1)]
     record.accuracy = [
-        {"program": "steps", "recipe": accuracy.RECIPE, "seeds": seeds, "problem": ""},
-        {"program": "clusters", "recipe": accuracy.RECIPE, "seeds": [], "problem": "no such"},
+        {"program": "general", "recipe": accuracy.RECIPE, "seeds": seeds, "problem": ""},
+        {"program": "wide", "recipe": accuracy.RECIPE, "seeds": [], "problem": "no such"},
     ]
     record.probes = [{"probe": "launch", "microseconds": 1.5, "problem": ""}]
     record.sizes = [
-        {"case": "a", "n_rows": 10, "program": "steps", "cpu": [2.0], "gpu": [1.0], "problem": ""},
-        {"case": "b", "n_rows": 10, "program": "steps", "problem": "ValueError: no"},
+        {
+            "case": "a",
+            "n_rows": 10,
+            "program": "general",
+            "cpu": [2.0],
+            "gpu": [1.0],
+            "problem": "",
+        },
+        {"case": "b", "n_rows": 10, "program": "general", "problem": "ValueError: no"},
     ]
     record.problems, record.skipped = ["a check: two fits differ"], {"sizes": "no time"}
     record.seconds = {"all": 12.0}
@@ -336,7 +341,7 @@ def toy_race(section):
     """A race of fastbp, somebody who learns nothing, and somebody who is not there."""
     case = replace(TOY, layer_sizes=(6, 9, 5, 2))
     contenders = {
-        "fastbp steps": (races.TRAINERS, {"device": "cpu"}),
+        "fastbp general": (races.TRAINERS, {"device": "cpu"}),
         "another": (f"{HERE}:train_something_else", {}),
         "nobody": (f"{HERE}:train_nobody", {}),
     }
@@ -379,35 +384,15 @@ def train_something_else(case, path, epochs):
 
 
 def test_programs_of_the_races_exist(monkeypatch):
-    assert races.programs_for(races.MNIST, "float32")[-1] == "steps"
     monkeypatch.setattr(choice, "PROGRAMS", dict(choice.PROGRAMS))
-    monkeypatch.setenv(choice.PRODUCTS_VARIABLE, "cublaslt")
-    use_only("wide own")
+    for race in races.make_races():
+        for arguments in (arguments for _, arguments in race.contenders.values()):
+            assert arguments.get("program", "wide") in choice.PROGRAMS
+    use_only("wide")
     assert list(choice.PROGRAMS) == ["wide"]
-    assert os.environ[choice.PRODUCTS_VARIABLE] == "own"
-    monkeypatch.setattr(choice, "PROGRAMS", {"steps": None})
-    use_only("steps")
-    with pytest.raises(ValueError, match="no program 'magic', but steps"):
+    with pytest.raises(ValueError, match="no program 'magic', but wide"):
         use_only("magic")
     assert pytest.approx(1 / 255) == BYTE_SCALE
-
-
-@pytest.mark.parametrize("found", ["nvmath", None])
-def test_both_who_multiply_wide_nets_race_where_they_are(found, monkeypatch):
-    monkeypatch.delenv(choice.PRODUCTS_VARIABLE, raising=False)
-    monkeypatch.setattr(library, "find_spec", lambda name: found)
-    wide = [race for race in races.make_races() if race.section == "wide"]
-    ours = {
-        race.precision: [name for name in race.contenders if name.startswith("fastbp")]
-        for race in wide
-    }
-    own, theirs = ["fastbp wide, own product"], ["fastbp wide, cuBLASLt"] * bool(found)
-    assert ours == {
-        "bfloat16": own + theirs, "tf32": own + theirs, "float32": [*theirs, "fastbp steps"]
-    }  # fmt: skip
-    programs = {race.contenders[name][1]["program"] for race in wide for name in theirs}
-    assert programs == ({"wide cublaslt"} if found else set())
-    assert ("wide, cuBLASLt, tf32" in checks.make_checks()) == bool(found)
 
 
 # ---- the checks, in numba's simulator --------------------------------------------------------
@@ -422,7 +407,7 @@ from benchmarks.gpu import checks
 speed_up()
 some = [
     replace(check, hidden=(4,), n_features=5, n_rows=25, batch_size=15, n_outputs=n_outputs)
-    for check, n_outputs in zip(checks.make_checks()["steps"][:3], (3, 2, 1))
+    for check, n_outputs in zip(checks.make_checks()["general"][:3], (3, 2, 1))
 ]
 some.append(replace(some[0], precision="float64"))
 some.append(replace(some[0], precision="tf32"))

@@ -21,7 +21,7 @@ from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 
 N_SEEDS = 20
-PROGRAMS = "clusters", "steps"
+PROGRAMS = ("general",)
 RECIPE = (
     f"784-{N_HIDDEN}-10 relu, batch {BATCH_SIZE}, Nesterov's momentum {MOMENTUM}, "
     f"step sizes {', '.join(map(str, RATES))}"

@@ -13,7 +13,6 @@ from scipy import sparse
 
 from benchmarks.gpu.workers import Worker, one_line
 from fastbp.bench.race import WorkerError
-from fastbp.cuda.wide import library
 
 N_EPOCHS = 5
 # Largest relative difference of a loss. tf32 keeps 11 bits of a product's factors and bfloat16 8,
@@ -87,7 +86,7 @@ MNIST_LIKE = dict(n_features=784, n_outputs=10, inputs="uint8", n_rows=4_000)
 
 
 def _generic(precision):
-    check = Check("steps", (128,), precision=precision)
+    check = Check("general", (128,), precision=precision)
     deep = dict(n_features=28, hidden=(300,) * 5, activation="tanh", batch_size=100)
     return [
         replace(check, activation="logistic", **MNIST_LIKE),
@@ -102,20 +101,6 @@ def _generic(precision):
     ]
 
 
-def _clusters():
-    check = Check("clusters", (128,), **MNIST_LIKE)
-    return [
-        replace(check, activation="logistic"),
-        replace(check, solver="nesterov", hidden=(256,)),
-        replace(
-            check, solver="adam", activation="tanh", n_features=200, inputs="float32", weighted=True
-        ),
-        replace(check, hidden=(100, 60), activation="tanh", n_features=101, inputs="float32"),
-        replace(check, task="multilabel", n_outputs=4, n_features=64, solver="adam"),
-        replace(check, task="squared error", n_outputs=3, n_features=50, inputs="float32"),
-    ]
-
-
 def _together():
     check = Check("fit_many", (64,), n_outputs=2, task="multilabel")
     return [
@@ -127,10 +112,8 @@ def _together():
     ]
 
 
-def _wide(products, precision):
-    check = Check(
-        f"wide {products}", (256, 256), **MNIST_LIKE | {"n_rows": 5_000}, precision=precision
-    )
+def _wide(precision):
+    check = Check("wide", (256, 256), **MNIST_LIKE | {"n_rows": 5_000}, precision=precision)
     check = replace(check, batch_size=512)
     return [
         check,
@@ -141,36 +124,14 @@ def _wide(products, precision):
     ]
 
 
-def _wide_float32():
-    """Large enough for cuBLASLt."""
-    check = Check("wide cublaslt", (512, 256), **MNIST_LIKE | {"n_rows": 5_000}, batch_size=2_000)
-    return [
-        check,
-        replace(check, hidden=(701, 99), solver="adam", activation="tanh", weighted=True),
-    ]
-
-
-def _by_cublaslt():
-    """None where it cannot be there: the run says so once."""
-    if library.missing_package():
-        return {}
-    return {
-        "wide, cuBLASLt, tf32": _wide("cublaslt", "tf32"),
-        "wide, cuBLASLt, bfloat16": _wide("cublaslt", "bfloat16"),
-        "wide, cuBLASLt, float32": _wide_float32(),
-    }
-
-
 def make_checks():
     """All checks, by the group that shares a process."""
     return {
-        "steps": _generic("float32"),
-        "steps float64": _generic("float64"),
-        "clusters": _clusters(),
+        "general": _generic("float32"),
+        "general float64": _generic("float64"),
         "fit_many": _together(),
-        "wide tf32": _wide("own", "tf32"),
-        "wide bfloat16": _wide("own", "bfloat16"),
-        **_by_cublaslt(),
+        "wide tf32": _wide("tf32"),
+        "wide bfloat16": _wide("bfloat16"),
     }
 
 

@@ -1,10 +1,9 @@
-"""What the machine itself costs: launches, nodes of a graph, and barriers.
+"""What the machine itself costs: launches and nodes of a graph.
 
 Each cost is the difference between many and few of a kind, divided by how many more there were; so
 what comes once cancels. By the wall clock, from before the launch until the GPU is idle again.
 """
 
-import re
 import time
 
 import numpy as np
@@ -14,8 +13,6 @@ from benchmarks.gpu.workers import one_line
 FEW, MANY = 100, 2_100
 N_ROUNDS = 10
 N_LAUNCHES = 2_000
-THREADS = 256
-BLOCK_SIZES = 256, 1_024
 
 
 def median_seconds(run, device, rounds=N_ROUNDS):
@@ -41,11 +38,7 @@ def cost_of_one(run, device):
 
 
 def make_kernels():
-    """The kernels by name, as Python functions; importing CUDA is left until here."""
-    from numba import uint32
-
-    from fastbp.cuda import ptx
-    from fastbp.cuda.toolkit import cuda
+    """The kernels by name, as Python functions."""
 
     def nothing():
         pass
@@ -56,34 +49,7 @@ def make_kernels():
     def four_arrays(a, b, c, d):
         pass
 
-    def grid_barrier(counter, n):
-        # The count only grows, so nobody needs to set it back.
-        target = uint32(0)
-        for _ in range(n):
-            target += uint32(cuda.gridDim.x)
-            cuda.syncthreads()
-            if cuda.threadIdx.x == 0:
-                ptx.red_release_add(counter, uint32(1))
-                while ptx.ld_acquire(counter) < target:
-                    pass
-            cuda.syncthreads()
-
-    def cooperative_barrier(n):
-        grid = cuda.cg.this_grid()
-        for _ in range(n):
-            grid.sync()
-
-    def cluster_barrier(n):
-        for _ in range(n):
-            ptx.cluster_arrive()
-            ptx.cluster_wait()
-
-    return {
-        function.__name__: function
-        for function in (
-            nothing, one_array, four_arrays, grid_barrier, cooperative_barrier, cluster_barrier
-        )
-    }  # fmt: skip
+    return {function.__name__: function for function in (nothing, one_array, four_arrays)}
 
 
 def probe_launches(device, kernels):
@@ -124,48 +90,7 @@ def probe_graph(device, kernels):
     yield "node of a graph", cost_of_one(run, device)
 
 
-def probe_grid_barriers(device, kernels):
-    """A barrier of all blocks, one a multiprocessor: by own instructions, and CUDA's."""
-    from fastbp.cuda.device import compiled
-
-    counter = device.zeros(1, np.uint32)
-    address = counter.__cuda_array_interface__["data"][0]
-    own, cooperative = (compiled(kernels[f"{name}_barrier"]) for name in ("grid", "cooperative"))
-    for size in BLOCK_SIZES:
-        grid = device.n_multiprocessors
-
-        def run_own(n, grid=grid, size=size):
-            device.write(counter, np.zeros(1, np.uint32))
-            device.launch(own, grid, size, address, n)
-
-        def run_cooperative(n, grid=grid, size=size):
-            device.launch(cooperative, grid, size, n)
-
-        yield f"own grid barrier, {grid} × {size} threads", cost_of_one(run_own, device)
-        yield f"cooperative grid barrier, {grid} × {size}", cost_of_one(run_cooperative, device)
-
-
-def probe_clusters(device, kernels):
-    """A barrier of a cluster's blocks."""
-    from numba import types
-
-    from fastbp.cuda.clusters.launch import ClusterKernel, link
-    from fastbp.cuda.toolkit import cuda
-
-    text, _ = cuda.compile_ptx(
-        kernels["cluster_barrier"], types.void(types.int64), cc=device.capability
-    )
-    name = re.search(r"\.visible \.entry (\w+)", text)[1]
-    code = link(text, device.capability, 255)
-    for size in (2, 8, 16):
-        kernel = ClusterKernel(device, code, name, size, THREADS, 0)
-        if not kernel.fits:
-            yield f"barrier of a cluster of {size}", None
-            continue
-        yield f"barrier of a cluster of {size}", cost_of_one(kernel, device)
-
-
-PROBES = probe_launches, probe_graph, probe_clusters, probe_grid_barriers  # what may hang is last
+PROBES = probe_launches, probe_graph
 
 
 def probe_all():

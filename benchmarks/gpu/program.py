@@ -17,7 +17,6 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.workers import Deadline, Worker, one_line
 from fastbp.bench.draws import find_mnist
 from fastbp.bench.race import WorkerError
-from fastbp.cuda.wide import library
 
 BUDGET = 400.0  # seconds
 SECTIONS = ("correctness", "mnist", "accuracy", "wide", "higgs", "fit_many", "probes", "sizes")
@@ -113,8 +112,6 @@ class Run:
         self.mnist = locate_mnist()
         record.mnist = "" if self.mnist is None else "the files of Yann LeCun's MNIST"
         self.pool = ThreadPoolExecutor(max(4, os.cpu_count() or 1))
-        if missing := library.missing_package():
-            record.skipped["cuBLASLt"] = missing
         self.checks = {}
         if "correctness" in options.only:
             deadline = budget.within(LIMITS["correctness"][1])

@@ -16,7 +16,6 @@ from benchmarks.gpu.trainers import draw_for_gpu
 from benchmarks.gpu.workers import Worker
 from fastbp.bench.cases import Case
 from fastbp.bench.race import Entry, WorkerError, loss_difference
-from fastbp.cuda.wide import library
 
 PAUSE = 0.05  # before a turn
 # Of the losses, at the end and on average: rounding may lead many steps of float32 this far apart.
@@ -70,41 +69,10 @@ class Race:
         return f"{self.case.name} {self.precision}"
 
 
-def programs_for(case, precision):
-    """The engine's programs that take a case on an H200, those it prefers first."""
-    from fastbp.cuda.choice import PROGRAMS, Gpu
-    from fastbp.cuda.task import SGD, Task
-    from fastbp.network import Network
-
-    n_outputs = case.layer_sizes[-1]
-    network = Network(
-        case.layer_sizes, (case.activation,) * (len(case.layer_sizes) - 2),
-        "softmax" if n_outputs > 2 else "logistic", "log_loss",
-    )  # fmt: skip
-    task = Task(network, np.dtype("float32"), precision, case.batch_size, SGD)
-    return [name for name, (_, _, rule) in PROGRAMS.items() if rule(task, Gpu())[0]]
-
-
-def forms_of(programs, precision):
-    """Programs, the wide one once for each who can multiply: label -> name for `use_only`."""
-    forms = {}
-    for name in programs:
-        if name != "wide":
-            forms[name] = name
-            continue
-        if precision != "float32":
-            forms["wide, own product"] = "wide own"
-        if not library.missing_package():  # the run says so once
-            forms["wide, cuBLASLt"] = "wide cublaslt"
-    return forms
-
-
-def contenders_of(programs, precision, peers):
-    """fastbp by some programs, and peers, in a precision."""
-    ours = {
-        f"fastbp {label}": (TRAINERS, {"device": "cuda", "program": name})
-        for label, name in forms_of(programs, precision).items()
-    }
+def contenders_of(precision, peers):
+    """fastbp and peers, in a precision, which decides fastbp's program."""
+    program = "general" if precision == "float32" else "wide"
+    ours = {f"fastbp {program}": (TRAINERS, {"device": "cuda", "program": program})}
     theirs = {name: PEERS[name] for name in peers}
     return {
         name: (target, arguments | {"precision": precision})
@@ -115,14 +83,13 @@ def contenders_of(programs, precision, peers):
 def make_races():
     """All races, those first that matter most."""
     graphs = "PyTorch, CUDA graphs", "torch.compile, CUDA graphs"
-    forms = dict.fromkeys(("clusters", "steps", *programs_for(MNIST, "float32")))
-    races = [Race("mnist", MNIST, contenders_of(forms, "float32", PEERS))]
+    races = [Race("mnist", MNIST, contenders_of("float32", PEERS))]
     for precision in ("bfloat16", "tf32", "float32"):
-        contenders = contenders_of(programs_for(WIDE, precision), precision, graphs)
+        contenders = contenders_of(precision, graphs)
         races.append(Race("wide", WIDE, contenders, precision, 2, 4, "step"))
     for batch_size in (100, 1_024):
         case = dataclasses.replace(HIGGS, batch_size=batch_size)
-        contenders = contenders_of(programs_for(case, "float32"), "float32", graphs)
+        contenders = contenders_of("float32", graphs)
         races.append(Race("higgs", case, contenders, epochs=2))
     return races
 

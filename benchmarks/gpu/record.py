@@ -11,7 +11,7 @@ from fastbp.bench.results import cpu_model, versions_of
 
 PACKAGES = (
     "numpy", "scipy", "scikit-learn", "numba", "llvmlite", "numba-cuda", "cuda-core",
-    "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvmath-python", "torch", "triton",
+    "cuda-bindings", "nvidia-cuda-nvrtc", "torch", "triton",
     "jax", "jaxlib",
 )  # fmt: skip
 

@@ -6,7 +6,6 @@ of an epoch and the training loss of the last one. Times are those of the wall c
 the first launch until the last loss has come back from the GPU.
 """
 
-import os
 import time
 from dataclasses import replace
 
@@ -92,13 +91,10 @@ def use_only(program):
     Parameters
     ----------
     program : str
-        A name of `fastbp.cuda.choice.PROGRAMS`; "wide own" and "wide cublaslt" say who multiplies.
+        A name of `fastbp.cuda.choice.PROGRAMS`.
     """
     from fastbp.cuda import choice
 
-    program, _, products = program.partition(" ")
-    if products:
-        os.environ[choice.PRODUCTS_VARIABLE] = products
     if program not in choice.PROGRAMS:
         raise ValueError(f"there is no program {program!r}, but {', '.join(choice.PROGRAMS)}")
     choice.PROGRAMS = {program: choice.PROGRAMS[program]}

@@ -191,29 +191,6 @@ def high_bf16(packed: U32) -> F32:
     return np.uint32(int(packed) & 0xFFFF0000).view(np.float32)
 
 
-@_instruction("prmt.b32 $0, $1, $2, 0x7632;")
-def truncate_bf16(low: F32, high: F32) -> U32:
-    """prmt.b32: the upper halves of two float32, which are bfloat16 cut off (ISA: prmt)."""
-    bits = [int(np.float32(value).view(np.uint32)) for value in (low, high)]
-    return np.uint32(bits[0] >> 16 | bits[1] & 0xFFFF0000)
-
-
-@_instruction("{ .reg .b32 t; and.b32 t, $1, 0xffff0000; sub.f32 $0, $1, t; }")
-def bf16_remainder(value: F32) -> F32:
-    """and.b32, sub.f32: what `truncate_bf16` cuts off, exactly (ISA: and, sub)."""
-    cut = np.uint32(int(np.float32(value).view(np.uint32)) & 0xFFFF0000).view(np.float32)
-    return np.float32(value) - cut
-
-
-@_instruction("{ .reg .b32 t; prmt.b32 t, $1, 0x4b000000, $2; add.f32 $0, t, 0fCB000000; }")
-def byte_float(word: U32, selector: U32) -> F32:
-    """prmt.b32, add.f32: byte i of a word, selector 0x7650 + i, as a number (ISA: prmt).
-
-    The byte becomes the lowest of the float32 2²³ + byte.
-    """
-    return np.float32(int(word) >> 8 * (int(selector) & 3) & 0xFF)
-
-
 # ---- loads and stores ------------------------------------------------------------------------
 
 
@@ -251,12 +228,6 @@ def ld_global_f64(address: I64) -> F64:
 def ld_global_v4_f32(address: I64) -> (F32, F32, F32, F32):
     """ld.global.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
     _in_simulator("ld_global_v4_f32")
-
-
-@_instruction("ld.global.s64 $0, [$1];", memory=True)
-def ld_global_s64(address: I64) -> I64:
-    """ld.global.s64: one int64 (ISA: ld)."""
-    _in_simulator("ld_global_s64")
 
 
 @_instruction("st.global.u16 [$0], $1;", memory=True)
@@ -301,12 +272,6 @@ def st_global_v4_f32(address: I64, v0: F32, v1: F32, v2: F32, v3: F32):
     _in_simulator("st_global_v4_f32")
 
 
-@_instruction("ld.shared.f32 $0, [$1];", memory=True)
-def ld_shared_f32(address: U32) -> F32:
-    """ld.shared.f32: one float32 (ISA: ld)."""
-    _in_simulator("ld_shared_f32")
-
-
 @_instruction("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
 def ld_shared_v4_f32(address: U32) -> (F32, F32, F32, F32):
     """ld.shared.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
@@ -323,12 +288,6 @@ def ld_shared_u32(address: U32) -> U32:
 def ld_shared_v2_u32(address: U32) -> (U32, U32):
     """ld.shared.v2.u32: two words, address a multiple of 8 (ISA: ld)."""
     _in_simulator("ld_shared_v2_u32")
-
-
-@_instruction("st.shared.f32 [$0], $1;", memory=True)
-def st_shared_f32(address: U32, value: F32):
-    """st.shared.f32: one float32 (ISA: st)."""
-    _in_simulator("st_shared_f32")
 
 
 @_instruction("st.shared.v2.f32 [$0], {$1,$2};", memory=True)
@@ -350,12 +309,6 @@ def st_shared_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
 def cp_async_4(shared: U32, address: I64):
     """cp.async.ca: copy 4 bytes from global to shared memory in the background (ISA: cp.async)."""
     _in_simulator("cp_async_4")
-
-
-@_instruction("cp.async.ca.shared.global [$0], [$1], 8;", memory=True)
-def cp_async_8(shared: U32, address: I64):
-    """cp.async.ca: copy 8 bytes, both addresses multiples of 8 (ISA: cp.async)."""
-    _in_simulator("cp_async_8")
 
 
 @_instruction("cp.async.cg.shared.global [$0], [$1], 16;", memory=True)
@@ -431,57 +384,3 @@ def mma_bf16(
 ) -> (F32, F32, F32, F32):
     """mma.m16n8k16 bf16: C + A B in float32 (ISA: mma, "Matrix Fragments for mma.m16n8k16")."""
     _in_simulator("mma_bf16")
-
-
-# ---- between blocks --------------------------------------------------------------------------
-
-
-@_instruction("ld.acquire.gpu.global.u32 $0, [$1];", memory=True)
-def ld_acquire(address: I64) -> U32:
-    """ld.acquire.gpu: what was written before the matching release is seen after it (ISA: ld)."""
-    _in_simulator("ld_acquire")
-
-
-@_instruction("red.release.gpu.global.add.u32 [$0], $1;", memory=True)
-def red_release_add(address: I64, value: U32):
-    """red.release.gpu.add: add, and publish this thread's earlier writes (ISA: red)."""
-    _in_simulator("red_release_add")
-
-
-# ---- clusters of blocks: sm_90 and later -----------------------------------------------------
-
-
-@_instruction("barrier.cluster.arrive.release.aligned;", memory=True, collective=True)
-def cluster_arrive():
-    """barrier.cluster.arrive.release: publish what was written so far (ISA: barrier.cluster)."""
-    _in_simulator("cluster_arrive")
-
-
-@_instruction("barrier.cluster.wait.acquire.aligned;", memory=True, collective=True)
-def cluster_wait():
-    """barrier.cluster.wait.acquire: wait for all threads of the cluster (ISA: barrier.cluster)."""
-    _in_simulator("cluster_wait")
-
-
-@_instruction("mov.u32 $0, %cluster_ctarank;")
-def cluster_rank() -> U32:
-    """mov %cluster_ctarank: this block's number in its cluster (ISA: Special Registers)."""
-    _in_simulator("cluster_rank")
-
-
-@_instruction("mapa.shared::cluster.u32 $0, $1, $2;")
-def map_shared(address: U32, rank: U32) -> U32:
-    """mapa: the same shared address in another block of the cluster (ISA: mapa)."""
-    _in_simulator("map_shared")
-
-
-@_instruction("ld.shared::cluster.f32 $0, [$1];", memory=True)
-def ld_cluster_f32(address: U32) -> F32:
-    """ld.shared::cluster.f32: one float32 from a mapped address (ISA: ld)."""
-    _in_simulator("ld_cluster_f32")
-
-
-@_instruction("st.shared::cluster.f32 [$0], $1;", memory=True)
-def st_cluster_f32(address: U32, value: F32):
-    """st.shared::cluster.f32: one float32 to a mapped address (ISA: st)."""
-    _in_simulator("st_cluster_f32")

@@ -10,8 +10,8 @@ import pytest
 
 PROGRAM = Path(__file__).parent / "compile_kernels.py"
 MODULES = [
-    "steps.products", "steps.windows", "steps.outputs", "steps.passes", "small.kernels",
-    "wide.kernels", "clusters.program",
+    "generic.tile_products", "generic.windows", "generic.output_layer", "small.training_kernel",
+    "wide.listed",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Memory, launches and graphs on one GPU: the thin layer between programs and CUDA libraries.
 
-Everything runs on one stream of its own, which does not wait for the default stream: so that fits
+Everything runs on one stream of its own, which does not wait for the default stream: fits
 side by side in Python threads do not disturb each other, not even while one records a graph.
 """
 

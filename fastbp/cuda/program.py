@@ -17,31 +17,12 @@ All work goes to `device.stream`. Whether a program can serve a task is decided 
 `choice.py`, without CUDA; a program is only made for tasks that it accepts there.
 `Task.rule == GRADIENT` (L-BFGS) always goes to the general program.
 
-Kernels are plain Python functions; `fastbp.cuda.device.compiled` makes them lazily. A module that
-has kernels lists them for the tests, which compile them without a GPU:
-
-    KERNELS = {"name": Listed(function, signature, registers)}
+Kernels are plain Python functions; `fastbp.cuda.device.compiled` makes them lazily. The tests list
+all of them, and compile them without a GPU (`tests/cuda/kernel_list.py`).
 """
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
-
-
-class Listed(NamedTuple):
-    """A kernel as the tests compile it.
-
-    Parameters
-    ----------
-    function : function
-        The kernel in Python, not yet compiled.
-    signature : tuple of numba types
-    registers : int
-        Most registers that a thread may take; spills are never allowed.
-    """
-
-    function: object
-    signature: tuple
-    registers: int
 
 
 class Result(NamedTuple):

@@ -6,7 +6,7 @@ GPU (sm_90a).
 A program, run in its own process for each target: the cache of device functions does not know
 them apart. Prints JSON: {kernel: {"registers": ..., "spills": ..., "stack": ..., "limit": ...}}.
 
-    python compile_kernels.py 9.0 fastbp.cuda.generic.tile_products ...
+    python compile_kernels.py 9.0 kernel_list
 """
 
 import json

@@ -14,7 +14,7 @@ from fastbp.cuda import formulas
 
 # Their threads never meet: they can run one after the other.
 _WITHOUT_BARRIERS = (
-    "gather", "round_weights", "round_transposed", "copy_matrix", "sum_columns",
+    "gather", "round_weights", "copy_matrix", "sum_columns",
 )  # fmt: skip
 
 ALIGNMENT = 256  # of the memory that CUDA gives

@@ -12,7 +12,6 @@ from fastbp.cuda.data import DeviceData, Epoch, make_table
 from fastbp.cuda.task import Task, rule_of
 from fastbp.cuda.wide import (
     batch_kernels,
-    head_kernels,
     layer_products,
     matrices,
     output_kernels,
@@ -41,20 +40,10 @@ def small_blocks(monkeypatch):
     """Programs that run in the emulator, with small tiles and blocks: it is slow."""
     n_threads = 64
     monkeypatch.setattr(layer_products, "TILES", {SMALL: 1.0})
-    for module in (matrices, layer_products, head_kernels, output_kernels, wide_program):
+    for module in (matrices, layer_products, output_kernels, wide_program):
         monkeypatch.setattr(module, "PADDING_ROWS", SMALL.rows)
-    for module in (batch_kernels, head_kernels, output_kernels):
-        monkeypatch.setattr(module, "THREADS", n_threads)
-    monkeypatch.setattr(head_kernels, "_WARPS", n_threads // 32)
+    monkeypatch.setattr(batch_kernels, "THREADS", n_threads)
     monkeypatch.setattr(batch_kernels, "_block_sum", batch_kernels.make_block_sum(n_threads))
-    made_for_other_sizes = (
-        head_kernels._make_logits,
-        head_kernels.make_head,
-        head_kernels.make_head_update,
-        output_kernels.make_loss_kernel,
-    )  # fmt: skip
-    for make in made_for_other_sizes:
-        make.cache_clear()
 
     def compiled(function):
         return SimpleNamespace(
@@ -64,8 +53,6 @@ def small_blocks(monkeypatch):
     for module in (matrices, wide_program):
         monkeypatch.setattr(module, "compiled", compiled)
     yield
-    for make in made_for_other_sizes:
-        make.cache_clear()
 
 
 def run_epoch(network, precision, optimizer, data, batch_size, alpha=0.01):

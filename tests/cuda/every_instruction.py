@@ -1,9 +1,9 @@
 """A kernel that executes every function of fastbp.cuda.ptx once, for compile_kernels.py."""
 
+from kernel_list import Listed
 from numba import types
 
 from fastbp.cuda import ptx
-from fastbp.cuda.program import Listed
 from fastbp.cuda.toolkit import cuda
 
 _VALUES = {

@@ -178,18 +178,21 @@ def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monke
     used.append((2 * table[placement.SCALARS], 2 * (placement.N_SCALARS + plan.n_threads)))
     used.append((table[placement.FLOATS], placement.N_STEP))
     vectors = 4 if batch_size > chunk else 3
-    start = table[placement.LAYERS + placement.W]
-    used.append((start, vectors * table[placement.PARAMETERS]))
-    for index in range(len(sizes) - 1):
-        layer = table[placement.LAYERS + index * placement.LAYER_WIDTH :][: placement.LAYER_WIDTH]
-        for name in (placement.LDA, placement.LDW, placement.LDD):
-            assert layer[name] % 8 == 4  # an odd number of vectors
-        for name in (placement.A, placement.W, placement.D):
-            assert layer[name] % 4 == 0
-        used.append((layer[placement.A], (2 if index == 0 else 1) * chunk * layer[placement.LDA]))
-        used.append((layer[placement.D], chunk * layer[placement.LDD]))
-        assert layer[placement.LDA] > layer[placement.FAN_IN]
-        assert layer[placement.LDW] >= layer[placement.FAN_OUT] <= layer[placement.LDD]
+    width = placement.LAYER_WIDTH
+    layers = [
+        placement.BlockLayer(*table[placement.LAYERS + index * width :][:width])
+        for index in range(len(sizes) - 1)
+    ]
+    used.append((layers[0].weights, vectors * table[placement.PARAMETERS]))
+    for index, layer in enumerate(layers):
+        for stride in (layer.input_stride, layer.weight_stride, layer.delta_stride):
+            assert stride % 8 == 4  # an odd number of vectors
+        for start in (layer.inputs, layer.weights, layer.deltas):
+            assert start % 4 == 0
+        used.append((layer.inputs, (2 if index == 0 else 1) * chunk * layer.input_stride))
+        used.append((layer.deltas, chunk * layer.delta_stride))
+        assert layer.input_stride > layer.fan_in
+        assert layer.weight_stride >= layer.fan_out <= layer.delta_stride
     used.append((table[placement.TARGETS], 2 * chunk * 2))
     used.sort()
     for (first, size), (following, _) in pairwise(used):

@@ -17,9 +17,7 @@ from fastbp.cuda.formulas import (
     output_delta,
     output_loss,
 )
-from fastbp.cuda.generic.tile_products import LAYER_TYPE
 from fastbp.cuda.generic.tiles import sum_of_block
-from fastbp.cuda.program import Listed
 from fastbp.cuda.toolkit import cuda
 
 LOSS_THREADS = 256
@@ -206,18 +204,3 @@ HEADS = {
     for name in ("float32", "float64")
     for threads in (HEAD_THREADS, TOY_THREADS)
 }
-
-
-def _list_kernels(name):
-    array, table, integer = getattr(types, name)[::1], types.float64[::1], types.int64
-    end = array, table, array, integer, table
-    loss_kernel = (table, integer, integer, LAYER_TYPE, array, *end)
-    head = (table, integer, integer, LAYER_TYPE, array, array, *end)
-    return {
-        f"loss_kernel {name}": Listed(LOSS_KERNELS[name], loss_kernel, 80),
-        f"head {name}": Listed(HEADS[name, HEAD_THREADS], head, 96),
-        f"activate_rows {name}": Listed(activate_rows, (array, *(integer,) * 4), 48),
-    }
-
-
-KERNELS = _list_kernels("float32") | _list_kernels("float64")

@@ -22,7 +22,6 @@ from fastbp.cuda.data import (
 from fastbp.cuda.formulas import activate, activate_backward, device_function, update
 from fastbp.cuda.generic.layers import Layer
 from fastbp.cuda.generic.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
-from fastbp.cuda.program import Listed
 from fastbp.cuda.task import ADAM, GRADIENT
 from fastbp.cuda.toolkit import cuda
 
@@ -31,7 +30,6 @@ N_INPUTS, N_OUTPUTS, INPUTS, DELTAS, WEIGHTS, FIRST_TILE, TILES_ACROSS = map(
     Layer._fields.index,
     ("n_inputs", "n_outputs", "inputs", "deltas", "weights", "first_tile", "tiles_across"),
 )
-LAYER_TYPE = types.NamedUniTuple(types.int64, len(Layer._fields), Layer)
 
 
 @device_function
@@ -205,33 +203,14 @@ def kernel(kind, form, dtype):
     """The kernel of a kind ("forward", "backward" or "update"), a form and a dtype; always the same
     object, so that it is compiled once.
     """
-    return _KERNELS[kind, form, np.dtype(dtype).name]
+    return KERNELS[kind, form, np.dtype(dtype).name]
 
 
 _MAKERS = {"forward": make_forward, "backward": make_backward, "update": make_update}
-_KERNELS = {
+KERNELS = {
     (kind, name, real.__name__): make(form, real)
     for kind, make in _MAKERS.items()
     for name, form in FORMS.items()
     for real in (np.float32, np.float64)
     if real is np.float32 or name not in SINGLE_ONLY
-}
-
-
-def _signature(kind, real):
-    """The types of a kernel's arguments."""
-    array, integer, table = real[::1], types.int64, types.float64[::1]
-    if kind == "update":
-        return table, integer, types.int64[:, ::1], integer, *(array,) * 5, table, integer
-    return table, integer, LAYER_TYPE, *(array,) * (2 if kind == "forward" else 3)
-
-
-KERNELS = {
-    f"{kind} {form} {dtype}": Listed(
-        function,
-        _signature(kind, getattr(types, dtype)),
-        FORMS[form].registers[dtype == "float64"],
-    )
-    for (kind, form, dtype), function in _KERNELS.items()
-    if form != "toy"
 }

@@ -30,8 +30,6 @@ class Form:
         Of a thread's rows, how many go through shared memory to be stored at once.
     padding : int
         Of the staged rows, against bank conflicts.
-    registers : int
-        Most that a thread may take, in float32 and float64.
     """
 
     rows: int
@@ -42,7 +40,6 @@ class Form:
     depth: int
     stored_rows: int
     padding: int
-    registers: tuple = (112, 144)
 
     @property
     def threads(self):
@@ -56,10 +53,10 @@ class Form:
 
 
 FORMS = {
-    "thin": Form(8, 8, 2, 2, 16, 256, 2, 1, (168, 192)),
+    "thin": Form(8, 8, 2, 2, 16, 256, 2, 1),
     "small": Form(32, 32, 4, 4, 4, 32, 2, 1),
     "medium": Form(64, 64, 4, 4, 1, 16, 1, 1),
-    "large": Form(128, 128, 8, 8, 1, 8, 1, 4, (168, 0)),
+    "large": Form(128, 128, 8, 8, 1, 8, 1, 4),
     # For the simulator, where a block's time goes by its threads.
     "toy": Form(4, 4, 2, 2, 2, 4, 1, 1),
 }

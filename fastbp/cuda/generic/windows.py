@@ -6,10 +6,7 @@ serves all windows of all epochs, whatever the dtype, the order or the kind of X
 
 import math
 
-from numba import types
-
 from fastbp.cuda.data import TABLE_WIDTH, WEIGHT
-from fastbp.cuda.program import Listed
 from fastbp.cuda.toolkit import cuda
 
 # Elements of an epoch's state, all float64: where the present window starts, in steps; the epoch's
@@ -113,41 +110,3 @@ def close_window(
                 if not math.isfinite(state[LOSS]):
                     state[STOPPED] = 1
         state[FIRST_STEP] += window_steps
-
-
-def _signatures(real):
-    """The types of the kernels' arguments, with X in bytes."""
-    table, order, integer = types.float64[::1], types.int32[::1], types.int64
-    window = table, integer, order
-    end = real[::1], integer, integer, order
-    return {
-        gather_rows: (*window, types.uint8[:, ::1], types.float64, *end),
-        gather_sparse_rows: (
-            *window, types.uint8[::1], order, types.int64[::1], integer, types.float64, *end
-        ),
-        gather_classes: (*window, order, integer, real[::1], integer),
-    }  # fmt: skip
-
-
-KERNELS = {
-    f"{function.__name__} {dtype}": Listed(function, signature, 64)
-    for dtype in ("float32", "float64")
-    for function, signature in _signatures(getattr(types, dtype)).items()
-}
-_TABLE, _INTEGER = types.float64[::1], types.int64
-KERNELS["open_window"] = Listed(
-    open_window,
-    (
-        _TABLE, _INTEGER, types.int32[::1], types.float64[:, ::1], _TABLE, _INTEGER, _TABLE, _TABLE,
-        _INTEGER,
-    ),
-    64,
-)  # fmt: skip
-KERNELS["close_window"] = Listed(
-    close_window,
-    (
-        _TABLE, _TABLE, _INTEGER, _TABLE, _INTEGER, types.float64, _TABLE, _INTEGER, types.float64,
-        _TABLE,
-    ),
-    64,
-)  # fmt: skip

@@ -6,7 +6,14 @@ Outputs and losses, the numbers of the next update, and whether an epoch was the
 import numpy as np
 from numba import float32, float64, int32, int64
 
-from fastbp.cuda.formulas import SOFTMAX, activate, exponential, output_delta, output_loss
+from fastbp.cuda.formulas import (
+    SOFTMAX,
+    activate,
+    device_function,
+    exponential,
+    output_delta,
+    output_loss,
+)
 from fastbp.cuda.small.block_products import at
 from fastbp.cuda.small.placement import (
     ADAPTIVE,
@@ -62,7 +69,7 @@ from fastbp.cuda.toolkit import cuda
 from fastbp.optimizers import SMALLEST_ADAPTIVE_RATE
 
 
-@cuda.jit(device=True)
+@device_function
 def softmax(memory, start, n_units):
     """Softmax of one row in place, shifted by its largest logit."""
     largest = memory[at(start)]
@@ -78,7 +85,7 @@ def softmax(memory, start, n_units):
         memory[at(start + unit)] /= total
 
 
-@cuda.jit(device=True)
+@device_function
 def row_loss_and_delta(memory, ints, doubles, start, n_units, target_start):
     """Turn one row's logits into δ, its sample weight in it; return its weighted loss."""
     loss, code, eps = ints[LOSS], ints[OUTPUT], memory[at(ints[FLOATS] + CLIP)]
@@ -107,7 +114,7 @@ def row_loss_and_delta(memory, ints, doubles, start, n_units, target_start):
     return total * doubles[at(ints[SCALARS] + ROW_SCALE)] * float64(weight)
 
 
-@cuda.jit(device=True)
+@device_function
 def add_up(doubles, start, value, rank, size):
     """Sum over the threads, always in the same order; all get it."""
     doubles[at(start + rank)] = value
@@ -123,7 +130,7 @@ def add_up(doubles, start, value, rank, size):
     return total
 
 
-@cuda.jit(device=True)
+@device_function
 def keep_numbers(memory, ints, doubles, tables, table, reals, states):
     """Bring the network's real numbers to shared memory; one thread does this."""
     real = tables[at(table + ROW_OF_STATE)] * N_REALS
@@ -141,7 +148,7 @@ def keep_numbers(memory, ints, doubles, tables, table, reals, states):
     doubles[at(scalars + PRESENT_RATE)] = states[at(status + RATE)]
 
 
-@cuda.jit(device=True)
+@device_function
 def weigh_batch(memory, ints, doubles, target_start, rows, is_first):
     """Sum the batch's sample weights, up to this chunk."""
     width, place = ints[TARGET_WIDTH], ints[SCALARS] + BATCH_WEIGHT
@@ -153,7 +160,7 @@ def weigh_batch(memory, ints, doubles, target_start, rows, is_first):
     doubles[at(place)] = weight if is_first else doubles[at(place)] + weight
 
 
-@cuda.jit(device=True)
+@device_function
 def prepare_step(memory, ints, doubles, factors, tables, table):
     """The numbers of the next update, from the batch's weight and the updates made."""
     scalars, step = ints[SCALARS], ints[FLOATS]
@@ -167,7 +174,7 @@ def prepare_step(memory, ints, doubles, factors, tables, table):
     memory[at(step + STEP_RATE)] = float32(rate)
 
 
-@cuda.jit(device=True)
+@device_function
 def count_update(ints, doubles):
     """Count an update and its batch's weight; one thread does this."""
     scalars = ints[SCALARS]
@@ -175,7 +182,7 @@ def count_update(ints, doubles):
     doubles[at(scalars + EPOCH_WEIGHT)] += doubles[at(scalars + BATCH_WEIGHT)]
 
 
-@cuda.jit(device=True)
+@device_function
 def end_epoch(ints, doubles, reals, states, curves, tables, table, epoch, total):
     """Note the epoch's loss and decide whether it was the last; one thread does this.
 

@@ -8,24 +8,8 @@ it loads: neighbours in a warp share rows or columns, which a load then broadcas
 from numba import float32, int32, int64, uint32, uint64
 
 from fastbp.cuda import ptx
-from fastbp.cuda.formulas import (
-    activate,
-    activate_backward,
-    update,
-)
-from fastbp.cuda.small.placement import (
-    ACTIVATION,
-    FAN_IN,
-    FAN_OUT,
-    LDA,
-    LDD,
-    LDW,
-    PARAMETERS,
-    RULE,
-    A,
-    D,
-    W,
-)
+from fastbp.cuda.formulas import activate, activate_backward, device_function, update
+from fastbp.cuda.small.placement import LAYER_WIDTH, N_SHARED, PARAMETERS, RULE, BlockLayer
 from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import cuda, is_simulated
 
@@ -41,90 +25,97 @@ if is_simulated():
     def first_address(memory):
         return 0
 
-    @cuda.jit(device=True)
+    @device_function
     def load4(memory, base, index):
         return memory[index], memory[index + 1], memory[index + 2], memory[index + 3]
 
-    @cuda.jit(device=True)
+    @device_function
     def store4(memory, base, index, v0, v1, v2, v3):
         memory[index], memory[index + 1] = v0, v1
         memory[index + 2], memory[index + 3] = v2, v3
 
-    @cuda.jit(device=True)
+    @device_function
     def copy(memory, base, index, array, source):
         memory[index] = array[source]
 
-    @cuda.jit(device=True)
+    @device_function
     def wait_for_copies():
         pass
 
 else:
     at, far = uint32, uint64  # unsigned indices are not looked at for being negative
 
-    @cuda.jit(device=True)
+    @device_function
     def first_address(memory):
         return ptx.shared_address(memory, 0)
 
-    @cuda.jit(device=True)
+    @device_function
     def load4(memory, base, index):
         """Four numbers of shared memory, from a multiple of four on."""
         return ptx.ld_shared_v4_f32(uint32(base + uint32(4) * uint32(index)))
 
-    @cuda.jit(device=True)
+    @device_function
     def store4(memory, base, index, v0, v1, v2, v3):
         ptx.st_shared_v4_f32(uint32(base + uint32(4) * uint32(index)), v0, v1, v2, v3)
 
-    @cuda.jit(device=True)
+    @device_function
     def copy(memory, base, index, array, source):
         """Copy a number from global to shared memory in the background."""
         ptx.cp_async_4(
             uint32(base + uint32(4) * uint32(index)), ptx.global_address(array, int64(source))
         )
 
-    @cuda.jit(device=True)
+    @device_function
     def wait_for_copies():
         ptx.cp_async_commit()
         ptx.cp_async_wait_0()
 
 
-@cuda.jit(device=True)
+@device_function
 def n_vectors_of(ints):
     """Vectors of the parameters' size: the parameters and their moments."""
     return 3 if ints[RULE] == ADAM else 2
 
 
-@cuda.jit(device=True)
+@device_function
 def quotient(number, divisor):
     """number // divisor where none is negative: a GPU divides by 64 bits in a hundred steps."""
     return int32(uint32(number) // uint32(divisor))
 
 
+@device_function
+def layer_of(ints, index):
+    """A layer's sizes and places, from the copy of the table in shared memory."""
+    start = N_SHARED + index * LAYER_WIDTH
+    return BlockLayer(
+        ints[at(start)], ints[at(start + 1)], ints[at(start + 2)], ints[at(start + 3)],
+        ints[at(start + 4)], ints[at(start + 5)], ints[at(start + 6)], ints[at(start + 7)],
+        ints[at(start + 8)],
+    )  # fmt: skip
+
+
 # ---- products -------------------------------------------------------------------------------
 
 
-@cuda.jit(device=True)
+@device_function
 def finish_units(memory, base, index, column, n_units, is_hidden, code, z0, z1, z2, z3):
-    """Activate and store four units of a row; behind the last one of a hidden layer is a one."""
+    """Activate and store four units of a row; a one follows the last one of a hidden layer."""
     one, zero = float32(1), float32(0)
-    behind = one if is_hidden else zero
+    after = one if is_hidden else zero
     if is_hidden:
         z0, z1 = activate(code, z0), activate(code, z1)
         z2, z3 = activate(code, z2), activate(code, z3)
-    v1 = z1 if column + 1 < n_units else (behind if column + 1 == n_units else zero)
-    v2 = z2 if column + 2 < n_units else (behind if column + 2 == n_units else zero)
-    v3 = z3 if column + 3 < n_units else (behind if column + 3 == n_units else zero)
+    v1 = z1 if column + 1 < n_units else (after if column + 1 == n_units else zero)
+    v2 = z2 if column + 2 < n_units else (after if column + 2 == n_units else zero)
+    v3 = z3 if column + 3 < n_units else (after if column + 3 == n_units else zero)
     store4(memory, base, index, z0, v1, v2, v3)
 
 
-@cuda.jit(device=True)
-def forward(memory, base, ints, layer, inputs, out, ld_out, is_hidden, rows, rank, size):
+@device_function
+def forward(memory, base, layer, inputs, out, out_stride, is_hidden, rows, rank, size):
     """Inputs times weights, activated if hidden: 4 rows × 4 units a thread, or 1 × 4 of few."""
-    lda, w, ldw = ints[at(layer + LDA)], ints[at(layer + W)], ints[at(layer + LDW)]
-    n_units, length, code = (
-        ints[at(layer + FAN_OUT)],
-        ints[at(layer + FAN_IN)] + 1,
-        ints[at(layer + ACTIVATION)],
-    )
+    input_stride, weights, weight_stride = layer.input_stride, layer.weights, layer.weight_stride
+    n_units, length, code = layer.fan_out, layer.fan_in + 1, layer.activation
     groups = (n_units + 3) // 4
     tasks = (rows + 3) // 4 * groups
     p = cuda.local.array(16, float32)
@@ -136,15 +127,15 @@ def forward(memory, base, ints, layer, inputs, out, ld_out, is_hidden, rows, ran
             column = (task - row * groups) * 4
             z[0], z[1], z[2], z[3] = float32(0), float32(0), float32(0), float32(0)
             for k in range(0, length, 4):
-                p[0], p[1], p[2], p[3] = load4(memory, base, inputs + row * lda + k)
+                p[0], p[1], p[2], p[3] = load4(memory, base, inputs + row * input_stride + k)
                 for j in range(4):
-                    q0, q1, q2, q3 = load4(memory, base, w + (k + j) * ldw + column)
+                    q0, q1, q2, q3 = load4(memory, base, weights + (k + j) * weight_stride + column)
                     z[0] += p[j] * q0
                     z[1] += p[j] * q1
                     z[2] += p[j] * q2
                     z[3] += p[j] * q3
             finish_units(
-                memory, base, out + row * ld_out + column, column, n_units, is_hidden, code,
+                memory, base, out + row * out_stride + column, column, n_units, is_hidden, code,
                 z[0], z[1], z[2], z[3],
             )  # fmt: skip
             task += size
@@ -158,10 +149,10 @@ def forward(memory, base, ints, layer, inputs, out, ld_out, is_hidden, rows, ran
         for k in range(0, length, 4):
             for i in range(4):
                 p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3] = load4(
-                    memory, base, inputs + (row + i) * lda + k
+                    memory, base, inputs + (row + i) * input_stride + k
                 )
             for j in range(4):
-                q0, q1, q2, q3 = load4(memory, base, w + (k + j) * ldw + column)
+                q0, q1, q2, q3 = load4(memory, base, weights + (k + j) * weight_stride + column)
                 for i in range(4):
                     z[4 * i] += p[4 * i + j] * q0
                     z[4 * i + 1] += p[4 * i + j] * q1
@@ -169,31 +160,20 @@ def forward(memory, base, ints, layer, inputs, out, ld_out, is_hidden, rows, ran
                     z[4 * i + 3] += p[4 * i + j] * q3
         for i in range(4):
             finish_units(
-                memory, base, out + (row + i) * ld_out + column, column, n_units, is_hidden, code,
-                z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3],
+                memory, base, out + (row + i) * out_stride + column, column, n_units, is_hidden,
+                code, z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3],
             )  # fmt: skip
         task += size
 
 
-@cuda.jit(device=True)
-def backward(memory, base, ints, layer, below, rows, rank, size):
-    """δ behind the layer below from δ behind this one, times f′: 4 rows × 4 units a thread.
+@device_function
+def backward(memory, base, layer, below, rows, rank, size):
+    """δ of the layer below from δ of this one, times f′: 4 rows × 4 units a thread.
 
     A thread's units lie `groups` apart, so that neighbours read neighbouring rows of the weights.
     """
-    lda, w, ldw, d, ldd = (
-        ints[at(layer + LDA)],
-        ints[at(layer + W)],
-        ints[at(layer + LDW)],
-        ints[at(layer + D)],
-        ints[at(layer + LDD)],
-    )
-    n_units, length, inputs = (
-        ints[at(layer + FAN_IN)],
-        ints[at(layer + FAN_OUT)],
-        ints[at(layer + A)],
-    )
-    out, ld_out, code = ints[at(below + D)], ints[at(below + LDD)], ints[at(below + ACTIVATION)]
+    weights, weight_stride, input_stride = layer.weights, layer.weight_stride, layer.input_stride
+    n_units, length, code = layer.fan_in, layer.fan_out, below.activation
     groups = (n_units + 3) // 4
     p = cuda.local.array(16, float32)
     z = cuda.local.array(16, float32)
@@ -206,10 +186,12 @@ def backward(memory, base, ints, layer, below, rows, rank, size):
         for k in range(0, length, 4):
             for i in range(4):
                 p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3] = load4(
-                    memory, base, d + (row + i) * ldd + k
+                    memory, base, layer.deltas + (row + i) * layer.delta_stride + k
                 )
             for j in range(4):
-                q0, q1, q2, q3 = load4(memory, base, w + (unit + j * groups) * ldw + k)
+                q0, q1, q2, q3 = load4(
+                    memory, base, weights + (unit + j * groups) * weight_stride + k
+                )
                 for i in range(4):
                     z[4 * i + j] += p[4 * i] * q0
                     z[4 * i + j] += p[4 * i + 1] * q1
@@ -219,13 +201,13 @@ def backward(memory, base, ints, layer, below, rows, rank, size):
             column = unit + j * groups
             if column < n_units:
                 for i in range(4):
-                    h = memory[at(inputs + (row + i) * lda + column)]
+                    h = memory[at(layer.inputs + (row + i) * input_stride + column)]
                     delta = activate_backward(code, z[4 * i + j], h)
-                    memory[at(out + (row + i) * ld_out + column)] = delta
+                    memory[at(below.deltas + (row + i) * below.delta_stride + column)] = delta
         task += size
 
 
-@cuda.jit(device=True)
+@device_function
 def update_four(memory, base, step, index, stride, rule, is_bias, n_units, g0, g1, g2, g3):
     """Update four weights of a row by their summed gradients; return their squares' sum.
 
@@ -264,20 +246,13 @@ def update_four(memory, base, step, index, stride, rule, is_bias, n_units, g0, g
     return zero if is_bias else squares
 
 
-@cuda.jit(device=True)
+@device_function
 def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, first, size):
     """Inputs times δ over the chunk's rows, and the update: 4 × 4 weights a thread.
 
     `first` is this thread's first task. Returns the squares of the weights that it updated.
     """
-    lda, w, ldw, d, ldd = (
-        ints[at(layer + LDA)],
-        ints[at(layer + W)],
-        ints[at(layer + LDW)],
-        ints[at(layer + D)],
-        ints[at(layer + LDD)],
-    )
-    n_rows, n_units = ints[at(layer + FAN_IN)] + 1, ints[at(layer + FAN_OUT)]
+    n_rows, n_units = layer.fan_in + 1, layer.fan_out
     rule, stride = ints[RULE], ints[PARAMETERS]
     waiting = n_vectors_of(ints) * stride  # what the chunks before have summed up
     groups = (n_units + 3) // 4
@@ -290,8 +265,10 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
         for i in range(16):
             z[i] = float32(0)
         for sample in range(rows):
-            p0, p1, p2, p3 = load4(memory, base, inputs + sample * lda + row)
-            q0, q1, q2, q3 = load4(memory, base, d + sample * ldd + column)
+            p0, p1, p2, p3 = load4(memory, base, inputs + sample * layer.input_stride + row)
+            q0, q1, q2, q3 = load4(
+                memory, base, layer.deltas + sample * layer.delta_stride + column
+            )
             z[0] += p0 * q0
             z[1] += p0 * q1
             z[2] += p0 * q2
@@ -310,7 +287,7 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
             z[15] += p3 * q3
         for i in range(4):
             if row + i < n_rows:
-                index = w + (row + i) * ldw + column
+                index = layer.weights + (row + i) * layer.weight_stride + column
                 g0, g1, g2, g3 = z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3]
                 if not is_first:
                     s0, s1, s2, s3 = load4(memory, base, index + waiting)

@@ -2,31 +2,20 @@
 
 from numba import int64
 
-from fastbp.cuda.small.block_products import (
-    at,
-    copy,
-    far,
-    n_vectors_of,
-    quotient,
-)
+from fastbp.cuda.formulas import device_function
+from fastbp.cuda.small.block_products import at, copy, far, layer_of, n_vectors_of, quotient
 from fastbp.cuda.small.placement import (
     BATCH,
     CHUNK,
     EPOCHS_BEFORE,
-    FAN_IN,
-    FAN_OUT,
     HALF_BITS,
     INDICES,
     INPUT_SIZE,
     INPUTS,
     IS_DRAWN,
-    LAYER_WIDTH,
-    LDA,
-    LDW,
     N_FLAT,
     N_LAYERS,
     N_ROWS,
-    N_SHARED,
     ORDER_STRIDE,
     ORDERS,
     PARAMETERS,
@@ -36,10 +25,7 @@ from fastbp.cuda.small.placement import (
     TARGET_WIDTH,
     TARGETS,
     TARGETS_AT,
-    A,
-    W,
 )
-from fastbp.cuda.toolkit import cuda
 
 WORD = 0xFFFFFFFF
 
@@ -56,7 +42,7 @@ def make_permute(scramble):
         """Where a position goes in an epoch's random order of the numbers below `n_rows`.
 
         A Feistel network of four rounds permutes the numbers of 2 · `half_bits` bits, whatever its
-        round function (Luby and Rackoff 1988); those that fall behind the end go round again
+        round function (Luby and Rackoff 1988); those past the end go round again
         ("cycle walking", Black and Rogaway 2002).
         """
         mask = (1 << half_bits) - 1
@@ -75,10 +61,10 @@ def make_permute(scramble):
     return permute
 
 
-permute = cuda.jit(device=True)(make_permute(cuda.jit(device=True)(scramble)))
+permute = device_function(make_permute(device_function(scramble)))
 
 
-@cuda.jit(device=True)
+@device_function
 def row_at(tables, table, orders, ints, epoch, position):
     """The row of X at a position of an epoch of this launch."""
     if ints[IS_DRAWN]:
@@ -90,7 +76,7 @@ def row_at(tables, table, orders, ints, epoch, position):
     return orders[far(start + position)]
 
 
-@cuda.jit(device=True)
+@device_function
 def rows_from(ints, position):
     """Rows in the chunk from a position of an epoch on: to its end, its batch's or the epoch's."""
     batch = ints[BATCH]
@@ -98,24 +84,25 @@ def rows_from(ints, position):
     return min(ints[CHUNK], stop - position)
 
 
-@cuda.jit(device=True)
+@device_function
 def starts_batch(ints, position):
     return quotient(position, ints[BATCH]) * ints[BATCH] == position
 
 
-@cuda.jit(device=True)
+@device_function
 def gather(memory, base, ints, tables, table, inputs, targets, buffer, position, rank, size):
     """Have a chunk's rows and targets copied to one of the two buffers, some threads a row."""
+    first = layer_of(ints, 0)
     indices, rows = ints[INDICES] + buffer * ints[CHUNK], rows_from(ints, position)
-    span, width, n_inputs = ints[SPAN], ints[TARGET_WIDTH], ints[at(N_SHARED + FAN_IN)]
-    start = ints[at(N_SHARED + A)] + buffer * ints[INPUT_SIZE]
+    span, width, n_inputs = ints[SPAN], ints[TARGET_WIDTH], first.fan_in
+    start = first.inputs + buffer * ints[INPUT_SIZE]
     target_start = ints[TARGETS] + buffer * ints[CHUNK] * width
     lane = rank - quotient(rank, span) * span
     sample = quotient(rank, span)
     while sample < rows:
         row = int64(ints[at(indices + sample)])
         source = tables[at(table + INPUTS)] + row * n_inputs
-        out = start + sample * ints[at(N_SHARED + LDA)]
+        out = start + sample * first.input_stride
         column = lane
         while column < n_inputs:
             copy(memory, base, out + column, inputs, source + column)
@@ -129,21 +116,19 @@ def gather(memory, base, ints, tables, table, inputs, targets, buffer, position,
         sample += size // span
 
 
-@cuda.jit(device=True)
+@device_function
 def move_state(memory, ints, tables, table, state, to_device, rank, size):
     """Bring parameters and moments between their flat vectors and shared memory."""
     n_parameters, start = ints[PARAMETERS], tables[at(table + STATE)]
     n_vectors = n_vectors_of(ints)
     for index in range(ints[N_LAYERS]):
-        layer = N_SHARED + index * LAYER_WIDTH
-        n_units = ints[at(layer + FAN_OUT)]
-        count = (
-            ints[at(layer + FAN_IN)] + 1
-        ) * n_units  # the bias lies behind the weights there too
+        layer = layer_of(ints, index)
+        n_units = layer.fan_out
+        count = (layer.fan_in + 1) * n_units  # the bias follows the weights there too
         element = rank
         while element < count:
             row = quotient(element, n_units)
-            place = ints[at(layer + W)] + row * ints[at(layer + LDW)] + element - row * n_units
+            place = layer.weights + row * layer.weight_stride + element - row * n_units
             for vector in range(n_vectors):
                 flat = start + vector * tables[at(table + N_FLAT)] + element
                 here = at(place + vector * n_parameters)
@@ -155,7 +140,7 @@ def move_state(memory, ints, tables, table, state, to_device, rank, size):
         start += count
 
 
-@cuda.jit(device=True)
+@device_function
 def following(ints, epoch, position):
     """The chunk after one: its epoch and its first position."""
     position += rows_from(ints, position)

@@ -1,13 +1,13 @@
 """Fits of many small networks: one block of threads each, a whole fit in a launch or a few.
 
 `train_together` runs fits that have been begun (`fastbp.base`) on the device; every network then
-has a `Trained`, an engine that hands out again what the device has computed, so that the ordinary
-training loop decides, warns and keeps books as ever. `fastbp.cuda.small.training_kernel` says how it
-is computed.
+has a `Trained`, an engine that hands out again what the device has computed: the ordinary training
+loop decides, warns and keeps books as ever. How it is computed:
+`fastbp.cuda.small.training_kernel`.
 """
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,11 +15,21 @@ from scipy.sparse import issparse
 
 from fastbp.cpu.engine import available_threads
 from fastbp.crew import work_off
-from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.device import compiled
 from fastbp.cuda.small import placement, training_kernel
-from fastbp.cuda.small.placement import Plan, make_plan
-from fastbp.cuda.task import ADAM, rule_of
+from fastbp.cuda.small.members import (
+    Member,
+    SharedArrays,
+    Trained,
+    joined_targets,
+    n_step_sizes,
+    n_vectors_of,
+    real_numbers,
+    scaled_rows,
+    step_sizes,
+)
+from fastbp.cuda.small.placement import make_plan
+from fastbp.cuda.task import rule_of
 from fastbp.cuda.toolkit import is_simulated
 from fastbp.optimizers import N_MOMENTS
 from fastbp.shuffling import shuffle
@@ -71,89 +81,6 @@ def _target_width(data):
     return n_targets + (data.sample_weight is not None)
 
 
-# ---- what the device has computed ------------------------------------------------------------
-
-
-@dataclass
-class Trained:
-    """An engine that plays back what the device has computed, to the ordinary training loop.
-
-    Parameters
-    ----------
-    losses : list of float
-        Of every epoch.
-    parameters : ndarray of shape (n_parameters,), dtype float32
-    moments : list of ndarray
-    updates : int
-    interrupted : bool
-        Whether Ctrl-C came before the end.
-    """
-
-    losses: list
-    parameters: np.ndarray
-    moments: list
-    updates: int
-    interrupted: bool
-
-    def load_optimizer(self, optimizer):
-        """Nothing: the moments have been with the device."""
-
-    def store_optimizer(self, optimizer):
-        """Give an optimizer its state as after the last epoch."""
-        optimizer.moments, optimizer.step = self.moments, self.updates
-
-    def store_parameters(self):
-        """Return the parameters as a flat vector of shape (n_parameters,)."""
-        return self.parameters
-
-    def train_epoch(self, data, order, batch_size, optimizer, alpha):
-        """Return the next epoch's loss."""
-        if self.losses:
-            return self.losses.pop(0)
-        if self.interrupted:
-            raise KeyboardInterrupt
-        raise AssertionError("the device stopped before the training loop")
-
-
-@dataclass
-class _Member:
-    """One network among those that train together."""
-
-    network: object
-    training: object
-    plan: Plan
-    table: np.ndarray
-    order: np.ndarray = None  # the last one drawn
-    losses: list = field(default_factory=list)
-
-    @property
-    def n_rows(self):
-        return len(self.training.split.train)
-
-    @property
-    def epochs_left(self):
-        return self.training.settings.max_iter - len(self.losses)
-
-
-class _Arrays:
-    """Host arrays that go up as one; the same one goes up once."""
-
-    def __init__(self, dtype):
-        self.dtype, self.parts, self.starts, self.size = dtype, [], {}, 0
-
-    def add(self, key, make):
-        """Where the array that `make()` returns begins; arrays of the same key are the same."""
-        if key not in self.starts:
-            part = np.ascontiguousarray(make(), self.dtype).ravel()
-            self.starts[key] = self.size
-            self.parts.append(part)
-            self.size += part.size
-        return self.starts[key]
-
-    def upload(self, device):
-        return device.upload(np.concatenate([*self.parts, np.zeros(1, self.dtype)]))
-
-
 class Together:
     """Networks that train at once on one device.
 
@@ -167,8 +94,12 @@ class Together:
 
     def __init__(self, device, fits, device_shuffle):
         self.device, self.device_shuffle = device, device_shuffle
-        inputs, targets, factors = _Arrays(np.float32), _Arrays(np.float32), _Arrays(np.float64)
-        orders = _Arrays(np.int32)
+        inputs, targets, factors = (
+            SharedArrays(np.float32),
+            SharedArrays(np.float32),
+            SharedArrays(np.float64),
+        )
+        orders = SharedArrays(np.int32)
         self.members = []
         sizes = [n_vectors_of(plan) * network.n_parameters for network, _, plan in fits]
         starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -177,11 +108,11 @@ class Together:
         state = np.zeros(starts[-1], np.float32)
         for index, (network, training, plan) in enumerate(fits):
             table = np.array(plan.table)
-            member = _Member(network, training, plan, table)
+            member = Member(network, training, plan, table)
             self._describe(member, index, inputs, targets, factors, orders)
             table[placement.STATE] = starts[index]
             state[starts[index] :][: network.n_parameters] = training.start
-            self.reals[index] = _reals_of(network, training)
+            self.reals[index] = real_numbers(network, training)
             states[index, [placement.RATE, placement.BEST_LOSS, placement.BAD_EPOCHS]] = (
                 training.optimizer.learning_rate, training.progress.best_loss,
                 training.progress.no_improvement_count,
@@ -201,16 +132,18 @@ class Together:
         table[placement.IS_CLASS] = data.targets.ndim == 1
         table[placement.IS_WEIGHTED] = data.sample_weight is not None
         scale = data.input_scale
-        table[placement.INPUTS] = inputs.add((id(data.X), scale), lambda: _scaled(data.X, scale))
+        table[placement.INPUTS] = inputs.add(
+            (id(data.X), scale), lambda: scaled_rows(data.X, scale)
+        )
         key = id(data.targets), id(data.sample_weight)
-        table[placement.TARGETS_AT] = targets.add(key, lambda: _joined(data))
+        table[placement.TARGETS_AT] = targets.add(key, lambda: joined_targets(data))
         if optimizer.solver == "adam":
             betas = optimizer.beta_1, optimizer.beta_2
             n_steps = training.settings.max_iter * -(-member.n_rows // batch_rows(training))
             table[placement.FACTORS] = factors.add(
-                (*betas, n_steps), lambda: _factors(*betas, n_steps)
+                (*betas, n_steps), lambda: step_sizes(*betas, n_steps)
             )
-            table[placement.N_FACTORS] = _n_factors(*betas, n_steps)
+            table[placement.N_FACTORS] = n_step_sizes(*betas, n_steps)
         table[placement.SCHEDULE] = SCHEDULES[optimizer.schedule]
         if optimizer.solver != "sgd":
             table[placement.SCHEDULE] = placement.CONSTANT
@@ -301,11 +234,6 @@ class Together:
         return max(1, min(epochs, WORK_PER_LAUNCH // work, most))
 
 
-def n_vectors_of(plan):
-    """Vectors of a network's parameters and moments."""
-    return 3 if plan.table[placement.RULE] == ADAM else 2
-
-
 def _draw(members):
     """Draw the orders of a launch's epochs, as `fastbp.training.run_epoch` does; in threads."""
     drawn = [np.empty((m.table[placement.EPOCHS], m.n_rows), np.int32) for m in members]
@@ -332,47 +260,6 @@ def _rates_of(member):
             optimizer.end_epoch(seen)
             rates[index] = optimizer.learning_rate
     return rates
-
-
-def _reals_of(network, training):
-    optimizer, settings = training.optimizer, training.settings
-    numbers = {
-        placement.ALPHA: settings.alpha,
-        placement.TOL: settings.tol,
-        placement.PATIENCE: settings.n_iter_no_change,
-        placement.MOMENTUM: optimizer.momentum,
-        placement.BETA_1: optimizer.beta_1,
-        placement.BETA_2: optimizer.beta_2,
-        placement.EPSILON: optimizer.epsilon,
-        placement.LOSS_SCALE: 1 / network.layer_sizes[-1] if network.average_outputs else 1.0,
-        placement.EPS: np.finfo(np.float32).eps,
-    }
-    return [float(numbers[position]) for position in range(placement.N_REALS)]
-
-
-def _scaled(X, scale):
-    """X as the kernels read it: they gather no row before it has been scaled."""
-    with np.errstate(over="ignore"):
-        return X.astype(np.float32) * np.float32(scale)
-
-
-def _joined(data):
-    """Rows of targets, a class as its number, and the sample weight last."""
-    columns = [data.targets.reshape(data.n_samples, -1)]
-    if data.sample_weight is not None:
-        columns.append(data.sample_weight[:, None])
-    return np.hstack([column.astype(np.float32) for column in columns])
-
-
-def _n_factors(beta_1, beta_2, n_steps):
-    """After how many updates Adam's step size stays the same: 1 − βᵗ is 1 then."""
-    largest = max(beta_1, beta_2, 0.1)
-    return int(min(n_steps, 2 + 38 / -np.log(largest)))
-
-
-def _factors(beta_1, beta_2, n_steps):
-    steps = np.arange(1, _n_factors(beta_1, beta_2, n_steps) + 1)
-    return adam_learning_rates(1.0, beta_1, beta_2, steps)
 
 
 def _groups(device, members):

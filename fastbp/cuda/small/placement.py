@@ -16,6 +16,7 @@ have a second place. Before all that come integers and doubles.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,29 @@ from fastbp.cuda.task import ADAM
  # These may exceed 32 bits and are not copied to shared memory.
  ROW_OF_STATE, INPUTS, TARGETS_AT, ORDERS, ORDER_STRIDE, STATE, N_FLAT, CURVE, FACTORS, N_FACTORS,
  LAYERS) = range(36)  # fmt: skip
-# Of each layer, from LAYERS on.
-FAN_IN, FAN_OUT, ACTIVATION, A, LDA, W, LDW, D, LDD, LAYER_WIDTH = range(10)
 MOST_LAYERS = 8
+
+
+class BlockLayer(NamedTuple):
+    """A layer in the table, from LAYERS on: sizes, code, and where its matrices start.
+
+    A stride is the distance of two rows.
+    """
+
+    fan_in: int
+    fan_out: int
+    activation: int
+    inputs: int
+    input_stride: int
+    weights: int
+    weight_stride: int
+    deltas: int
+    delta_stride: int
+
+
+LAYER_WIDTH = len(BlockLayer._fields)
 TABLE_WIDTH = LAYERS + LAYER_WIDTH * MOST_LAYERS
+
 # A network's real numbers, constant and changing.
 (ALPHA, TOL, PATIENCE, MOMENTUM, BETA_1, BETA_2, EPSILON, LOSS_SCALE, EPS,
  N_REALS) = range(10)  # fmt: skip
@@ -110,42 +130,38 @@ def make_plan(network, batch_size, rule, target_width, shared_memory):
 
 
 def _lay_out(network, batch_size, rule, target_width, chunk):
-    layers = np.zeros((MOST_LAYERS, LAYER_WIDTH), np.int64)
     n_threads = _choose_threads(network, chunk)
     table = np.zeros(TABLE_WIDTH, np.int64)
-    table[INDICES] = N_SHARED + layers.size
+    table[INDICES] = N_SHARED + MOST_LAYERS * LAYER_WIDTH
     scalars = _round_up(table[INDICES] + 2 * chunk, 2)
     floats = _round_up(scalars + 2 * (N_SCALARS + n_threads), 4)
     table[[SCALARS, FLOATS]] = scalars // 2, floats
-    end = floats + N_STEP
-    weights = end
-    for layer, (fan_in, fan_out) in zip(layers, network.shapes, strict=False):
-        layer[[FAN_IN, FAN_OUT, W]] = fan_in, fan_out, end
-        layer[LDW], layer[LDA] = pad(fan_out), pad(fan_in + 1)
-        layer[LDD] = pad(fan_out)
-        end += _round_up(fan_in + 1, 4) * layer[LDW]
-    table[PARAMETERS] = end - weights
+    first = weights = floats + N_STEP
+    starts = []
+    for fan_in, fan_out in network.shapes:
+        starts.append(weights)
+        weights += _round_up(fan_in + 1, 4) * pad(fan_out)
+    table[PARAMETERS] = weights - first
     n_vectors = 1 + (2 if rule == ADAM else 1) + (batch_size > chunk)
-    end = weights + n_vectors * (end - weights)
-    for index, (layer, name) in enumerate(zip(layers, network.activations, strict=False)):
-        layer[ACTIVATION] = functions.OUTPUT_ACTIVATIONS.index(name)
-        layer[A] = end
-        end += chunk * layer[LDA] * (2 if index == 0 else 1)
-        layer[D] = end
-        end += chunk * layer[LDD]
-    table[INPUT_SIZE] = chunk * layers[0, LDA]
+    end = first + n_vectors * (weights - first)
+    for index, (fan_in, fan_out) in enumerate(network.shapes):
+        code = functions.OUTPUT_ACTIVATIONS.index(network.activations[index])
+        deltas = end + chunk * pad(fan_in + 1) * (2 if index == 0 else 1)
+        table[LAYERS + index * LAYER_WIDTH :][:LAYER_WIDTH] = BlockLayer(
+            fan_in, fan_out, code, end, pad(fan_in + 1), starts[index], pad(fan_out), deltas,
+            pad(fan_out),
+        )  # fmt: skip
+        end = deltas + chunk * pad(fan_out)
+    table[INPUT_SIZE] = chunk * pad(network.layer_sizes[0] + 1)
     table[TARGETS] = end
     end = _round_up(end + 2 * chunk * target_width, 4)
-    table[[N_LAYERS, CHUNK, BATCH, RULE]] = (
-        len(network.shapes), chunk, batch_size, rule,
-    )  # fmt: skip
+    table[[N_LAYERS, CHUNK, BATCH, RULE]] = len(network.shapes), chunk, batch_size, rule
     table[[LOSS, OUTPUT]] = (
         functions.LOSSES.index(network.loss),
         functions.OUTPUT_ACTIVATIONS.index(network.output_activation),
     )
     table[[TARGET_WIDTH, MEMORY_WORDS]] = target_width, end
     table[[SPAN, N_FLAT]] = _span(network.layer_sizes[0]), network.n_parameters
-    table[LAYERS:] = layers.ravel()
     return Plan(tuple(table.tolist()), n_threads, int(_WORD * end))
 
 

@@ -8,7 +8,7 @@ for anyway. Rows of the next chunk are copied meanwhile, and those of the one af
 
 from numba import float32, float64, int32, int64
 
-from fastbp.cuda.program import Listed
+from fastbp.cuda.formulas import device_function
 from fastbp.cuda.small.block_decisions import (
     add_up,
     count_update,
@@ -24,6 +24,7 @@ from fastbp.cuda.small.block_products import (
     first_address,
     forward,
     gradients,
+    layer_of,
     quotient,
     wait_for_copies,
 )
@@ -40,16 +41,12 @@ from fastbp.cuda.small.placement import (
     CHUNK,
     ENDS,
     EPOCHS,
-    FAN_IN,
-    FAN_OUT,
     FLOATS,
     HALF_ALPHA,
     INDICES,
     INPUT_SIZE,
     LAYER_WIDTH,
     LAYERS,
-    LDA,
-    LDD,
     MEMORY_WORDS,
     MOST_LAYERS,
     N_LAYERS,
@@ -59,15 +56,11 @@ from fastbp.cuda.small.placement import (
     TABLE_WIDTH,
     TARGET_WIDTH,
     TARGETS,
-    A,
-    D,
 )
 from fastbp.cuda.toolkit import cuda
 
-REGISTERS = 160  # sm_90 takes 128 of them
 
-
-@cuda.jit(device=True)
+@device_function
 def copy_table(ints, tables, table, rank, size):
     """Bring what the table says of the network to shared memory."""
     j = rank
@@ -80,7 +73,7 @@ def copy_table(ints, tables, table, rank, size):
         j += size
 
 
-@cuda.jit(device=True)
+@device_function
 def clear(memory, ints, rank, size):
     """Make all numbers and the rows' indices zero."""
     j = ints[FLOATS] + rank
@@ -93,21 +86,33 @@ def clear(memory, ints, rank, size):
         j += size
 
 
-@cuda.jit(device=True)
+@device_function
 def write_ones(memory, ints, rank, size):
     """Write the ones that biases are multiplied by; those of X in both buffers."""
     chunk = ints[CHUNK]
     for index in range(ints[N_LAYERS]):
-        layer = N_SHARED + index * LAYER_WIDTH
+        layer = layer_of(ints, index)
         j = rank
         while j < (2 * chunk if index == 0 else chunk):
-            start = ints[at(layer + A)] + (j // chunk * ints[INPUT_SIZE] if index == 0 else 0)
-            place = start + j % chunk * ints[at(layer + LDA)] + ints[at(layer + FAN_IN)]
-            memory[at(place)] = float32(1)
+            start = layer.inputs + (j // chunk * ints[INPUT_SIZE] if index == 0 else 0)
+            memory[at(start + j % chunk * layer.input_stride + layer.fan_in)] = float32(1)
             j += size
 
 
-@cuda.jit(device=True)
+@device_function
+def set_up(memory, ints, doubles, tables, table, reals, state, states, rank, size):
+    """Bring all of a network to shared memory, but for its rows."""
+    copy_table(ints, tables, table, rank, size)
+    cuda.syncthreads()
+    clear(memory, ints, rank, size)
+    cuda.syncthreads()
+    move_state(memory, ints, tables, table, state, True, rank, size)
+    write_ones(memory, ints, rank, size)
+    if rank == size - 1:
+        keep_numbers(memory, ints, doubles, tables, table, reals, states)
+
+
+@device_function
 def look_up_first_rows(ints, tables, table, orders, rank):
     """Look up the rows of the first two chunks."""
     epoch, position = following(ints, 0, 0)
@@ -119,7 +124,7 @@ def look_up_first_rows(ints, tables, table, orders, rank):
         )
 
 
-@cuda.jit(device=True)
+@device_function
 def look_up(ints, tables, table, orders, epoch, position, rank):
     """The row of X that this thread notes for the chunk after the one at a position, or 0."""
     epoch, position = following(ints, epoch, position)
@@ -128,39 +133,40 @@ def look_up(ints, tables, table, orders, epoch, position, rank):
     return int32(0)
 
 
-@cuda.jit(device=True)
+@device_function
 def forward_all(memory, base, ints, start, rows, rank, size):
     """Pass a chunk's rows, from `start` on, through all layers."""
     n_layers = ints[N_LAYERS]
     for index in range(n_layers):
-        layer = N_SHARED + index * LAYER_WIDTH
-        out, ld_out = ints[at(layer + D)], ints[at(layer + LDD)]  # logits, where their δ will be
+        layer = layer_of(ints, index)
+        out, out_stride = layer.deltas, layer.delta_stride  # logits, where their δ will be
         if index < n_layers - 1:
-            out, ld_out = ints[at(layer + LAYER_WIDTH + A)], ints[at(layer + LAYER_WIDTH + LDA)]
-        source = start if index == 0 else ints[at(layer + A)]
+            following_layer = layer_of(ints, index + 1)
+            out, out_stride = following_layer.inputs, following_layer.input_stride
+        source = start if index == 0 else layer.inputs
         forward(
-            memory, base, ints, layer, source, out, ld_out, index < n_layers - 1, rows, rank, size
+            memory, base, layer, source, out, out_stride, index < n_layers - 1, rows, rank, size
         )
         cuda.syncthreads()
 
 
-@cuda.jit(device=True)
+@device_function
 def backward_all(memory, base, ints, rows, rank, size):
     """Take δ back to the first layer's outputs."""
     for index in range(ints[N_LAYERS] - 1, 0, -1):
-        layer = N_SHARED + index * LAYER_WIDTH
-        backward(memory, base, ints, layer, layer - LAYER_WIDTH, rows, rank, size)
+        layer, below = layer_of(ints, index), layer_of(ints, index - 1)
+        backward(memory, base, layer, below, rows, rank, size)
         cuda.syncthreads()
 
 
-@cuda.jit(device=True)
+@device_function
 def update_all(memory, base, ints, start, is_first, is_last, rows, rank, size):
     """Add up all layers' gradients, and update; returns the squares of this thread's weights."""
     squares = 0.0
     first = rank  # tasks of all layers go round the threads, one layer's after another's
     for index in range(ints[N_LAYERS]):
-        layer = N_SHARED + index * LAYER_WIDTH
-        source = start if index == 0 else ints[at(layer + A)]
+        layer = layer_of(ints, index)
+        source = start if index == 0 else layer.inputs
         squares += float64(
             gradients(
                 memory,
@@ -176,7 +182,7 @@ def update_all(memory, base, ints, start, is_first, is_last, rows, rank, size):
                 size,
             )
         )
-        n_tasks = (ints[at(layer + FAN_IN)] + 4) // 4 * ((ints[at(layer + FAN_OUT)] + 3) // 4)
+        n_tasks = (layer.fan_in + 4) // 4 * ((layer.fan_out + 3) // 4)
         first -= n_tasks - quotient(n_tasks, size) * size
         if first < 0:
             first += size
@@ -212,16 +218,9 @@ def train_networks(tables, reals, factors, inputs, targets, orders, state, curve
     rank, size = int32(cuda.threadIdx.x), int32(cuda.blockDim.x)
     table = int64(cuda.blockIdx.x) * TABLE_WIDTH  # where its row begins
     base = first_address(memory)
-    copy_table(ints, tables, table, rank, size)
-    cuda.syncthreads()
-    clear(memory, ints, rank, size)
-    cuda.syncthreads()
-    move_state(memory, ints, tables, table, state, True, rank, size)
-    write_ones(memory, ints, rank, size)
+    set_up(memory, ints, doubles, tables, table, reals, state, states, rank, size)
     chunk, scalars, width = ints[CHUNK], ints[SCALARS], ints[TARGET_WIDTH]
-    output = N_SHARED + (ints[N_LAYERS] - 1) * LAYER_WIDTH
-    if rank == size - 1:
-        keep_numbers(memory, ints, doubles, tables, table, reals, states)
+    output, inputs_start = layer_of(ints, ints[N_LAYERS] - 1), layer_of(ints, 0).inputs
     # The rows of two chunks are known ahead, those of one are on their way.
     look_up_first_rows(ints, tables, table, orders, rank)
     cuda.syncthreads()
@@ -246,12 +245,11 @@ def train_networks(tables, reals, factors, inputs, targets, orders, state, curve
             weigh_batch(memory, ints, doubles, target_start, rows, is_first)
             prepare_step(memory, ints, doubles, factors, tables, table)
 
-        start = ints[at(N_SHARED + A)] + buffer * ints[INPUT_SIZE]
+        start = inputs_start + buffer * ints[INPUT_SIZE]
         forward_all(memory, base, ints, start, rows, rank, size)
         if rank < rows:
-            logits = ints[at(output + D)] + rank * ints[at(output + LDD)]
             loss += row_loss_and_delta(
-                memory, ints, doubles, logits, ints[at(output + FAN_OUT)],
+                memory, ints, doubles, output.deltas + rank * output.delta_stride, output.fan_out,
                 target_start + rank * width,
             )  # fmt: skip
         cuda.syncthreads()
@@ -282,4 +280,3 @@ SIGNATURE = (
     int64[::1], float64[::1], float64[::1], float32[::1], float32[::1], int32[::1], float32[::1],
     float64[::1], float64[::1],
 )  # fmt: skip
-KERNELS = {"train_networks": Listed(train_networks, SIGNATURE, REGISTERS)}

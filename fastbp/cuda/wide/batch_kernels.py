@@ -223,20 +223,6 @@ def make_round(precision):
     return round_weights
 
 
-@cache
-def make_round_transposed(precision):
-    """The kernel that rounds a weight matrix and transposes it. Grid: rows."""
-    _, _, store_one = make_store(precision)
-
-    def round_transposed(weights, pitch, rounded, rounded_pitch, n_columns):
-        row = int64(cuda.blockIdx.x)
-        for column in range(cuda.threadIdx.x, n_columns, THREADS):
-            value = ptx.ld_global_f32(weights + row * pitch + column * 4)
-            store_one(rounded + column * rounded_pitch, row, value)
-
-    return round_transposed
-
-
 def copy_matrix(source, source_pitch, target, target_pitch, n_columns):
     """Copy a float32 matrix to rows that lie differently. Grid: rows."""
     row = int64(cuda.blockIdx.x)
@@ -245,31 +231,35 @@ def copy_matrix(source, source_pitch, target, target_pitch, n_columns):
         ptx.st_global_u32(target + row * target_pitch + column * 4, value)
 
 
-def sum_columns(state, matrix, pitch, sums, sums_pitch, rows_a_sum, n_columns):
-    """Sum groups of rows of a float32 matrix. Grid: (groups of THREADS columns, groups of rows)."""
+def sum_columns(state, layer):
+    """Sum groups of rows of the last layer's δ, which lie in its outputs' place, as float32.
+
+    Grid: (groups of THREADS columns, groups of `rows_a_sum` rows).
+    """
     column, group = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, int64(cuda.blockIdx.y)
-    last = min(rows_of_step(state), (group + 1) * rows_a_sum)
-    if column < n_columns:
-        first = group * rows_a_sum
-        total = sum_apart(matrix + first * pitch + column * 4, pitch, last - first)
-        ptx.st_global_f32(sums + group * sums_pitch + column * 4, total)
+    first = group * layer.rows_a_sum
+    last = min(rows_of_step(state), first + layer.rows_a_sum)
+    if column < layer.n_outputs:
+        address = layer.outputs + first * layer.outputs_pitch + column * 4
+        total = sum_apart(address, layer.outputs_pitch, last - first)
+        ptx.st_global_f32(layer.sums + group * layer.sums_pitch + column * 4, total)
 
 
 _block_sum = make_block_sum(THREADS)
 
 
-def finish_step(state, table, losses, rows_a_loss, loss_scale, penalties, n_penalties):
+def finish_step(state, table, losses, loss_scale, penalties, n_penalties):
     """Add a step to the result and set the state up for the next one. Grid: one block.
 
-    Every number of `losses` is `rows_a_loss` rows' part of Σ wᵢ lossᵢ, which counts `loss_scale`
-    times; `penalties` are parts of ‖W‖². Both are float64.
+    `losses` are wᵢ lossᵢ of every row, which count `loss_scale` times; `penalties` are parts of
+    ‖W‖². Both are float64.
     """
     thread = cuda.threadIdx.x
     active, alpha = of_state(state, IS_ACTIVE) != 0.0, of_state(state, ALPHA)
-    n_parts = (rows_of_step(state) + rows_a_loss - 1) // rows_a_loss
+    n_rows = rows_of_step(state)
     total = float64(0)
-    for part in range(thread, n_parts, THREADS):
-        total += loss_scale * ptx.ld_global_f64(losses + 8 * part)
+    for row in range(thread, n_rows, THREADS):
+        total += loss_scale * ptx.ld_global_f64(losses + 8 * row)
     if alpha != 0.0:
         for part in range(thread, n_penalties, THREADS):
             total += 0.5 * alpha * ptx.ld_global_f64(penalties + 8 * part)

@@ -1,4 +1,4 @@
-"""Wide nets' outputs: losses and δ from logits, for many outputs; few have `head_kernels`."""
+"""Wide nets' outputs: losses and δ from logits."""
 
 from functools import cache
 from typing import NamedTuple
@@ -11,7 +11,6 @@ from fastbp.cuda.formulas import device_function
 from fastbp.cuda.toolkit import cuda
 from fastbp.cuda.wide.batch_kernels import (
     START,
-    THREADS,
     WEIGHT,
     make_block_sum,
     make_store,
@@ -21,6 +20,7 @@ from fastbp.cuda.wide.batch_kernels import (
 from fastbp.cuda.wide.operands import PADDING_ROWS
 
 EPS = np.finfo(np.float32).eps
+MOST_THREADS = 256
 
 
 class Supervision(NamedTuple):
@@ -66,36 +66,44 @@ def row_of_data(state, order, row):
     return int64(ptx.ld_global_u32(order + 4 * (start + row)))
 
 
+def threads_for(n_outputs):
+    """Threads of a block: a power of two, a warp at least, as many as outputs if these are few."""
+    threads = 32
+    while threads < min(n_outputs, MOST_THREADS):
+        threads *= 2
+    return threads
+
+
 @cache
-def make_loss_kernel(precision, activation, loss, is_class):
-    """The kernel from logits to losses and δ, for many outputs.
+def make_loss_kernel(precision, threads, activation, loss, is_class):
+    """The kernel from logits to losses and δ: a block of `threads` a row.
 
     Grid: rows up to a whole tile. δ as float32 take the logits' place, and are rounded; those of
     rows after the batch's are zero.
     """
     _, _, store_one = make_store(precision)
-    block_sum = make_block_sum(THREADS)
+    block_sum = make_block_sum(threads)
     is_softmax = activation == formulas.SOFTMAX
 
     def loss_kernel(state, layer, data):
-        peaks = cuda.shared.array(THREADS, float32)
+        peaks = cuda.shared.array(threads, float32)
         rows, row, thread = rows_of_step(state), int64(cuda.blockIdx.x), cuda.threadIdx.x
         if row >= (rows + PADDING_ROWS - 1) // PADDING_ROWS * PADDING_ROWS:
             return
         source, n_outputs = layer.outputs + row * layer.outputs_pitch, layer.n_outputs
         target_row = layer.deltas + row * layer.deltas_pitch
         if row >= rows:
-            for output in range(thread, n_outputs, THREADS):
+            for output in range(thread, n_outputs, threads):
                 store_one(target_row, output, float32(0))
             return
         peak = total = float32(0)
         if is_softmax:
             peak = ptx.ld_global_f32(source)
-            for output in range(thread, n_outputs, THREADS):
+            for output in range(thread, n_outputs, threads):
                 logit = ptx.ld_global_f32(source + 4 * output)
                 peak = logit if logit > peak else peak
             peaks[thread] = peak
-            half = THREADS // 2
+            half = threads // 2
             while half > 0:
                 cuda.syncthreads()
                 if thread < half and peaks[thread + half] > peaks[thread]:
@@ -104,14 +112,14 @@ def make_loss_kernel(precision, activation, loss, is_class):
             cuda.syncthreads()
             peak = peaks[0]
             part = 0.0
-            for output in range(thread, n_outputs, THREADS):
+            for output in range(thread, n_outputs, threads):
                 part += formulas.exponential(ptx.ld_global_f32(source + 4 * output) - peak)
             total = float32(block_sum(part))
             cuda.syncthreads()
         index = row_of_data(state, data.order, row)
         weight = weight_of(data.sample_weight, index)
         factor, part = float32(weight / of_state(state, WEIGHT)), 0.0
-        for output in range(thread, n_outputs, THREADS):
+        for output in range(thread, n_outputs, threads):
             value = ptx.ld_global_f32(source + 4 * output)
             if is_softmax:
                 value = formulas.exponential(value - peak) / total

@@ -43,18 +43,21 @@ def settings_of(state):
 
 
 @cache
-def make_update(rule):
-    """The device function that updates one parameter, in memory.
+def make_update_bias(rule):
+    """The device function that updates a bias, its gradient added up from sums of rows of Δ.
 
     Returns
     -------
-    update : device function
-        (state, layer, offset, gradient) -> the new parameter
+    update_bias : device function
+        (state, layer, column)
     """
     has_second = rule == ADAM
 
     @device_function
-    def update(state, layer, offset, gradient):
+    def update_bias(state, layer, column):
+        n_sums = (rows_of_step(state) + layer.rows_a_sum - 1) // layer.rows_a_sum
+        gradient = sum_apart(layer.sums + column * 4, layer.sums_pitch, n_sums)
+        offset = layer.n_inputs * layer.weights_pitch + column * 4
         second = float32(0)
         if has_second:
             second = ptx.ld_global_f32(layer.second_moment + offset)
@@ -68,27 +71,6 @@ def make_update(rule):
         ptx.st_global_f32(layer.first_moment + offset, first)
         if has_second:
             ptx.st_global_f32(layer.second_moment + offset, second)
-        return weight
-
-    return update
-
-
-@cache
-def make_update_bias(rule):
-    """The device function that updates a bias, its gradient added up from sums of rows of Δ.
-
-    Returns
-    -------
-    update_bias : device function
-        (state, layer, column)
-    """
-    update = make_update(rule)
-
-    @device_function
-    def update_bias(state, layer, column):
-        n_sums = (rows_of_step(state) + layer.rows_a_sum - 1) // layer.rows_a_sum
-        gradient = sum_apart(layer.sums + column * 4, layer.sums_pitch, n_sums)
-        update(state, layer, layer.n_inputs * layer.weights_pitch + column * 4, gradient)
 
     return update_bias
 

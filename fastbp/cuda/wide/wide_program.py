@@ -12,10 +12,9 @@ from fastbp.cuda import data as columns
 from fastbp.cuda.data import SparseRows
 from fastbp.cuda.device import address_of, compiled
 from fastbp.cuda.program import Program, Result
-from fastbp.cuda.wide import batch_kernels, head_kernels, output_kernels
-from fastbp.cuda.wide.head_kernels import Head
+from fastbp.cuda.wide import batch_kernels, output_kernels
 from fastbp.cuda.wide.layer_products import LayerProducts
-from fastbp.cuda.wide.matrices import LayerPlaces, Matrices, Matrix, ceil_divide, round_up
+from fastbp.cuda.wide.matrices import LayerPlaces, Matrices, ceil_divide, round_up
 from fastbp.cuda.wide.operands import PADDING_ROWS
 from fastbp.cuda.wide.output_kernels import Supervision
 
@@ -34,50 +33,23 @@ class WideProgram(Program):
         self.matrices = Matrices(device, task)
         self.products = LayerProducts(self.matrices)
         self.n_layers, self.sizes = self.matrices.n_layers, self.matrices.sizes
-        self.has_head = self.sizes[-1] <= head_kernels.MOST_OUTPUTS
         self._recorded = None, None  # what the graph of a step holds, and the graph
-        self._allocate()
+        # The last layer's logits, δ in their place, and what the steps add up.
+        batch, n_outputs = task.batch_size, self.sizes[-1]
+        self.logits = self.matrices.matrix(batch, n_outputs, 4, PADDING_ROWS)
+        self.losses = device.zeros(round_up(batch, PADDING_ROWS), np.float64)
+        counts = [self.products.n_penalties(index) for index in range(self.n_layers)]
+        self.penalty_starts = np.cumsum([0, *counts]).tolist()
+        self.penalties = device.zeros(self.penalty_starts[-1], np.float64)
         self.layers = [self._places(index) for index in range(self.n_layers)]
 
     # ---- memory -------------------------------------------------------------------------------
-
-    def _allocate(self):
-        """The last layer's, and what the steps add up."""
-        batch, size, matrix = self.task.batch_size, self.sizes, self.matrices.matrix
-        if self.has_head:
-            n_padded = round_up(size[-1], 8)
-            self.transposed = matrix(n_padded, size[-2], self.matrices.item_size)
-            self.output_deltas = Matrix(
-                self.device.zeros(round_up(batch, PADDING_ROWS) * n_padded, np.float32),
-                n_padded * 4,
-            )
-            part_size = (size[-2] + 1) * n_padded * 4
-            n_parts = ceil_divide(batch, head_kernels.GRADIENT_ROWS)
-            self.parts = self.device.zeros(n_parts * part_size, np.uint8)
-            self.head = Head(
-                *self.transposed.place, self.output_deltas.address, address_of(self.parts),
-                part_size,
-            )  # fmt: skip
-        else:
-            self.output_deltas = matrix(batch, size[-1], 4, PADDING_ROWS)
-        self.losses = self.device.zeros(round_up(batch, PADDING_ROWS), np.float64)
-        counts = [self.products.n_penalties(index) for index in range(self.n_layers)]
-        if self.has_head:
-            counts[-1] = self._head_blocks
-        self.penalty_starts = np.cumsum([0, *counts]).tolist()
-        self.penalties = self.device.zeros(self.penalty_starts[-1], np.float64)
-
-    @property
-    def _head_blocks(self):
-        """Blocks that update the head's weights."""
-        m, n = self.sizes[-2:]
-        return ceil_divide((m + 1) * round_up(n, 8), batch_kernels.THREADS)
 
     def _places(self, index):
         """Where the matrices of a layer lie."""
         matrices, products = self.matrices, self.products
         is_last, before = index == self.n_layers - 1, max(index - 1, 0)  # of the first layer unused
-        outputs = self.output_deltas if is_last else matrices.values[index + 1]
+        outputs = self.logits if is_last else matrices.values[index + 1]
         return LayerPlaces(
             *matrices.shape(index), *matrices.values[index].place, *outputs.place,
             *matrices.deltas[index].place, matrices.deltas[before].address,
@@ -89,17 +61,11 @@ class WideProgram(Program):
     # ---- parameters and moments ---------------------------------------------------------------
 
     def load_parameters(self, parameters):
-        matrices, last = self.matrices, self.n_layers - 1
+        matrices = self.matrices
         matrices.load(matrices.masters, parameters)
         for index in range(self.n_layers):
             places = matrices.masters[index].place, matrices.rounded[index].place
             matrices.round(*places, *matrices.shape(index))
-        if self.has_head:
-            matrices.launch(
-                batch_kernels.make_round_transposed(self.task.precision), self.sizes[-2],
-                batch_kernels.THREADS, *matrices.masters[last].place, *self.transposed.place,
-                self.sizes[-1],
-            )  # fmt: skip
 
     def store_parameters(self):
         return self.device.read(self.flat_parameters())
@@ -127,16 +93,12 @@ class WideProgram(Program):
         for index in range(last, -1, -1):
             if index > 0:
                 self.products.backward(index, self.layers[index])
-            if self.has_head and index == last:
-                self._update_head()
-            else:
-                self.products.update(index, self.layers[index])
+            self.products.update(index, self.layers[index])
         network = self.task.network
         scale = 1 / self.sizes[-1] if network.average_outputs else 1.0
         self.matrices.launch(
             batch_kernels.finish_step, 1, batch_kernels.THREADS, self.matrices.state_address,
-            address_of(epoch.table), address_of(self.losses),
-            head_kernels.HEAD_ROWS if self.has_head else 1, scale, address_of(self.penalties),
+            address_of(epoch.table), address_of(self.losses), scale, address_of(self.penalties),
             len(self.penalties),
         )  # fmt: skip
 
@@ -165,35 +127,14 @@ class WideProgram(Program):
             address_of(data.targets), 0 if weight is None else address_of(weight),
             address_of(epoch.order), address_of(self.losses),
         )  # fmt: skip
-        rows, threads = round_up(self.task.batch_size, PADDING_ROWS), batch_kernels.THREADS
-        if self.has_head:
-            kernel = head_kernels.make_head(precision, layer.n_outputs, *objective)
-            matrices.launch(
-                kernel, rows // head_kernels.HEAD_ROWS, threads, matrices.state_address, layer,
-                self.head, supervision,
-            )  # fmt: skip
-            return
+        rows, state = round_up(self.task.batch_size, PADDING_ROWS), matrices.state_address
         self.products.logits(self.n_layers - 1, layer)
-        kernel = output_kernels.make_loss_kernel(precision, *objective)
-        matrices.launch(kernel, rows, threads, matrices.state_address, layer, supervision)
+        threads = output_kernels.threads_for(layer.n_outputs)
+        kernel = output_kernels.make_loss_kernel(precision, threads, *objective)
+        matrices.launch(kernel, rows, threads, state, layer, supervision)
+        threads = batch_kernels.THREADS
         grid = ceil_divide(layer.n_outputs, threads), ceil_divide(rows, layer.rows_a_sum)
-        matrices.launch(
-            batch_kernels.sum_columns, grid, threads, matrices.state_address,
-            *self.output_deltas.place, layer.sums, layer.sums_pitch, layer.rows_a_sum,
-            layer.n_outputs,
-        )  # fmt: skip
-
-    def _update_head(self):
-        matrices, layer, places = self.matrices, self.layers[-1], self.head
-        arguments = matrices.state_address, layer, places
-        grid = (
-            ceil_divide(layer.n_inputs, 4 * head_kernels.GRADIENT_THREADS),
-            ceil_divide(self.task.batch_size, head_kernels.GRADIENT_ROWS),
-        )
-        kernel = head_kernels.make_head_gradient(self.task.precision, layer.n_outputs)
-        matrices.launch(kernel, grid, head_kernels.GRADIENT_THREADS, *arguments)
-        kernel = head_kernels.make_head_update(self.task.precision, layer.n_outputs, self.task.rule)
-        matrices.launch(kernel, self._head_blocks, batch_kernels.THREADS, *arguments)
+        matrices.launch(batch_kernels.sum_columns, grid, threads, state, layer)
 
     # ---- an epoch -----------------------------------------------------------------------------
 

@@ -208,42 +208,35 @@ def backward(memory, base, layer, below, rows, rank, size):
 
 
 @device_function
-def update_four(memory, base, step, index, stride, rule, is_bias, n_units, g0, g1, g2, g3):
-    """Update four weights of a row by their summed gradients; return their squares' sum.
+def update_four(memory, base, step, index, stride, rule, is_bias, n_units, g):
+    """Update four weights of a row by their summed gradients `g`; return their squares' sum.
 
     `step` is where the numbers of the update begin. Padding stays zero.
     """
     inverse, decay, rate, momentum = load4(memory, base, step)
     beta_1, beta_2, epsilon, _ = load4(memory, base, step + 4)
-    w0, w1, w2, w3 = load4(memory, base, index)
-    a0, a1, a2, a3 = load4(memory, base, index + stride)
-    b0 = b1 = b2 = b3 = float32(0)
+    w = cuda.local.array(4, float32)
+    m = cuda.local.array(4, float32)
+    v = cuda.local.array(4, float32)
+    w[0], w[1], w[2], w[3] = load4(memory, base, index)
+    m[0], m[1], m[2], m[3] = load4(memory, base, index + stride)
     if rule == ADAM:
-        b0, b1, b2, b3 = load4(memory, base, index + 2 * stride)
+        v[0], v[1], v[2], v[3] = load4(memory, base, index + 2 * stride)
     if is_bias:
         decay = float32(0)
-    squares = w0 * w0 + w1 * w1 + w2 * w2 + w3 * w3
-    w0, a0, b0 = update(
-        rule, w0, g0 * inverse + decay * w0, a0, b0, rate, momentum, beta_1, beta_2, epsilon
-    )
-    zero = float32(0)
-    if n_units > 1:
-        w1, a1, b1 = update(
-            rule, w1, g1 * inverse + decay * w1, a1, b1, rate, momentum, beta_1, beta_2, epsilon
-        )
-    if n_units > 2:
-        w2, a2, b2 = update(
-            rule, w2, g2 * inverse + decay * w2, a2, b2, rate, momentum, beta_1, beta_2, epsilon
-        )
-    if n_units > 3:
-        w3, a3, b3 = update(
-            rule, w3, g3 * inverse + decay * w3, a3, b3, rate, momentum, beta_1, beta_2, epsilon
-        )
-    store4(memory, base, index, w0, w1, w2, w3)
-    store4(memory, base, index + stride, a0, a1, a2, a3)
+    squares = float32(0)
+    for j in range(4):
+        squares += w[j] * w[j]
+        if j < n_units:
+            w[j], m[j], v[j] = update(
+                rule, w[j], g[j] * inverse + decay * w[j], m[j], v[j], rate, momentum, beta_1,
+                beta_2, epsilon,
+            )  # fmt: skip
+    store4(memory, base, index, w[0], w[1], w[2], w[3])
+    store4(memory, base, index + stride, m[0], m[1], m[2], m[3])
     if rule == ADAM:
-        store4(memory, base, index + 2 * stride, b0, b1, b2, b3)
-    return zero if is_bias else squares
+        store4(memory, base, index + 2 * stride, v[0], v[1], v[2], v[3])
+    return float32(0) if is_bias else squares
 
 
 @device_function
@@ -257,6 +250,8 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
     waiting = n_vectors_of(ints) * stride  # what the chunks before have summed up
     groups = (n_units + 3) // 4
     z = cuda.local.array(16, float32)
+    p = cuda.local.array(4, float32)
+    g = cuda.local.array(4, float32)
     squares = float32(0)
     task = first
     while task < (n_rows + 3) // 4 * groups:
@@ -265,39 +260,28 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
         for i in range(16):
             z[i] = float32(0)
         for sample in range(rows):
-            p0, p1, p2, p3 = load4(memory, base, inputs + sample * layer.input_stride + row)
-            q0, q1, q2, q3 = load4(
+            p[0], p[1], p[2], p[3] = load4(memory, base, inputs + sample * layer.input_stride + row)
+            g[0], g[1], g[2], g[3] = load4(
                 memory, base, layer.deltas + sample * layer.delta_stride + column
             )
-            z[0] += p0 * q0
-            z[1] += p0 * q1
-            z[2] += p0 * q2
-            z[3] += p0 * q3
-            z[4] += p1 * q0
-            z[5] += p1 * q1
-            z[6] += p1 * q2
-            z[7] += p1 * q3
-            z[8] += p2 * q0
-            z[9] += p2 * q1
-            z[10] += p2 * q2
-            z[11] += p2 * q3
-            z[12] += p3 * q0
-            z[13] += p3 * q1
-            z[14] += p3 * q2
-            z[15] += p3 * q3
+            for i in range(4):
+                for j in range(4):
+                    z[4 * i + j] += p[i] * g[j]
         for i in range(4):
             if row + i < n_rows:
                 index = layer.weights + (row + i) * layer.weight_stride + column
-                g0, g1, g2, g3 = z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3]
+                for j in range(4):
+                    g[j] = z[4 * i + j]
                 if not is_first:
-                    s0, s1, s2, s3 = load4(memory, base, index + waiting)
-                    g0, g1, g2, g3 = g0 + s0, g1 + s1, g2 + s2, g3 + s3
+                    p[0], p[1], p[2], p[3] = load4(memory, base, index + waiting)
+                    for j in range(4):
+                        g[j] += p[j]
                 if is_last:
                     squares += update_four(
                         memory, base, step, index, stride, rule, row + i == n_rows - 1,
-                        n_units - column, g0, g1, g2, g3,
+                        n_units - column, g,
                     )  # fmt: skip
                 else:
-                    store4(memory, base, index + waiting, g0, g1, g2, g3)
+                    store4(memory, base, index + waiting, g[0], g[1], g[2], g[3])
         task += size
     return squares

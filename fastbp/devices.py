@@ -2,8 +2,9 @@
 
 from sklearn.utils._param_validation import InvalidParameterError
 
+from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
+
 DEVICES = "cpu", "cuda", "auto"
-TENSOR_CORE_PRECISIONS = "tf32", "bfloat16"
 
 
 def resolve(device):

@@ -1,7 +1,6 @@
 """What `fastbp info` shows: versions, this machine, its GPU, and how that would train a network."""
 
 import platform
-from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -43,9 +42,6 @@ def describe(task=None):
     if task is not None:
         rows["network"] = "-".join(map(str, task.network.layer_sizes))
         rows["on a GPU"] = explain(task)
-        of_bytes = explain(replace(task, inputs="uint8"))
-        if of_bytes != rows["on a GPU"]:
-            rows["X in bytes"] = of_bytes
     return rows
 
 
@@ -86,6 +82,6 @@ def explain(task):
         where = gpu.name
     try:
         choice = choose(task, gpu)
-    except (ValueError, toolkit.DeviceError) as error:
+    except ValueError as error:
         return f"{error} ({where})"
     return f"{choice.name}: {choice.reason} ({where})"

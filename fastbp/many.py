@@ -364,7 +364,7 @@ def _run(queue, n_threads):
 def _train_on_gpu(members, device_shuffle):
     """Train at once what fits into a block for each, and the others one after the other."""
     from fastbp.cuda.device import Device
-    from fastbp.cuda.small.together import plan_for, train_together
+    from fastbp.cuda.small.fits import plan_for, train_together
 
     device, small, others = None, [], []
     try:

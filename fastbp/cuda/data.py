@@ -10,7 +10,7 @@ from fastbp import optimizers
 from fastbp.cuda.task import ADAM
 
 # Columns of an epoch's table, a row a step.
-WEIGHT, RATE, DECAY, ROWS, TABLE_WIDTH = range(5)
+ROWS, WEIGHT, RATE, DECAY, MOMENTUM, BETA_1, BETA_2, EPSILON, TABLE_WIDTH = range(9)
 
 
 def _over_arrays(formula):
@@ -74,11 +74,6 @@ def upload_rows(device, X, dtype):
     return device.upload(_narrow(X, dtype))
 
 
-def form_of(X, dtype):
-    """What X will be on the device: the name of its dtype, or "sparse"."""
-    return "sparse" if issparse(X) else _narrow(X[:0], dtype).dtype.name
-
-
 def _narrow(array, dtype):
     """As an array goes up: no wider than the arithmetic, and bytes for booleans."""
     if array.dtype == np.bool_:
@@ -98,12 +93,12 @@ class Epoch:
     order : device array of int32, shape (n_steps * batch_size,)
         Rows of X. Step s takes those from `s * batch_size` on, `table[s, ROWS]` of them.
     table : device array of float64, shape (n_steps, TABLE_WIDTH)
-        For each step: WEIGHT, its rows' summed sample weight, by which δ are divided, and zero
-        where the step is to be skipped; RATE, the learning rate with Adam's bias correction; DECAY,
-        alpha / WEIGHT; ROWS, how many rows it has.
+        For each step: ROWS, how many rows it has; WEIGHT, their summed sample weight, by which δ
+        are divided, and zero where the step is to be skipped; RATE, the learning rate with Adam's
+        bias correction; DECAY, alpha / WEIGHT; and the update rules' constants.
     host_table : ndarray
         The same.
-    alpha, momentum, beta_1, beta_2, epsilon : float
+    alpha : float
 
     Notes
     -----
@@ -115,10 +110,6 @@ class Epoch:
     table: object
     host_table: np.ndarray
     alpha: float
-    momentum: float
-    beta_1: float
-    beta_2: float
-    epsilon: float
 
     @property
     def n_steps(self):
@@ -142,6 +133,9 @@ def make_table(data, order, batch_size, optimizer, rule, alpha):
         table[:, WEIGHT] = np.add.reduceat(np.asarray(data.sample_weight)[order], starts)
     happens = table[:, WEIGHT] != 0
     table[:, RATE] = optimizer.learning_rate
+    table[:, MOMENTUM] = optimizer.momentum
+    table[:, BETA_1], table[:, BETA_2] = optimizer.beta_1, optimizer.beta_2
+    table[:, EPSILON] = optimizer.epsilon
     if rule == ADAM:
         count = optimizer.step + np.cumsum(happens)
         count[~happens] = 1  # never used; of the 0th update there is no rate

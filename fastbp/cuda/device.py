@@ -1,11 +1,11 @@
 """Memory, launches and graphs on one GPU: the thin layer between programs and CUDA libraries.
 
-Everything runs on one stream of its own, which does not wait for the default stream: so that fits
+Everything runs on one stream of its own, which does not wait for the default stream: fits
 side by side in Python threads do not disturb each other, not even while one records a graph.
 """
 
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def reporting(device=None):
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        if "OUT_OF_MEMORY" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+        if "OUT_OF_MEMORY" in text:
             size = f" of {device.memory / _GIB:.1f} GiB" if device is not None else ""
             raise DeviceMemoryError(
                 f"device='cuda': the GPU's memory{size} is full. Lower batch_size, use "
@@ -36,12 +36,6 @@ def reporting(device=None):
                 "device='cuda': this process was forked from one that has used the GPU, and CUDA "
                 "does not outlive a fork. Start it by multiprocessing's 'spawn' or joblib's loky, "
                 "or use device='cpu'."
-            ) from error
-        if "CUBLAS_STATUS" in text or "cuBLASLtError" in text:
-            raise DeviceError(
-                f"device='cuda': cuBLASLt failed ({text}). Nothing of this call is kept. Set the "
-                "environment variable FASTBP_CUDA_PRODUCTS=own to do without it, or use "
-                "device='cpu'."
             ) from error
         if "CUDA_ERROR" in text:
             raise DeviceError(
@@ -65,13 +59,10 @@ class Device:
     n_multiprocessors : int
     shared_memory : int
         Bytes that a block may have at most, after `allow_shared_memory`.
+    multiprocessor_memory : int
+        Bytes of shared memory of a multiprocessor, which its blocks divide.
     memory : int
         Bytes of the GPU's memory.
-    largest_cluster : int
-        Most blocks of a cluster, each with all of a multiprocessor's shared memory; 1 where there
-        are no clusters.
-    cublaslt_problem : str or None
-        Why cuBLASLt cannot be used.
 
     Raises
     ------
@@ -88,6 +79,7 @@ class Device:
             self.stream, self._core_stream = 0, None
             self.name, self.capability, self.n_multiprocessors = "simulator", (8, 0), 4
             self.shared_memory, self.memory = 48 * 1024, _GIB
+            self.multiprocessor_memory = 2 * self.shared_memory
             return
         with reporting():
             from cuda.core import Device as CoreDevice
@@ -101,6 +93,7 @@ class Device:
             self.capability = tuple(found.compute_capability)
             self.n_multiprocessors = found.MULTIPROCESSOR_COUNT
             self.shared_memory = found.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            self.multiprocessor_memory = found.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
             self.memory = cuda.current_context().get_memory_info().total
 
     # ---- memory -------------------------------------------------------------------------------
@@ -154,29 +147,6 @@ class Device:
         """Launch a kernel of `cuda.jit`; inside `record`, into the graph."""
         with reporting(self):
             kernel[grid, block, self.stream, shared_memory](*arguments)
-
-    @cached_property
-    def largest_cluster(self):
-        from fastbp.cuda.clusters.launch import largest_cluster
-
-        return 1 if self._core_stream is None else largest_cluster(self)
-
-    @cached_property
-    def cublaslt_problem(self):
-        """Why cuBLASLt cannot be used, in words; None where it can."""
-        from fastbp.cuda.wide import library
-
-        return "the simulator has none" if self._core_stream is None else library.problem()
-
-    @property
-    def core_stream(self):
-        """cuda.core's view of `stream`; None in the simulator."""
-        return self._core_stream
-
-    @property
-    def stream_handle(self):
-        """The stream as other libraries take it, an integer."""
-        return int(self._core_stream.handle)
 
     def record(self, work):
         """Make a graph of the launches that `work()` makes.

@@ -7,7 +7,7 @@ What a program is, what it gets and what it returns: `fastbp.cuda.program`. Whic
 import numpy as np
 
 from fastbp.cuda.choice import choose
-from fastbp.cuda.data import WEIGHT, DeviceData, Epoch, form_of, make_table, upload_rows
+from fastbp.cuda.data import WEIGHT, DeviceData, Epoch, make_table, upload_rows
 from fastbp.cuda.device import Device
 from fastbp.cuda.predictions import MOST_ROWS, Predictor
 from fastbp.cuda.task import GRADIENT, Task, rule_of
@@ -84,7 +84,7 @@ class Engine:
             self._uploaded = (data, DeviceData.upload(self.device, data, self.dtype))
         return self._uploaded[1]
 
-    def _make_epoch(self, order, table, batch_size, optimizer, alpha):
+    def _make_epoch(self, order, table, batch_size, alpha):
         """Bring an epoch's order and table to the device, always to the same arrays."""
         shape = len(table), batch_size
         if shape not in self._epoch_arrays:
@@ -94,10 +94,7 @@ class Engine:
         on_device = self._epoch_arrays[shape]
         self.device.write(on_device[0], order)
         self.device.write(on_device[1], table)
-        return Epoch(
-            *on_device, table, float(alpha), float(optimizer.momentum), float(optimizer.beta_1),
-            float(optimizer.beta_2), float(optimizer.epsilon),
-        )  # fmt: skip
+        return Epoch(*on_device, table, float(alpha))
 
     def _program_for(self, task):
         """The program of a task: the present one, or a new one that takes over its state."""
@@ -117,13 +114,10 @@ class Engine:
     def train_epoch(self, data, order, batch_size, optimizer, alpha):
         """Go through some rows once, in batches; as the CPU engine's `train_epoch`."""
         batch_size = min(int(batch_size), len(order))
-        task = Task(
-            self.network, self.dtype, self.precision, batch_size, rule_of(optimizer),
-            form_of(data.X, self.dtype),
-        )  # fmt: skip
+        task = Task(self.network, self.dtype, self.precision, batch_size, rule_of(optimizer))
         program = self._program_for(task)
         table = make_table(data, order, batch_size, optimizer, task.rule, alpha)
-        epoch = self._make_epoch(order, table, batch_size, optimizer, alpha)
+        epoch = self._make_epoch(order, table, batch_size, alpha)
         try:
             result = program.train(self._on_device(data), epoch)
         except KeyboardInterrupt as interrupt:
@@ -156,7 +150,7 @@ class Engine:
         nothing = Optimizer("sgd", 0.0)
         table = make_table(data, order, batch_size, nothing, GRADIENT, 0.0)
         table[table[:, WEIGHT] != 0, WEIGHT] = total  # what δ are divided by
-        epoch = self._make_epoch(order, table, batch_size, nothing, 0.0)
+        epoch = self._make_epoch(order, table, batch_size, 0.0)
         result = program.train(self._on_device(data), epoch)
         gradient, penalty = program.store_moments()[0], 0.0
         coefs = self.network.views(program.store_parameters())[0]

@@ -1,11 +1,11 @@
-"""Outputs of rows, by the forward kernels of the generic program."""
+"""Outputs of rows, by the forward kernels of the general program."""
 
 import numpy as np
 
 from fastbp import functions
 from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
-from fastbp.cuda.steps import outputs, windows
-from fastbp.cuda.steps.program import Launcher
+from fastbp.cuda.generic import output_layer, windows
+from fastbp.cuda.generic.forward_pass import ForwardPass
 from fastbp.cuda.toolkit import is_simulated
 
 MOST_ROWS = 4096
@@ -28,7 +28,7 @@ class Predictor:
         row_bytes = sum(network.layer_sizes) * np.dtype(dtype).itemsize
         self.capacity = max(1, min(n_rows, MOST_ROWS, MOST_BYTES // row_bytes))
         self.device, self.network = device, network
-        self._launcher = Launcher(device, network, dtype, self.capacity, self.capacity)
+        self._forward_pass = ForwardPass(device, network, dtype, self.capacity, self.capacity)
         self._order = device.empty(self.capacity, np.int32)
         self._table = device.empty(TABLE_WIDTH, np.float64)
 
@@ -49,23 +49,23 @@ class Predictor:
         were_finite : bool
             Whether all inputs were.
         """
-        launcher, device = self._launcher, self.device
-        n_rows, n_outputs = len(order), self.network.layer_sizes[-1]
+        forward_pass, device = self._forward_pass, self.device
+        n_rows, n_layers = len(order), len(forward_pass.layers)
         table, state = np.zeros(TABLE_WIDTH), np.zeros(windows.STATE_SIZE)
         table[WEIGHT] = table[ROWS] = state[windows.N_ROWS] = n_rows
         device.write(self._table, table)
-        device.write(launcher.state, state)
-        device.write(launcher.infinite, np.zeros(1, np.int32))
+        device.write(forward_pass.state, state)
+        device.write(forward_pass.infinite, np.zeros(1, np.int32))
         device.write(self._order, order)
-        launcher.gather(data, self._order, n_rows, n_rows)
-        launcher.forward(parameters, self._table, 0, 0, len(self.network.shapes))
-        start = int(launcher.starts[len(self.network.shapes)])
-        code = functions.OUTPUT_ACTIVATIONS.index(activation)
+        forward_pass.gather(data, self._order, n_rows, n_rows)
+        forward_pass.run(parameters, self._table, 0, 0, n_layers)
+        last = forward_pass.layers[-1]
         threads = 16 if is_simulated() else 128
-        launcher.launch(
-            outputs.activate_rows, -(-n_rows // threads), threads, launcher.values, start, n_rows,
-            n_outputs, code,
+        forward_pass.launch(
+            output_layer.activate_rows, -(-n_rows // threads), threads, forward_pass.values,
+            last.outputs, n_rows, last.n_outputs, functions.OUTPUT_ACTIVATIONS.index(activation),
         )  # fmt: skip
-        values = device.read(launcher.values[start : start + n_rows * n_outputs])
-        were_finite = not device.read(launcher.infinite)[0]
-        return values.reshape(n_rows, n_outputs), were_finite
+        size = n_rows * last.n_outputs
+        values = device.read(forward_pass.values[last.outputs : last.outputs + size])
+        were_finite = not device.read(forward_pass.infinite)[0]
+        return values.reshape(n_rows, last.n_outputs), were_finite

@@ -14,37 +14,15 @@ and takes back numbers:
     flat_parameters, for predictions    ◄───    a flat device vector
 
 All work goes to `device.stream`. Whether a program can serve a task is decided beforehand by
-`choice.py`, without CUDA; a program is only made for tasks that its rule there accepts. The lone
-exception is `Task.rule == GRADIENT` (L-BFGS), which always goes to the steps program.
+`choice.py`, without CUDA; a program is only made for tasks that it accepts there.
+`Task.rule == GRADIENT` (L-BFGS) always goes to the general program.
 
-Kernels are plain Python functions; `fastbp.cuda.device.compiled` makes them lazily. A module that
-has kernels lists them for the tests, which compile them without a GPU:
-
-    KERNELS = {"name": Listed(function, signature, registers)}
+Kernels are plain Python functions; `fastbp.cuda.device.compiled` makes them lazily. The tests list
+all of them, and compile them without a GPU (`tests/cuda/kernel_list.py`).
 """
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
-
-
-class Listed(NamedTuple):
-    """A kernel as the tests compile it.
-
-    Parameters
-    ----------
-    function : function
-        The kernel in Python, not yet compiled.
-    signature : tuple of numba types
-    registers : int
-        Most registers that a thread may take; spills are never allowed.
-    capability : (int, int), default=(8, 0)
-        The oldest GPU that it is for.
-    """
-
-    function: object
-    signature: tuple
-    registers: int
-    capability: tuple = (8, 0)
 
 
 class Result(NamedTuple):

@@ -1,4 +1,4 @@
-"""All PTX instructions that the kernels use beside plain Python, one function each.
+"""All PTX instructions that the kernels use besides plain Python, one function each.
 
 Global memory is addressed by int64 addresses in bytes, shared memory by uint32 addresses within the
 shared window (`shared_address`). "ISA" in a docstring is NVIDIA's "PTX ISA", chapter "Instruction
@@ -38,6 +38,8 @@ from numba.cuda.extending import intrinsic
 
 U16, U32, I64 = types.uint16, types.uint32, types.int64
 F32, F64 = types.float32, types.float64
+_KINDS = {"u16": U16, "u32": U32, "f32": F32, "f64": F64}
+_ADDRESSES = {"global": I64, "shared": U32}
 _LLVM = {
     U16: (ir.IntType(16), "h"),
     U32: (ir.IntType(32), "r"),
@@ -191,156 +193,57 @@ def high_bf16(packed: U32) -> F32:
     return np.uint32(int(packed) & 0xFFFF0000).view(np.float32)
 
 
-@_instruction("prmt.b32 $0, $1, $2, 0x7632;")
-def truncate_bf16(low: F32, high: F32) -> U32:
-    """prmt.b32: the upper halves of two float32, which are bfloat16 cut off (ISA: prmt)."""
-    bits = [int(np.float32(value).view(np.uint32)) for value in (low, high)]
-    return np.uint32(bits[0] >> 16 | bits[1] & 0xFFFF0000)
-
-
-@_instruction("{ .reg .b32 t; and.b32 t, $1, 0xffff0000; sub.f32 $0, $1, t; }")
-def bf16_remainder(value: F32) -> F32:
-    """and.b32, sub.f32: what `truncate_bf16` cuts off, exactly (ISA: and, sub)."""
-    cut = np.uint32(int(np.float32(value).view(np.uint32)) & 0xFFFF0000).view(np.float32)
-    return np.float32(value) - cut
-
-
-@_instruction("{ .reg .b32 t; prmt.b32 t, $1, 0x4b000000, $2; add.f32 $0, t, 0fCB000000; }")
-def byte_float(word: U32, selector: U32) -> F32:
-    """prmt.b32, add.f32: byte i of a word, selector 0x7650 + i, as a number (ISA: prmt).
-
-    The byte becomes the lowest of the float32 2²³ + byte.
-    """
-    return np.float32(int(word) >> 8 * (int(selector) & 3) & 0xFF)
-
-
 # ---- loads and stores ------------------------------------------------------------------------
 
 
-@_instruction("ld.global.u32 $0, [$1];", memory=True)
-def ld_global_u32(address: I64) -> U32:
-    """ld.global.u32: one word (ISA: ld)."""
-    _in_simulator("ld_global_u32")
+def _spell(operation, space, kind, count, first):
+    """An access as PTX has it and as it is called here, and its numbers' operands, from a first."""
+    width, places = f"v{count}", ",".join(f"${first + i}" for i in range(count))
+    parts = [operation, space, width, kind] if count > 1 else [operation, space, kind]
+    return ".".join(parts), "_".join(parts), "{" + places + "}" if count > 1 else places
 
 
-@_instruction("ld.global.v2.u32 {$0,$1}, [$2];", memory=True)
-def ld_global_v2_u32(address: I64) -> (U32, U32):
-    """ld.global.v2.u32: two words, address a multiple of 8 (ISA: ld)."""
-    _in_simulator("ld_global_v2_u32")
+def _load(space, kind, count=1):
+    """ld: numbers of a kind from global or shared memory, at a multiple of their size (ISA: ld)."""
+    instruction, name, numbers = _spell("ld", space, kind, count, 0)
+    result = _KINDS[kind] if count == 1 else (_KINDS[kind],) * count
+
+    def load(address: _ADDRESSES[space]) -> result:
+        _in_simulator(name)
+
+    load.__name__, load.__doc__ = name, f"{instruction}: {_load.__doc__}"
+    return _instruction(f"{instruction} {numbers}, [${count}];", memory=True)(load)
 
 
-@_instruction("ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", memory=True)
-def ld_global_v4_u32(address: I64) -> (U32, U32, U32, U32):
-    """ld.global.v4.u32: four words, address a multiple of 16 (ISA: ld)."""
-    _in_simulator("ld_global_v4_u32")
+def _store(space, kind, count=1):
+    """st: numbers of a kind to global or shared memory, at a multiple of their size (ISA: st)."""
+    instruction, name, numbers = _spell("st", space, kind, count, 1)
+    address, value = _ADDRESSES[space], _KINDS[kind]
+
+    def store_1(address: address, v0: value):
+        _in_simulator(name)
+
+    def store_2(address: address, v0: value, v1: value):
+        _in_simulator(name)
+
+    def store_4(address: address, v0: value, v1: value, v2: value, v3: value):
+        _in_simulator(name)
+
+    store = {1: store_1, 2: store_2, 4: store_4}[count]
+    store.__name__, store.__doc__ = name, f"{instruction}: {_store.__doc__}"
+    return _instruction(f"{instruction} [$0], {numbers};", memory=True)(store)
 
 
-@_instruction("ld.global.f32 $0, [$1];", memory=True)
-def ld_global_f32(address: I64) -> F32:
-    """ld.global.f32: one float32 (ISA: ld)."""
-    _in_simulator("ld_global_f32")
-
-
-@_instruction("ld.global.f64 $0, [$1];", memory=True)
-def ld_global_f64(address: I64) -> F64:
-    """ld.global.f64: one float64 (ISA: ld)."""
-    _in_simulator("ld_global_f64")
-
-
-@_instruction("ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
-def ld_global_v4_f32(address: I64) -> (F32, F32, F32, F32):
-    """ld.global.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
-    _in_simulator("ld_global_v4_f32")
-
-
-@_instruction("ld.global.s64 $0, [$1];", memory=True)
-def ld_global_s64(address: I64) -> I64:
-    """ld.global.s64: one int64 (ISA: ld)."""
-    _in_simulator("ld_global_s64")
-
-
-@_instruction("st.global.u16 [$0], $1;", memory=True)
-def st_global_u16(address: I64, value: U16):
-    """st.global.u16: half a word (ISA: st)."""
-    _in_simulator("st_global_u16")
-
-
-@_instruction("st.global.u32 [$0], $1;", memory=True)
-def st_global_u32(address: I64, value: U32):
-    """st.global.u32: one word (ISA: st)."""
-    _in_simulator("st_global_u32")
-
-
-@_instruction("st.global.v2.u32 [$0], {$1,$2};", memory=True)
-def st_global_v2_u32(address: I64, v0: U32, v1: U32):
-    """st.global.v2.u32: two words, address a multiple of 8 (ISA: st)."""
-    _in_simulator("st_global_v2_u32")
-
-
-@_instruction("st.global.v4.u32 [$0], {$1,$2,$3,$4};", memory=True)
-def st_global_v4_u32(address: I64, v0: U32, v1: U32, v2: U32, v3: U32):
-    """st.global.v4.u32: four words, address a multiple of 16 (ISA: st)."""
-    _in_simulator("st_global_v4_u32")
-
-
-@_instruction("st.global.f32 [$0], $1;", memory=True)
-def st_global_f32(address: I64, value: F32):
-    """st.global.f32: one float32 (ISA: st)."""
-    _in_simulator("st_global_f32")
-
-
-@_instruction("st.global.f64 [$0], $1;", memory=True)
-def st_global_f64(address: I64, value: F64):
-    """st.global.f64: one float64 (ISA: st)."""
-    _in_simulator("st_global_f64")
-
-
-@_instruction("st.global.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
-def st_global_v4_f32(address: I64, v0: F32, v1: F32, v2: F32, v3: F32):
-    """st.global.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
-    _in_simulator("st_global_v4_f32")
-
-
-@_instruction("ld.shared.f32 $0, [$1];", memory=True)
-def ld_shared_f32(address: U32) -> F32:
-    """ld.shared.f32: one float32 (ISA: ld)."""
-    _in_simulator("ld_shared_f32")
-
-
-@_instruction("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", memory=True)
-def ld_shared_v4_f32(address: U32) -> (F32, F32, F32, F32):
-    """ld.shared.v4.f32: four float32, address a multiple of 16 (ISA: ld)."""
-    _in_simulator("ld_shared_v4_f32")
-
-
-@_instruction("ld.shared.u32 $0, [$1];", memory=True)
-def ld_shared_u32(address: U32) -> U32:
-    """ld.shared.u32: one word (ISA: ld)."""
-    _in_simulator("ld_shared_u32")
-
-
-@_instruction("ld.shared.v2.u32 {$0,$1}, [$2];", memory=True)
-def ld_shared_v2_u32(address: U32) -> (U32, U32):
-    """ld.shared.v2.u32: two words, address a multiple of 8 (ISA: ld)."""
-    _in_simulator("ld_shared_v2_u32")
-
-
-@_instruction("st.shared.f32 [$0], $1;", memory=True)
-def st_shared_f32(address: U32, value: F32):
-    """st.shared.f32: one float32 (ISA: st)."""
-    _in_simulator("st_shared_f32")
-
-
-@_instruction("st.shared.v2.f32 [$0], {$1,$2};", memory=True)
-def st_shared_v2_f32(address: U32, v0: F32, v1: F32):
-    """st.shared.v2.f32: two float32, address a multiple of 8 (ISA: st)."""
-    _in_simulator("st_shared_v2_f32")
-
-
-@_instruction("st.shared.v4.f32 [$0], {$1,$2,$3,$4};", memory=True)
-def st_shared_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
-    """st.shared.v4.f32: four float32, address a multiple of 16 (ISA: st)."""
-    _in_simulator("st_shared_v4_f32")
+ld_global_u32, ld_global_v2_u32, ld_global_v4_u32 = (_load("global", "u32", n) for n in (1, 2, 4))
+ld_global_f32, ld_global_v4_f32 = (_load("global", "f32", n) for n in (1, 4))
+ld_global_f64 = _load("global", "f64")
+st_global_u16 = _store("global", "u16")
+st_global_u32, st_global_v2_u32, st_global_v4_u32 = (_store("global", "u32", n) for n in (1, 2, 4))
+st_global_f32, st_global_v4_f32 = (_store("global", "f32", n) for n in (1, 4))
+st_global_f64 = _store("global", "f64")
+ld_shared_u32, ld_shared_v2_u32 = (_load("shared", "u32", n) for n in (1, 2))
+ld_shared_v4_f32 = _load("shared", "f32", 4)
+st_shared_v2_f32, st_shared_v4_f32 = (_store("shared", "f32", n) for n in (2, 4))
 
 
 # ---- asynchronous copies: sm_80 and later ----------------------------------------------------
@@ -350,12 +253,6 @@ def st_shared_v4_f32(address: U32, v0: F32, v1: F32, v2: F32, v3: F32):
 def cp_async_4(shared: U32, address: I64):
     """cp.async.ca: copy 4 bytes from global to shared memory in the background (ISA: cp.async)."""
     _in_simulator("cp_async_4")
-
-
-@_instruction("cp.async.ca.shared.global [$0], [$1], 8;", memory=True)
-def cp_async_8(shared: U32, address: I64):
-    """cp.async.ca: copy 8 bytes, both addresses multiples of 8 (ISA: cp.async)."""
-    _in_simulator("cp_async_8")
 
 
 @_instruction("cp.async.cg.shared.global [$0], [$1], 16;", memory=True)
@@ -431,57 +328,3 @@ def mma_bf16(
 ) -> (F32, F32, F32, F32):
     """mma.m16n8k16 bf16: C + A B in float32 (ISA: mma, "Matrix Fragments for mma.m16n8k16")."""
     _in_simulator("mma_bf16")
-
-
-# ---- between blocks --------------------------------------------------------------------------
-
-
-@_instruction("ld.acquire.gpu.global.u32 $0, [$1];", memory=True)
-def ld_acquire(address: I64) -> U32:
-    """ld.acquire.gpu: what was written before the matching release is seen after it (ISA: ld)."""
-    _in_simulator("ld_acquire")
-
-
-@_instruction("red.release.gpu.global.add.u32 [$0], $1;", memory=True)
-def red_release_add(address: I64, value: U32):
-    """red.release.gpu.add: add, and publish this thread's earlier writes (ISA: red)."""
-    _in_simulator("red_release_add")
-
-
-# ---- clusters of blocks: sm_90 and later -----------------------------------------------------
-
-
-@_instruction("barrier.cluster.arrive.release.aligned;", memory=True, collective=True)
-def cluster_arrive():
-    """barrier.cluster.arrive.release: publish what was written so far (ISA: barrier.cluster)."""
-    _in_simulator("cluster_arrive")
-
-
-@_instruction("barrier.cluster.wait.acquire.aligned;", memory=True, collective=True)
-def cluster_wait():
-    """barrier.cluster.wait.acquire: wait for all threads of the cluster (ISA: barrier.cluster)."""
-    _in_simulator("cluster_wait")
-
-
-@_instruction("mov.u32 $0, %cluster_ctarank;")
-def cluster_rank() -> U32:
-    """mov %cluster_ctarank: this block's number in its cluster (ISA: Special Registers)."""
-    _in_simulator("cluster_rank")
-
-
-@_instruction("mapa.shared::cluster.u32 $0, $1, $2;")
-def map_shared(address: U32, rank: U32) -> U32:
-    """mapa: the same shared address in another block of the cluster (ISA: mapa)."""
-    _in_simulator("map_shared")
-
-
-@_instruction("ld.shared::cluster.f32 $0, [$1];", memory=True)
-def ld_cluster_f32(address: U32) -> F32:
-    """ld.shared::cluster.f32: one float32 from a mapped address (ISA: ld)."""
-    _in_simulator("ld_cluster_f32")
-
-
-@_instruction("st.shared::cluster.f32 [$0], $1;", memory=True)
-def st_cluster_f32(address: U32, value: F32):
-    """st.shared::cluster.f32: one float32 to a mapped address (ISA: st)."""
-    _in_simulator("st_cluster_f32")

@@ -7,6 +7,7 @@ import numpy as np
 from fastbp.network import Network
 
 SGD, NESTEROV, ADAM, GRADIENT = range(4)  # codes of the update rules
+TENSOR_CORE_PRECISIONS = "tf32", "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,8 @@ class Task:
     batch_size : int
         Rows a step at most, never more than an epoch has.
     rule : int
-        SGD, NESTEROV, ADAM or GRADIENT. With GRADIENT (the steps program only) nothing is updated
+        SGD, NESTEROV, ADAM or GRADIENT. With GRADIENT (the general program only) nothing is updated
         and the gradients of all steps add up in the first moment.
-    inputs : str, default="float32"
-        What X is on the device: the name of its dtype, or "sparse".
     """
 
     network: Network
@@ -34,7 +33,6 @@ class Task:
     precision: str
     batch_size: int
     rule: int
-    inputs: str = "float32"
 
 
 def rule_of(optimizer):

@@ -119,7 +119,7 @@ def diagnose(found):
 
 
 def _diagnose_packages(found):
-    """The same for what is installed beside fastbp."""
+    """The same for what is installed along with fastbp."""
     if found.numba_cuda is None:
         return f"numba-cuda is not installed. Use {_INSTALL}."
     if found.implementation != "NVIDIA":

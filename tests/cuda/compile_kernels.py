@@ -1,12 +1,12 @@
 """Compile the kernels of some modules for one kind of GPU, without one, and say what they take.
 
-Those that numba-cuda launches are optimised at link time, as it does itself, for all instructions
-of the very GPU (sm_90a); kernels of clusters are linked from PTX, as fastbp does.
+They are optimised at link time, as numba-cuda does for a launch, for all instructions of the very
+GPU (sm_90a).
 
 A program, run in its own process for each target: the cache of device functions does not know
 them apart. Prints JSON: {kernel: {"registers": ..., "spills": ..., "stack": ..., "limit": ...}}.
 
-    python compile_kernels.py 9.0 fastbp.cuda.steps.products ...
+    python compile_kernels.py 9.0 kernel_list
 """
 
 import json
@@ -16,7 +16,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 
-def for_launches(cuda, listed, capability):
+def for_launch(cuda, listed, capability):
     """A kernel's code and the linker's options, as numba-cuda has them for a launch."""
     from cuda.core import ObjectCode
 
@@ -29,24 +29,15 @@ def for_launches(cuda, listed, capability):
     return ObjectCode.from_ltoir(code), {"arch": arch, "link_time_optimization": True}
 
 
-def for_clusters(cuda, listed, capability):
-    """Likewise, as `fastbp.cuda.clusters.launch` has them."""
-    from cuda.core import ObjectCode
-
-    ptx, _ = cuda.compile_ptx(listed.function, listed.signature, cc=capability)
-    return ObjectCode.from_ptx(ptx.encode()), {"arch": "sm_{}{}".format(*capability)}
-
-
 def compile_kernel(cuda, listed, capability):
     """Registers, bytes spilled and bytes of stack of one kernel."""
     from cuda.core import Linker, LinkerOptions
 
-    prepare = for_clusters if listed.capability >= (9, 0) else for_launches
-    code, options = prepare(cuda, listed, capability)
+    code, options = for_launch(cuda, listed, capability)
     linker = Linker(code, options=LinkerOptions(ptxas_options=["-v"], **options))
     linker.link("cubin")
     log = linker.get_info_log()
-    # The log names device functions too; what counts stands behind the kernel's own name.
+    # The log names device functions too; what counts follows the kernel's own name.
     (kernel,) = set(re.findall(r"Compiling entry function '(\w+)'", log))
     log = log[log.find(f"Function properties for {kernel}") :]
     stack, stores, loads = re.search(
@@ -63,7 +54,7 @@ def compile_kernel(cuda, listed, capability):
 
 
 def main(target, modules):
-    """Compile all that the target can run."""
+    """Compile all kernels for a target."""
     capability = tuple(map(int, target.split(".")))
     from fastbp.cuda.toolkit import cuda
 
@@ -74,7 +65,6 @@ def main(target, modules):
         name: compile_kernel(cuda, listed, capability)
         for module in modules
         for name, listed in import_module(module).KERNELS.items()
-        if capability >= listed.capability
     }
     json.dump(report, sys.stdout)
 

@@ -14,7 +14,7 @@ from fastbp.cuda import formulas
 
 # Their threads never meet: they can run one after the other.
 _WITHOUT_BARRIERS = (
-    "gather", "round_weights", "round_transposed", "copy_matrix", "sum_columns",
+    "gather", "round_weights", "copy_matrix", "sum_columns",
 )  # fmt: skip
 
 ALIGNMENT = 256  # of the memory that CUDA gives
@@ -37,9 +37,7 @@ class EmulatedDevice:
         As of an H200.
     """
 
-    n_multiprocessors, capability, largest_cluster = 132, (9, 0), 1
-    stream_handle = 0x57
-    cublaslt_problem = "it is not emulated"
+    n_multiprocessors, capability = 132, (9, 0)
 
     def __init__(self, shared_memory=232_448):
         self.shared_memory = shared_memory
@@ -90,7 +88,6 @@ class EmulatedDevice:
             one = emulator.Block(machine, rank, block, shared_memory)
             machine.blocks, machine.threads = [one], one.threads
             machine.runnable, machine.live = list(one.threads), block
-            machine.clusters = [emulator.Cluster([one])]
             if kernel.__name__ in _WITHOUT_BARRIERS:
                 with np.errstate(all="ignore"):
                     for machine.current in one.threads:

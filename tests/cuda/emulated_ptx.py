@@ -6,7 +6,7 @@ PTX ISA, apart from the kernels: which lane holds which element of a matrix.
 """
 
 import numpy as np
-from emulator import WARP, WINDOW, EmulationError
+from emulator import WARP, EmulationError
 
 LANES = np.arange(WARP)
 GROUP, MEMBER = LANES >> 2, LANES & 3  # "groupID" and "threadID_in_group" of the manual
@@ -112,30 +112,29 @@ class EmulatedPtx:
     # ---- loads and stores -----------------------------------------------------------------------
 
     def _add_accesses(self, kind, dtype):
-        """ld and st of one kind of number: global, shared, cluster; scalars, pairs and fours."""
-        for space in ("global", "shared", "cluster"):
+        """ld and st of one kind of number: global and shared; scalars, pairs and fours."""
+        for space in ("global", "shared"):
             for vector, n in (("", 1), ("v2_", 2), ("v4_", 4)):
-                is_mapped = space == "cluster"
 
-                def load(address, n=n, is_mapped=is_mapped):
-                    values = self._load(address, dtype, n, is_mapped)
+                def load(address, n=n):
+                    values = self._load(address, dtype, n)
                     return values[0] if n == 1 else tuple(values)
 
-                def store(address, *values, n=n, is_mapped=is_mapped):
+                def store(address, *values, n=n):
                     assert len(values) == n
-                    self._store(address, dtype, values, is_mapped)
+                    self._store(address, dtype, values)
 
                 setattr(self, f"ld_{space}_{vector}{kind}", load)
                 setattr(self, f"st_{space}_{vector}{kind}", store)
 
-    def _load(self, address, dtype, n, is_mapped):
-        memory, offset = self.machine.resolve(address, is_mapped)
+    def _load(self, address, dtype, n):
+        memory, offset = self.machine.resolve(address)
         memory.note_read(offset, n * dtype.itemsize)
         first = offset // dtype.itemsize
         return memory.view(dtype)[first : first + n].copy()
 
-    def _store(self, address, dtype, values, is_mapped):
-        memory, offset = self.machine.resolve(address, is_mapped)
+    def _store(self, address, dtype, values):
+        memory, offset = self.machine.resolve(address)
         memory.note_write(offset, len(values) * dtype.itemsize)
         first = offset // dtype.itemsize
         memory.view(dtype)[first : first + len(values)] = values
@@ -147,7 +146,7 @@ class EmulatedPtx:
 
     # ---- asynchronous copies --------------------------------------------------------------------
 
-    def copy_async(self, shared, address, n_bytes, n_copied=None):
+    def copy_async(self, shared, address, n_bytes):
         """cp.async: the bytes arrive when their group is waited for, not earlier."""
         memory, start = self.machine.resolve(shared)
         source, first = self.machine.resolve(address)
@@ -155,20 +154,13 @@ class EmulatedPtx:
         memory.note_write(start, n_bytes)
         thread = self.machine.current
         memory.pending.update(dict.fromkeys(memory.words(start, n_bytes), thread))
-        n_copied = n_bytes if n_copied is None else int(n_copied)
-        thread.copies.append((memory, start, n_bytes, source, first, n_copied))
+        thread.copies.append((memory, start, n_bytes, source, first))
 
     def cp_async_4(self, shared, address):
         self.copy_async(shared, address, 4)
 
-    def cp_async_8(self, shared, address):
-        self.copy_async(shared, address, 8)
-
     def cp_async_16(self, shared, address):
         self.copy_async(shared, address, 16)
-
-    def cp_async_16_or_zeros(self, shared, address, n_bytes):
-        self.copy_async(shared, address, 16, n_bytes)
 
     def cp_async_commit(self):
         thread = self.machine.current
@@ -176,16 +168,14 @@ class EmulatedPtx:
         thread.copies = []
 
     def wait_for_copies(self, n_groups):
-        """cp.async.wait_group: all but the last so many groups are complete."""
+        """cp.async.wait_group: all but the last `n_groups` are complete."""
         thread = self.machine.current
         while len(thread.groups) > n_groups:
-            for memory, start, n_bytes, source, first, n_copied in thread.groups.pop(0):
+            for memory, start, n_bytes, source, first in thread.groups.pop(0):
                 for word in memory.words(start, n_bytes):
                     del memory.pending[word]
-                if n_copied:
-                    source.note_read(first, n_bytes)
-                memory.bytes[start : start + n_bytes] = 0
-                memory.bytes[start : start + n_copied] = source.bytes[first : first + n_copied]
+                source.note_read(first, n_bytes)
+                memory.bytes[start : start + n_bytes] = source.bytes[first : first + n_bytes]
                 memory.note_write(start, n_bytes)
 
     def cp_async_wait_0(self):
@@ -226,66 +216,3 @@ class EmulatedPtx:
 
     def ldmatrix_x4_trans(self, address):
         return self.load_matrices(address, True)
-
-    # ---- between blocks -------------------------------------------------------------------------
-
-    def ld_acquire(self, address):
-        """Others run before the load, so that a thread that spins sees their progress."""
-        self.machine.pause()
-        memory, offset = self.machine.resolve(address)
-        return memory.view(np.dtype(np.uint32))[offset // 4]
-
-    def atom_add(self, address, value):
-        memory, offset = self.machine.resolve(address)
-        view = memory.view(np.dtype(np.uint32))
-        before = view[offset // 4]
-        view[offset // 4] = before + np.uint32(value)
-        return before
-
-    def red_release_add(self, address, value):
-        self.atom_add(address, value)
-
-    def st_release(self, address, value):
-        memory, offset = self.machine.resolve(address)
-        memory.view(np.dtype(np.uint32))[offset // 4] = value
-
-    def fence_gpu(self):
-        pass
-
-    # ---- clusters -------------------------------------------------------------------------------
-
-    def cluster_rank(self):
-        block = self.machine.current.block
-        return np.uint32(block.cluster.blocks.index(block))
-
-    def cluster_arrive(self):
-        """barrier.cluster.arrive.release: what this thread wrote is there for those that wait."""
-        thread, machine = self.machine.current, self.machine
-        cluster = thread.block.cluster
-        if thread.arrivals != thread.cluster_epoch:
-            raise EmulationError(f"{thread} arrives twice, at {machine.place()}")
-        thread.arrivals += 1
-        while len(cluster.arrived) <= thread.arrivals:
-            cluster.arrived.append(0)
-        cluster.arrived[thread.arrivals] += 1
-        if cluster.arrived[thread.arrivals] == len(cluster.threads):
-            machine.runnable.extend(cluster.waiting)
-            cluster.waiting = []
-
-    def cluster_wait(self):
-        """barrier.cluster.wait.acquire: until all threads of the cluster have arrived."""
-        thread, machine = self.machine.current, self.machine
-        cluster = thread.block.cluster
-        if thread.arrivals != thread.cluster_epoch + 1:
-            raise EmulationError(f"{thread} waits before it arrives, at {machine.place()}")
-        if cluster.arrived[thread.arrivals] < len(cluster.threads):
-            cluster.waiting.append(thread)
-            machine.wait(thread, "cluster_wait")
-        thread.cluster_epoch += 1
-
-    def map_shared(self, address, rank):
-        """mapa: the same place in the shared memory of another block of the cluster."""
-        if not 0 <= rank < len(self.machine.current.block.cluster.blocks):
-            raise EmulationError(f"no block {rank} in the cluster, at {self.machine.place()}")
-        self.machine.resolve(address)
-        return (int(rank) + 1) * WINDOW + int(address)

@@ -15,12 +15,12 @@ def fit(seed):
 
     from fastbp import fit_many
     from fastbp.cuda import device
-    from fastbp.cuda.small import layout as small_layout
-    from fastbp.cuda.small import together as small
-    from fastbp.cuda.small.kernels import train_networks
+    from fastbp.cuda.small import fits as small
+    from fastbp.cuda.small import placement
+    from fastbp.cuda.small.training_kernel import train_networks
 
     class EmulatedDevice:
-        capability, shared_memory = (9, 0), 100_000
+        capability, shared_memory, multiprocessor_memory = (9, 0), 100_000, 233_472
 
         def upload(self, array):
             return np.array(array, order="C")
@@ -35,7 +35,7 @@ def fit(seed):
             )  # fmt: skip
 
     warnings.simplefilter("ignore")
-    device.Device, small_layout.CHUNKS = EmulatedDevice, (8,)
+    device.Device, placement.CHUNKS = EmulatedDevice, (8,)
     small.make_ready = lambda *_: train_networks
     fit_many.__globals__["resolve"] = lambda name: (name, None)
     settings = [

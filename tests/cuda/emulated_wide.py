@@ -10,17 +10,19 @@ from naive import NaiveEngine
 
 from fastbp.cuda.data import DeviceData, Epoch, make_table
 from fastbp.cuda.task import Task, rule_of
-from fastbp.cuda.wide import batches, cublaslt, elementwise, memory, outputs, own
-from fastbp.cuda.wide import program as wide_program
-from fastbp.cuda.wide.products import Tile
+from fastbp.cuda.wide import (
+    batch_kernels,
+    layer_products,
+    matrices,
+    output_kernels,
+    wide_program,
+)
+from fastbp.cuda.wide.operands import Tile
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 
 SMALL = Tile(2, 4, 2, 2, stages=2)
-BEHIND_CUBLASLT = dict(
-    QUADS=8, TURNS=4, AT_ONCE=1, THREADS=32, COLUMNS=32, BLOCK_ROWS=4, ROWS_A_SUM=8
-)
 
 
 def round_to(precision, numbers):
@@ -37,45 +39,28 @@ def round_to(precision, numbers):
 def small_blocks(monkeypatch):
     """Programs that run in the emulator, with small tiles and blocks: it is slow."""
     n_threads = 64
-    monkeypatch.setattr(own, "TILES", {SMALL: 1.0})
-    for module in (memory, own, outputs, wide_program):
+    monkeypatch.setattr(layer_products, "TILES", {SMALL: 1.0})
+    for module in (matrices, layer_products, output_kernels, wide_program):
         monkeypatch.setattr(module, "PADDING_ROWS", SMALL.rows)
-    for module in (batches, outputs):
-        monkeypatch.setattr(module, "THREADS", n_threads)
-    monkeypatch.setattr(outputs, "_WARPS", n_threads // 32)
-    monkeypatch.setattr(batches, "_block_sum", batches.make_block_sum(n_threads))
-    for name, number in BEHIND_CUBLASLT.items():
-        monkeypatch.setattr(elementwise, name, number)
-        if hasattr(cublaslt, name):
-            monkeypatch.setattr(cublaslt, name, number)
-    made_for_other_sizes = (
-        elementwise.make_update_weights,
-        outputs._make_logits,
-        outputs.make_head,
-        outputs.make_head_update,
-        outputs.make_outputs,
-    )  # fmt: skip
-    for make in made_for_other_sizes:
-        make.cache_clear()
+    monkeypatch.setattr(batch_kernels, "THREADS", n_threads)
+    monkeypatch.setattr(batch_kernels, "_block_sum", batch_kernels.make_block_sum(n_threads))
 
     def compiled(function):
         return SimpleNamespace(
             __name__=function.__name__, py_func=function, compile=lambda signature: None
         )
 
-    for module in (memory, wide_program):
+    for module in (matrices, wide_program):
         monkeypatch.setattr(module, "compiled", compiled)
     yield
-    for make in made_for_other_sizes:
-        make.cache_clear()
 
 
-def run_epoch(network, precision, optimizer, data, batch_size, device=None, alpha=0.01):
+def run_epoch(network, precision, optimizer, data, batch_size, alpha=0.01):
     """An epoch by the program and by the oracle: mean losses, parameters, moments, updates."""
     optimizer.reset(network.n_parameters, np.float32)
     parameters = network.initialise(np.random.RandomState(0), np.float32, default_activation="relu")
     rule = rule_of(optimizer)
-    device = device or EmulatedDevice()
+    device = EmulatedDevice()
     task = Task(network, np.dtype(np.float32), precision, batch_size, rule)
     program = wide_program.WideProgram(device, task)
     program.load_parameters(parameters)
@@ -83,10 +68,7 @@ def run_epoch(network, precision, optimizer, data, batch_size, device=None, alph
     np.testing.assert_array_equal(program.store_parameters(), parameters)
     order = np.random.default_rng(1).permutation(data.n_samples)
     table = make_table(data, order, batch_size, optimizer, rule, alpha)
-    epoch = Epoch(
-        device.upload(order.astype(np.int32)), device.upload(table), table, alpha,
-        optimizer.momentum, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon,
-    )  # fmt: skip
+    epoch = Epoch(device.upload(order.astype(np.int32)), device.upload(table), table, alpha)
     result = program.train(DeviceData.upload(device, data, np.float32), epoch)
     oracle = NaiveEngine(network, np.float64)
     oracle.load_parameters(parameters)
@@ -119,11 +101,11 @@ CASES = {
     ),
 }  # fmt: skip
 # Largest errors of the loss and, in shares of the largest number, of what has been learnt.
-BOUNDS = {"bfloat16": (4e-3, 4e-2), "tf32": (2e-4, 5e-3), "float32": (2e-6, 2e-5)}
+BOUNDS = {"bfloat16": (4e-3, 4e-2), "tf32": (2e-4, 5e-3)}
 
 
-def check_epoch(name, precision, device=None, slack=1):
-    """Train an epoch as the oracle does, within `slack` times the bounds; return the program."""
+def check_epoch(name, precision):
+    """Train an epoch as the oracle does."""
     network, parameters, weighted, X = CASES[name]
     random = np.random.default_rng(3)
     X = random.normal(size=(N_ROWS, 7)).astype(np.float32) if X is None else X
@@ -135,11 +117,9 @@ def check_epoch(name, precision, device=None, slack=1):
     weight = random.random(N_ROWS) * (random.random(N_ROWS) > 0.3) if weighted else None
     optimizer = Optimizer(**dict(solver="sgd", learning_rate_init=0.05) | parameters)
     data = Data(X, targets, weight, 0.5)
-    result, program, loss, oracle = run_epoch(
-        network, precision, optimizer, data, BATCH_SIZE, device
-    )
+    result, program, loss, oracle = run_epoch(network, precision, optimizer, data, BATCH_SIZE)
     assert result.updates == optimizer.step == 2
-    loss_bound, bound = (slack * bound for bound in BOUNDS[precision])
+    loss_bound, bound = BOUNDS[precision]
     np.testing.assert_allclose(result.loss / result.weight, loss, rtol=loss_bound)
     moved = oracle.parameters - network.initialise(
         np.random.RandomState(0), np.float32, default_activation="relu"
@@ -149,23 +129,22 @@ def check_epoch(name, precision, device=None, slack=1):
     for moment, expected in zip(program.store_moments(), oracle.moments, strict=True):
         tolerance = bound * np.abs(expected).max()
         np.testing.assert_allclose(moment, expected, atol=tolerance)
-    check_padding(program.memory)
-    return program
+    check_padding(program.matrices)
 
 
-def check_padding(memory):
-    """What the products read is zero beside the matrices: they sum over some of it."""
-    sizes, item = memory.sizes, memory.item_size
-    for matrices, widths in (
-        (memory.values, sizes[:-1]), (memory.deltas, sizes[1:]), (memory.rounded, sizes[1:]),
+def check_padding(matrices):
+    """What the products read is zero next to the matrices: they sum over some of it."""
+    sizes, item = matrices.sizes, matrices.item_size
+    for some, widths in (
+        (matrices.values, sizes[:-1]), (matrices.deltas, sizes[1:]), (matrices.rounded, sizes[1:]),
     ):  # fmt: skip
-        for matrix, n in zip(matrices, widths, strict=True):
+        for matrix, n in zip(some, widths, strict=True):
             assert not matrix.array.reshape(-1, matrix.pitch)[:, n * item :].any()
-    for matrix, m in zip(memory.rounded, sizes, strict=False):
+    for matrix, m in zip(matrices.rounded, sizes, strict=False):
         assert not matrix.array.reshape(-1, matrix.pitch)[m:].any()
 
 
-def check_skipped_batches(device=None):
+def check_skipped_batches():
     """Batches without weight, and those after a loss that is not finite, change nothing."""
     network = Network((7, 3), (), "identity", "squared_error")
     X, targets = BYTES[:8].astype(np.float32), np.ones((8, 3))
@@ -174,6 +153,6 @@ def check_skipped_batches(device=None):
     weight[order[:2]] = 0.0  # the first batch
     targets[order[4]] = 1e30  # the third, whose squares overflow
     optimizer = Optimizer("sgd", 0.05)
-    result, *_ = run_epoch(network, "tf32", optimizer, Data(X, targets, weight), 2, device)
+    result, *_ = run_epoch(network, "tf32", optimizer, Data(X, targets, weight), 2)
     assert not np.isfinite(result.loss)
     assert (result.updates, result.weight) == (2, 4.0)

@@ -1,9 +1,9 @@
 """Runs a CUDA kernel's own Python function for a whole grid at once, without a GPU.
 
-numba's simulator runs blocks one after the other and knows neither warps, nor clusters, nor inline
-PTX. Here every thread of every block is a Python thread; a baton goes from one to the next, so that
-exactly one runs at any time and every run is the same. A thread keeps the baton until it has to
-wait, in the order of ranks, or in a random order with `seed`.
+numba's simulator runs blocks one after the other and knows neither warps nor inline PTX.
+Here every thread of every block is a Python thread; a baton goes from one to the next, and
+exactly one runs at any time: every run is the same. A thread keeps the baton until it has to wait,
+in the order of ranks, or in a random order with `seed`.
 
 What a GPU would only show as wrong numbers now and then is an error here:
 
@@ -11,9 +11,7 @@ What a GPU would only show as wrong numbers now and then is an error here:
 - a race: two threads touch one word, one of them writes, and no barrier lies between;
 - a read of shared memory that nobody has written, or that an asynchronous copy may still write
   (such copies are made as late as the kernel allows);
-- an index outside of an array; a warp whose lanes wait at different places of the program;
-- a reach into another block's shared memory that may come before that block starts or after it
-  has left: a barrier of the cluster must lie before it and behind it.
+- an index outside of an array; a warp whose lanes wait at different places of the program.
 
 `launch` replaces the names `cuda` and `ptx` of the kernel, and of all device functions that it
 calls, by `EmulatedCuda` and a namespace of intrinsics (tests/cuda/emulated_ptx.py).
@@ -31,7 +29,7 @@ from numba import types
 WARP = 32
 WORD = 4  # bytes; the granularity at which races are seen
 ALIGNMENT = 1024  # of shared arrays
-WINDOW = 1 << 24  # addresses of a block's shared memory; those of its peers follow, by rank
+WINDOW = 1 << 24  # addresses of a block's shared memory
 Triple = namedtuple("Triple", "x y z")
 
 
@@ -52,19 +50,17 @@ class Thread:
         self.index = _unravel(rank, block.machine.block_shape)
         self.baton = threading.Semaphore(0)
         self.waits_at = self.result = None
-        self.warp_epoch = self.block_epoch = self.arrivals = self.cluster_epoch = 0
+        self.warp_epoch = self.block_epoch = 0
         self.copies, self.groups = [], []  # asynchronous copies: not yet committed, and committed
 
     def now(self):
         """What an access at this moment is remembered by."""
-        return self, self.warp_epoch, self.block_epoch, self.arrivals
+        return self, self.warp_epoch, self.block_epoch
 
     def comes_after(self, access):
         """Whether a barrier lies between an earlier access and this thread's next one."""
-        other, warp_epoch, block_epoch, arrivals = access
+        other, warp_epoch, block_epoch = access
         if other is self:
-            return True
-        if self.cluster_epoch > arrivals and self.block.cluster is other.block.cluster:
             return True
         if self.warp is other.warp and self.warp_epoch > warp_epoch:
             return True
@@ -75,7 +71,7 @@ class Thread:
 
 
 class Block:
-    """One block: its threads, its cluster's blocks, and its shared memory."""
+    """One block: its threads and its shared memory."""
 
     def __init__(self, machine, rank, n_threads, dynamic_shared_bytes):
         self.machine, self.rank = machine, rank
@@ -84,7 +80,6 @@ class Block:
         self.threads = [Thread(self, number) for number in range(n_threads)]
         for thread in self.threads:
             thread.warp.append(thread)
-        self.cluster = None
         self.shared = {}  # address in the shared window -> Memory
         self.shared_array("dynamic", dynamic_shared_bytes)
 
@@ -94,17 +89,6 @@ class Block:
         if start not in self.shared:
             self.shared[start] = Memory(self.machine, np.zeros(n_bytes, np.uint8), False)
         return self.shared[start]
-
-
-class Cluster:
-    """Blocks that reach into each other's shared memory, and how many threads arrived how often."""
-
-    def __init__(self, blocks):
-        self.blocks, self.arrived, self.waiting = blocks, [0], []
-        self.reached = None  # the last reach into a peer's memory: arrivals before it, and where
-        self.threads = [thread for block in blocks for thread in block.threads]
-        for block in blocks:
-            block.cluster = self
 
 
 def _unravel(rank, shape):
@@ -220,15 +204,12 @@ class Array:
 class Machine:
     """All threads of one launch, the baton, and the places where threads wait for each other."""
 
-    def __init__(self, grid, block, cluster=1, dynamic_shared_bytes=0, seed=None):
+    def __init__(self, grid, block, dynamic_shared_bytes=0, seed=None):
         self.grid_shape, self.block_shape = _triple(grid), _triple(block)
         self.shared_places = {}  # place of a declaration -> (address, bytes)
         n_blocks, n_threads = np.prod(self.grid_shape), np.prod(self.block_shape)
         self.blocks = [
             Block(self, rank, int(n_threads), dynamic_shared_bytes) for rank in range(n_blocks)
-        ]
-        self.clusters = [
-            Cluster(self.blocks[first : first + cluster]) for first in range(0, n_blocks, cluster)
         ]
         self.threads = [thread for one in self.blocks for thread in one.threads]
         self.random = None if seed is None else random.Random(seed)
@@ -265,39 +246,16 @@ class Machine:
                     return start + int(index) * array.dtype.itemsize
         raise EmulationError(f"an array of another block, at {self.place()}")
 
-    def resolve(self, address, mapped=False):
-        """The memory and the byte in it that an address means; `mapped` by `map_shared`."""
-        address, block = int(address), self.current.block
-        memories = self.global_memories
-        if address < 1 << 32:
-            rank, address = divmod(address, WINDOW)
-            if mapped != bool(rank):
-                raise EmulationError(f"a {'un' * mapped}mapped address, at {self.place()}")
-            memories = (block.cluster.blocks[rank - 1] if rank else block).shared
-            if rank and block.cluster.blocks[rank - 1] is not block:
-                self.note_reach(block.cluster)
+    def resolve(self, address):
+        """The memory and the byte in it that an address means."""
+        address = int(address)
+        memories = self.current.block.shared if address < WINDOW else self.global_memories
         for start, memory in memories.items():
             if start <= address < start + memory.bytes.size:
                 return memory, address - start
         raise EmulationError(
             f"{self.current} uses address {address} where no array is, at {self.place()}"
         )
-
-    def note_reach(self, cluster):
-        """Check that the cluster's blocks have met, and remember that they have to meet again."""
-        if not self.current.cluster_epoch:
-            raise EmulationError(
-                f"{self.current} reaches into a block that may not have started, at {self.place()}"
-            )
-        if not cluster.reached or cluster.reached[0] < self.current.arrivals:
-            cluster.reached = self.current.arrivals, f"{self.current} at {self.place()}"
-
-    def check_departures(self):
-        """Check that every block stayed until its peers had reached into it for the last time."""
-        for cluster in self.clusters:
-            arrivals, who = cluster.reached or (-1, "")
-            if any(thread.cluster_epoch <= arrivals for thread in cluster.threads):
-                raise EmulationError(f"{who} reaches into a block that may have left")
 
     # ---- the baton ------------------------------------------------------------------------------
 
@@ -342,12 +300,6 @@ class Machine:
             raise _Abandoned
         thread.waits_at = None
 
-    def pause(self):
-        """Let the others run first, as a thread that spins must."""
-        thread = self.current
-        self.runnable.append(thread)
-        self.wait(thread, "a pause")
-
     def meet(self, what, group, value=None, combine=None):
         """Wait for all threads of a group; `combine` makes their results of their values."""
         thread, key = self.current, (what, id(group))
@@ -386,7 +338,6 @@ class Machine:
             worker.join()
         if self.failure:
             raise self.failure
-        self.check_departures()
 
     def run_thread(self, thread, function, arguments):
         thread.baton.acquire()
@@ -503,9 +454,7 @@ def _emulated(function, replacements, done):
     return copy
 
 
-def launch(
-    kernel, grid, block, arguments, *, ptx, memory=(), cluster=1, dynamic_shared_bytes=0, seed=None
-):
+def launch(kernel, grid, block, arguments, *, ptx, memory=(), dynamic_shared_bytes=0, seed=None):
     """Run a kernel to its end; the arrays among its arguments are changed in place.
 
     Parameters
@@ -519,8 +468,6 @@ def launch(
         Makes the namespace of intrinsics for a `Machine`.
     memory : sequence of ndarray
         Further arrays, which the kernel knows by their addresses on the host.
-    cluster : int, default=1
-        Blocks of a cluster.
     dynamic_shared_bytes : int, default=0
     seed : int or None, default=None
         Lets the threads run in a random order instead of that of their ranks.
@@ -530,7 +477,7 @@ def launch(
     EmulationError
         For what the module's docstring lists. Errors of the kernel itself pass through.
     """
-    machine = Machine(grid, block, cluster, dynamic_shared_bytes, seed)
+    machine = Machine(grid, block, dynamic_shared_bytes, seed)
     replacements = {"cuda": EmulatedCuda(machine), "ptx": ptx(machine)}
     for array in memory:
         machine.add_global(array)

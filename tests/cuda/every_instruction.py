@@ -1,9 +1,9 @@
-"""Two kernels that execute every function of fastbp.cuda.ptx once, for compile_kernels.py."""
+"""A kernel that executes every function of fastbp.cuda.ptx once, for compile_kernels.py."""
 
+from kernel_list import Listed
 from numba import types
 
 from fastbp.cuda import ptx
-from fastbp.cuda.program import Listed
 from fastbp.cuda.toolkit import cuda
 
 _VALUES = {
@@ -13,11 +13,6 @@ _VALUES = {
     types.float32: "float32(i)",
     types.float64: "float64(i)",
 }
-
-
-def is_of_clusters(name):
-    """Whether an instruction needs sm_90."""
-    return "cluster" in name or name == "map_shared"
 
 
 def names():
@@ -45,7 +40,4 @@ def make_kernel(chosen):
 
 
 _SIGNATURE = types.float32[::1], types.int64
-KERNELS = {
-    "sm_80": Listed(make_kernel([n for n in names() if not is_of_clusters(n)]), _SIGNATURE, 64),
-    "sm_90": Listed(make_kernel([n for n in names() if is_of_clusters(n)]), _SIGNATURE, 64, (9, 0)),
-}
+KERNELS = {"all": Listed(make_kernel(names()), _SIGNATURE, 64)}

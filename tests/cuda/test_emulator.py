@@ -85,35 +85,6 @@ def test_asynchronous_copies_arrive_only_when_waited_for():
         launch(staged, 1, 64, (source, out, False), ptx=EmulatedPtx)
 
 
-def rotate(out, n_steps, waits, stays=True):
-    """Every block hands its number on to the next one, as often as there are steps."""
-    shared = cuda.shared.array(2, np.float32)
-    rank, size = cuda.blockIdx.x, cuda.gridDim.x
-    value = np.float32(rank)
-    for step in range(n_steps):
-        if cuda.threadIdx.x == 0:
-            shared[step % 2] = value
-        ptx.cluster_arrive()
-        if waits:
-            ptx.cluster_wait()
-        place = ptx.map_shared(ptx.shared_address(shared, step % 2), (rank + 1) % size)
-        value = ptx.ld_cluster_f32(place)
-    out[cuda.grid(1)] = value
-    if stays:
-        ptx.cluster_arrive()
-        ptx.cluster_wait()
-
-
-def test_a_clusters_blocks_read_each_others_memory():
-    out = np.zeros(12, np.float32)
-    launch(rotate, 4, 3, (out, 5, True), ptx=EmulatedPtx, cluster=4)
-    np.testing.assert_array_equal(out.reshape(4, 3)[:, 0], [1, 2, 3, 0])
-    with pytest.raises(EmulationError, match="may not have started"):
-        launch(rotate, 4, 3, (out, 5, False), ptx=EmulatedPtx, cluster=4)
-    with pytest.raises(EmulationError, match="may have left"):
-        launch(rotate, 4, 3, (out, 5, True, False), ptx=EmulatedPtx, cluster=4)
-
-
 def multiply(a, b, out, rows, columns):
     """out = a bᵀ for one 16 x 16 tile of bfloat16 bits and eight columns."""
     left, right = cuda.shared.array(256, np.uint16), cuda.shared.array(128, np.uint16)

@@ -14,8 +14,8 @@ from fastbp.cuda import ptx
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize(("target", "kernels"), [("8.0", {"sm_80"}), ("9.0", {"sm_80", "sm_90"})])
-def test_every_instruction_compiles(target, kernels):
+@pytest.mark.parametrize("target", ["8.0", "9.0"])
+def test_every_instruction_compiles(target):
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *sys.path])
     run = subprocess.run(
@@ -24,8 +24,7 @@ def test_every_instruction_compiles(target, kernels):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
-    assert set(report) == kernels
-    assert not any(found["spills"] for found in report.values())
+    assert not report["all"]["spills"]
 
 
 def in_python(name):

@@ -14,9 +14,9 @@ from simulation import speed_up
 from sklearn.base import clone
 
 from fastbp import fit_many
-from fastbp.cuda.small import layout
-from fastbp.cuda.small import together as small
-from fastbp.cuda.small.rows import make_permute, scramble
+from fastbp.cuda.small import fits as small
+from fastbp.cuda.small import placement
+from fastbp.cuda.small.block_rows import make_permute, scramble
 from fastbp.network import Network
 from fastbp.training import NonFiniteLossError
 
@@ -37,7 +37,7 @@ def trained_together(monkeypatch):
         calls.append(len(fits))
         return train_together(device, fits, device_shuffle)
 
-    monkeypatch.setattr(layout, "CHUNKS", (8,))
+    monkeypatch.setattr(placement, "CHUNKS", (8,))
     monkeypatch.setattr(small, "train_together", count)
     small.make_plan.cache_clear()
     yield calls
@@ -168,41 +168,44 @@ def test_device_shuffle_learns_and_repeats():
 @pytest.mark.parametrize("sizes", [(30, 64, 2), (1, 1), (5, 33, 17, 3), (100, 100, 10)])
 @pytest.mark.parametrize("batch_size", [1, 20, 64, 200])
 def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monkeypatch):
-    monkeypatch.setattr(layout, "CHUNKS", (64, 32, 16))
+    monkeypatch.setattr(placement, "CHUNKS", (64, 32, 16))
     network = Network(sizes, ("relu",) * (len(sizes) - 2), "softmax", "log_loss")
-    plan = small.make_plan(network, batch_size, layout.ADAM, 2, 227 * 1024)
+    plan = small.make_plan(network, batch_size, placement.ADAM, 2, 227 * 1024)
     table = np.array(plan.table)
-    chunk = table[layout.CHUNK]
-    assert chunk <= plan.n_threads <= layout.MOST_THREADS
-    used = [(layout.N_SHARED + layout.LAYER_WIDTH * layout.MOST_LAYERS, 2 * chunk)]
-    used.append((2 * table[layout.SCALARS], 2 * (layout.N_SCALARS + plan.n_threads)))
-    used.append((table[layout.FLOATS], layout.N_STEP))
+    chunk = table[placement.CHUNK]
+    assert chunk <= plan.n_threads <= placement.MOST_THREADS
+    used = [(placement.N_SHARED + placement.LAYER_WIDTH * placement.MOST_LAYERS, 2 * chunk)]
+    used.append((2 * table[placement.SCALARS], 2 * (placement.N_SCALARS + plan.n_threads)))
+    used.append((table[placement.FLOATS], placement.N_STEP))
     vectors = 4 if batch_size > chunk else 3
-    start = table[layout.LAYERS + layout.W]
-    used.append((start, vectors * table[layout.PARAMETERS]))
-    for index in range(len(sizes) - 1):
-        layer = table[layout.LAYERS + index * layout.LAYER_WIDTH :][: layout.LAYER_WIDTH]
-        for name in (layout.LDA, layout.LDW, layout.LDD):
-            assert layer[name] % 8 == 4  # an odd number of vectors
-        for name in (layout.A, layout.W, layout.D):
-            assert layer[name] % 4 == 0
-        used.append((layer[layout.A], (2 if index == 0 else 1) * chunk * layer[layout.LDA]))
-        used.append((layer[layout.D], chunk * layer[layout.LDD]))
-        assert layer[layout.LDA] > layer[layout.FAN_IN]
-        assert layer[layout.LDW] >= layer[layout.FAN_OUT] <= layer[layout.LDD]
-    used.append((table[layout.TARGETS], 2 * chunk * 2))
+    width = placement.LAYER_WIDTH
+    layers = [
+        placement.BlockLayer(*table[placement.LAYERS + index * width :][:width])
+        for index in range(len(sizes) - 1)
+    ]
+    used.append((layers[0].weights, vectors * table[placement.PARAMETERS]))
+    for index, layer in enumerate(layers):
+        for stride in (layer.input_stride, layer.weight_stride, layer.delta_stride):
+            assert stride % 8 == 4  # an odd number of vectors
+        for start in (layer.inputs, layer.weights, layer.deltas):
+            assert start % 4 == 0
+        used.append((layer.inputs, (2 if index == 0 else 1) * chunk * layer.input_stride))
+        used.append((layer.deltas, chunk * layer.delta_stride))
+        assert layer.input_stride > layer.fan_in
+        assert layer.weight_stride >= layer.fan_out <= layer.delta_stride
+    used.append((table[placement.TARGETS], 2 * chunk * 2))
     used.sort()
     for (first, size), (following, _) in pairwise(used):
         assert first + size <= following
-    assert sum(used[-1]) <= table[layout.MEMORY_WORDS]
-    assert plan.n_bytes == 4 * table[layout.MEMORY_WORDS] <= 227 * 1024
+    assert sum(used[-1]) <= table[placement.MEMORY_WORDS]
+    assert plan.n_bytes == 4 * table[placement.MEMORY_WORDS] <= 227 * 1024
 
 
 def test_what_does_not_fit_has_no_plan():
     wide = Network((784, 128, 10), ("relu",), "softmax", "log_loss")
     deep = Network((4,) * 12, ("relu",) * 10, "softmax", "log_loss")
     for network in (wide, deep):
-        assert small.make_plan(network, 64, layout.ADAM, 1, 227 * 1024) is None
+        assert small.make_plan(network, 64, placement.ADAM, 1, 227 * 1024) is None
 
 
 @pytest.mark.parametrize("seed", [None, 0])

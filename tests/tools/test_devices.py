@@ -218,70 +218,27 @@ def test_the_driver_is_asked_itself(monkeypatch, driver, expected):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("precision", "expected"),
     [
-        ((784, 128, 10), 3),
-        ((784, 10), 2),
-        ((784, 300, 100, 10), 2),
-        ((784, 128, 47), 5),
-        ((784, 300, 100, 47), 7),
+        ("float32", "general: general float32 kernels, many steps in a graph"),
+        ("float64", "general: general float64"),
+        ("tf32", "wide: products on tensor cores in float32 rounded to tf32, float32 master"),
+        ("bfloat16", "wide: products on tensor cores in bfloat16, float32 master weights"),
     ],
 )
-def test_info_explains_the_choice_for_a_network(found, monkeypatch, capsys, sizes, expected):
+def test_info_explains_the_choice_for_a_network(found, capsys, precision, expected):
     found(Findings())
-    monkeypatch.setattr(choice, "PROGRAMS", {"steps": choice.PROGRAMS["steps"]})
-    assert cli.main(["info", "--layers", ",".join(map(str, sizes))]) == 0
+    assert cli.main(["info", "--layers", "784,128,10", "--precision", precision]) == 0
     shown = capsys.readouterr().out
-    assert f"network       {'-'.join(map(str, sizes))}\n" in shown
-    assert f"{expected} generic float32 kernels a step" in shown
-    assert "supposing an H200" in shown
+    assert "network       784-128-10\n" in shown
+    assert re.search(f"on a GPU +{expected}.*supposing an H200", shown)
 
 
-def test_info_says_what_bytes_would_change(found, capsys):
-    found(Findings())
-    assert cli.main(["info", "--layers", "784,128,10"]) == 0
-    on_gpu, of_bytes = capsys.readouterr().out.splitlines()[-2:]
-    assert re.match(r"on a GPU +steps: ", on_gpu)
-    assert re.match(r"X in bytes +clusters: ", of_bytes)
-
-
-OWN, LIBRARY = "by fastbp's own kernels", "by cuBLASLt"
-
-
-@pytest.mark.parametrize(
-    ("problem", "asked", "precision", "says"),
-    [
-        ("broken", None, "tf32", rf"wide: .*{OWN} \(not cuBLASLt: broken\)"),
-        (None, None, "bfloat16", f"wide: .*bfloat16 {LIBRARY}"),
-        (None, "own", "bfloat16", rf"wide: .*{OWN} \(FASTBP_CUDA_PRODUCTS=own\)"),
-        ("broken", "cublaslt", "tf32", ".*=cublaslt, but cuBLASLt cannot be used: broken"),
-        (None, "both", "tf32", "FASTBP_CUDA_PRODUCTS must be 'own' or 'cublaslt', got 'both'"),
-        (None, None, "float32", f"wide: float32 products {LIBRARY}"),
-        ("broken", None, "float32", "steps: "),
-        (None, "own", "float32", "steps: "),
-    ],
-)
-def test_info_says_who_multiplies_and_why(found, monkeypatch, problem, asked, precision, says):
-    found(Findings())
-    monkeypatch.setattr(info, "Gpu", lambda: choice.Gpu(cublaslt_problem=problem))
-    if asked is None:
-        monkeypatch.delenv(choice.PRODUCTS_VARIABLE, raising=False)
-    else:
-        monkeypatch.setenv(choice.PRODUCTS_VARIABLE, asked)
-    assert re.match(says, info.explain(info.make_task((784, 2048, 10), 4096, precision, "sgd")))
-
-
-def test_nvmath_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(choice.library, "find_spec", lambda name: None)
-    assert re.search(r"nvmath.*not installed.*fastbp\[cublas13\]", choice.Gpu().cublaslt_problem)
-    assert choice.library.problem.__wrapped__() == choice.Gpu().cublaslt_problem
-
-
-def test_a_task_that_no_program_takes_is_refused_with_every_reason(monkeypatch):
-    monkeypatch.setattr(choice, "PROGRAMS", {"steps": choice.PROGRAMS["steps"]})
+@pytest.mark.parametrize("lack", [{"capability": (7, 5)}, {"shared_memory": 65_536}])
+def test_precisions_of_tensor_cores_are_refused_without_them(lack):
     task = info.make_task((4, 3, 2), 8, "bfloat16", "sgd")
-    with pytest.raises(ValueError, match=r"precision='bfloat16'.*steps: .*only.*'float32'"):
-        choice.choose(task, choice.Gpu())
+    with pytest.raises(ValueError, match=r"precision='bfloat16' needs an Ampere.*'float32'"):
+        choice.choose(task, choice.Gpu(**lack))
 
 
 def test_importing_imports_no_cuda():

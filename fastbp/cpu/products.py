@@ -38,17 +38,9 @@ def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bi
     """Compute one tile of a panel of `layer`: left · right + bias; the padding is left alone."""
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
-        wide_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, bias, bias_start, left.panel_stride, left.panel_length,
-            left.last_fetch, depth,
-        )  # fmt: skip
+        wide_tile(out, start, width, left, right, right_start, bias, bias_start, depth)
     else:
-        narrow_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, bias, bias_start, left.panel_stride, left.panel_length,
-            left.last_fetch, depth,
-        )  # fmt: skip
+        narrow_tile(out, start, width, left, right, right_start, bias, bias_start, depth)
 
 
 @kernel
@@ -58,15 +50,13 @@ def multiply_listed(out, start, layer, panel, left, right, right_start, steps, t
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_listed_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, bias, bias_start, steps.numbers, first_step(steps, tile),
-            steps.counts[tile],
+            out, start, width, left, right, right_start, bias, bias_start, steps.numbers,
+            first_step(steps, tile), steps.counts[tile],
         )  # fmt: skip
     else:
         narrow_listed_tile(
-            out, start, width, left.array, left.start, left.row_stride, left.depth_stride, right,
-            right_start, width, bias, bias_start, steps.numbers, first_step(steps, tile),
-            steps.counts[tile],
+            out, start, width, left, right, right_start, bias, bias_start, steps.numbers,
+            first_step(steps, tile), steps.counts[tile],
         )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Vector IR: the register tiles and weighted sums that all matrix products are made of."""
 
-from functools import partial
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -115,50 +113,58 @@ def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
     return [[builder.load(total) for total in row] for row in totals]
 
 
-def _generate_tile(n_rows, n_vectors, is_listed, context, builder, signature, arguments):
-    """Write the code of a tile that is `n_rows` high and `n_vectors` vectors wide."""
+def _pointer(context, builder, signature, arguments, at):
+    """Pointer to the number of a span argument that the argument after it counts."""
+    return address_of(context, builder, signature.args[at], *arguments[at : at + 2])
 
-    def pointer(at):
-        return address_of(context, builder, signature.args[at], *arguments[at : at + 2])
 
-    vectors = Vectors(builder, signature.args[0])
-    offsets = vectors.offsets(n_vectors)
-    out, left, right, bias = (pointer(at) for at in (0, 3, 7, 10))
-    (row_stride, depth_stride), right_stride = arguments[5:7], arguments[9]
-    sums = [[vectors.load(bias, offset) for offset in offsets]] * n_rows
-    if is_listed:
-        strides = row_stride, depth_stride, right_stride
-        sums = _listed_loop(vectors, left, right, strides, pointer(12), arguments[14], sums)
-    else:
-        panel_stride, panel_length, last_fetch, depth = arguments[12:]
-        strides = row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride
-        sums = _tile_loops(vectors, left, right, strides, depth, sums)
+def _write_tile(vectors, out, width, sums):
+    """Store the accumulators of a tile, whose rows lie `width` apart."""
+    builder = vectors.builder
     for row, values in enumerate(sums):
-        row_start = builder.mul(_INT64(row), arguments[2])
-        for value, offset in zip(values, offsets, strict=True):
+        row_start = builder.mul(_INT64(row), width)
+        for value, offset in zip(values, vectors.offsets(len(values)), strict=True):
             vectors.store(value, out, builder.add(row_start, offset))
-    return context.get_dummy_value()
+
+
+def _left_parts(context, builder, left_type, left):
+    """Pointer to the first number of a left operand, and its other fields by name."""
+    fields = dict(zip(left_type.fields, cgutils.unpack_tuple(builder, left), strict=True))
+    span_type = left_type[left_type.fields.index("array")]
+    pointer = address_of(context, builder, span_type, fields["array"], fields["start"])
+    return pointer, fields
 
 
 def _make_tile(n_rows, n_vectors):
     """Build the tile that is `n_rows` high and `n_vectors` vectors wide."""
 
     @intrinsic
-    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
-             depth_stride, right, right_start, right_stride, bias, bias_start, panel_stride,
-             panel_length, last_fetch, depth):  # fmt: skip
+    def tile(typing_context, out, out_start, width, left, right, right_start, bias, bias_start,
+             depth):  # fmt: skip
         index = types.intp
-        signature = types.void(
-            out, index, index, left, index, index, index, right, index, index, bias, index, index,
-            index, index, index,
-        )  # fmt: skip
-        return signature, partial(_generate_tile, n_rows, n_vectors, False)
+        signature = types.void(out, index, index, left, right, index, bias, index, index)
+
+        def codegen(context, builder, signature, arguments):
+            vectors, width = Vectors(builder, signature.args[0]), arguments[2]
+            out, right, bias = (
+                _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6)
+            )
+            left, fields = _left_parts(context, builder, signature.args[3], arguments[3])
+            names = "row_stride", "depth_stride", "panel_stride", "panel_length", "last_fetch"
+            strides = (*(fields[name] for name in names), width)
+            sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * n_rows
+            sums = _tile_loops(vectors, left, right, strides, arguments[8], sums)
+            _write_tile(vectors, out, width, sums)
+            return context.get_dummy_value()
+
+        return signature, codegen
 
     return tile
 
 
-# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns. The left
-# operand lies in panels of `panel_length` steps, so that k is at
+# out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns; the rows of
+# `out` and `right` lie `width` apart. The left operand, a `fastbp.cpu.products.Left`, lies in
+# panels of `panel_length` steps, so that k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
 # The tile's rows of the next but one panel are fetched as long as more than `last_fetch` steps are
 # left: no hardware foresees where the next panel is.
@@ -172,15 +178,26 @@ def _make_listed_tile(n_vectors):
     """Build the tile that is `n_vectors` vectors wide and makes the steps of a list only."""
 
     @intrinsic
-    def tile(typing_context, out, out_start, out_stride, left, left_start, row_stride,
-             depth_stride, right, right_start, right_stride, bias, bias_start, steps, first_step,
-             n_steps):  # fmt: skip
+    def tile(typing_context, out, out_start, width, left, right, right_start, bias, bias_start,
+             steps, first_step, n_steps):  # fmt: skip
         index = types.intp
         signature = types.void(
-            out, index, index, left, index, index, index, right, index, index, bias, index, steps,
-            index, index,
-        )  # fmt: skip
-        return signature, partial(_generate_tile, TILE_ROWS, n_vectors, True)
+            out, index, index, left, right, index, bias, index, steps, index, index
+        )
+
+        def codegen(context, builder, signature, arguments):
+            vectors, width = Vectors(builder, signature.args[0]), arguments[2]
+            out, right, bias, steps = (
+                _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6, 8)
+            )
+            left, fields = _left_parts(context, builder, signature.args[3], arguments[3])
+            strides = fields["row_stride"], fields["depth_stride"], width
+            sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * TILE_ROWS
+            sums = _listed_loop(vectors, left, right, strides, steps, arguments[10], sums)
+            _write_tile(vectors, out, width, sums)
+            return context.get_dummy_value()
+
+        return signature, codegen
 
     return tile
 

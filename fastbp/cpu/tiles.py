@@ -186,16 +186,15 @@ def prefetch_state(memory, start):
 def sum_deltas(memory, workspace, layer, panel, depth):
     """The bias gradient of one panel: δ summed over the batch, as a product with ones."""
     start, width = panel_start(memory, layer, panel), layer[WIDTH]
+    ones = Left(workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER)
     if width > layer[LANES]:
         wide_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, memory.deltas, start,
-            width, workspace.zeros, ZERO, ZERO, depth, NEVER, depth,
-        )  # fmt: skip
+            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, depth
+        )
     else:
         narrow_row(
-            workspace.tile, ZERO, width, workspace.one, ZERO, ZERO, ZERO, memory.deltas, start,
-            width, workspace.zeros, ZERO, ZERO, depth, NEVER, depth,
-        )  # fmt: skip
+            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, depth
+        )
 
 
 @kernel

@@ -40,7 +40,7 @@ def bind(function, replacements, compile_formula):
     return FunctionType(function.__code__, names, function.__name__, function.__defaults__)
 
 
-def make_switch(name, parameters, branches, otherwise=None):
+def make_switch(name, parameters, branches, otherwise=None, common=None):
     """Write a function that runs one of several pieces of code, by an integer.
 
     Parameters
@@ -54,6 +54,8 @@ def make_switch(name, parameters, branches, otherwise=None):
         Integers with the same lines and functions share a branch.
     otherwise : str or None, default=None
         The lines for all other integers; None for none.
+    common : dict or None, default=None
+        What stands for other names in the lines.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def make_switch(name, parameters, branches, otherwise=None):
     (2, -2.0, None)
     """
     integer = parameters.partition(",")[0]
-    shared, names = {}, {}
+    shared, names = {}, dict(common or {})
     for code, lines, functions in branches:
         shared.setdefault((lines, tuple(functions.items())), []).append(code)
     source = [f"def {name}({parameters}):"]

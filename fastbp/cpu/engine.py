@@ -14,7 +14,7 @@ from fastbp import activations, losses
 from fastbp.cpu import kernels
 from fastbp.cpu.compilation import kernel_folder
 from fastbp.cpu.gather import source_of
-from fastbp.cpu.layout import Layout, aligned_zeros
+from fastbp.cpu.layout import Layout, aligned_zeros, round_up
 from fastbp.cpu.outputs import Objective
 from fastbp.cpu.rows import Rows
 from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
@@ -264,7 +264,8 @@ class Engine:
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows with the parameters as they were given."""
-        widest, vector = max(self.network.layer_sizes), lanes(self.dtype)
+        vector = lanes(self.dtype)
+        widest = round_up(max(self.network.layer_sizes), vector)
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)

@@ -1,17 +1,19 @@
 """The records' formulas compiled for the CPU, and the switches among them, over spans of numbers.
 
-A switch is taken once a tile; what it runs are loops that turn into vector instructions.
+A switch is taken once a tile; what it runs are loops that turn into vector instructions. All spans
+hold whole vectors.
 """
 
 from fastbp import activations, losses, optimizers
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.elementary import compile_formula
+from fastbp.cpu.vectors import whole_size
 from fastbp.schedules import COEFFICIENTS, RATE
 from fastbp.switches import make_switch
 
 
 def _loop(over, body):
-    return f"for j in range({over}.size):\n    {body}"
+    return f"for j in range(whole_size({over})):\n    {body}"
 
 
 def _compiled(record, *names):
@@ -20,7 +22,8 @@ def _compiled(record, *names):
 
 
 def _switch(name, parameters, branches, **options):
-    return kernel(make_switch(name, parameters, branches, **options))
+    common = {"whole_size": whole_size}
+    return kernel(make_switch(name, parameters, branches, common=common, **options))
 
 
 IDENTITY, SOFTMAX = map(activations.code_of, ("identity", "softmax"))
@@ -36,7 +39,7 @@ _FORWARD = _loop("values", "values[j] = {forward}(values[j])")
 # Both at once, as they have the costly parts in common.
 _FORWARD_KEEPING = """\
 one = type(values[0])(1)
-for j in range(values.size):
+for j in range(whole_size(values)):
     z = values[j]
     kept[j] = {backward}(one, z)
     values[j] = {forward}(z)"""

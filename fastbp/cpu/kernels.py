@@ -271,6 +271,8 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
             add_inputs(values, section(inputs, ZERO, n_inputs), weights)
         else:
             add_entries(values, entries.rows, weights)
+        lanes = layer_of(layers, index)[LANES]
+        values = section(outputs, ZERO, (n_outputs + lanes - 1) // lanes * lanes)
         activate(layer_of(layers, index)[ACTIVATION], values, inputs)  # which serve no more
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
@@ -284,8 +286,8 @@ def predict_few(
     """Write the outputs of the rows in `order`, not more than a vector's lanes, to `out`.
 
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
-    `working` has room for two rows of the widest layer, and for `lanes` samples' outputs; `entries`
-    for any of the rows if they are sparse, else it is None. Returns whether all inputs were finite.
+    `working` has room for two rows of the widest layer, in whole vectors, and for `lanes` samples'
+    outputs; `entries` for any of the rows if they are sparse, else it is None. Returns whether all inputs were finite.
     """
     parameters, layers = span_of(parameters), span_of(layers)
     order, out, working = span_of(order), span_of(out), span_of(working)

@@ -9,6 +9,7 @@ from functools import partial
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
@@ -74,6 +75,17 @@ def vector_size(typing_context, span):
     """How many of a span's numbers are one vector."""
     size = Vector(span.dtype).count
     return types.intp(span), lambda context, *_: context.get_constant(types.intp, size)
+
+
+@intrinsic
+def whole_size(typing_context, span):
+    """The size of a span that holds whole vectors, so that LLVM knows: no loop over a remainder."""
+
+    def codegen(context, builder, signature, arguments):
+        size = cgutils.create_struct_proxy(span)(context, builder, arguments[0]).size
+        return builder.and_(size, context.get_constant(types.intp, -Vector(span.dtype).count))
+
+    return types.intp(span), codegen
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""The benchmark with a GPU, as far as it runs without one."""
+"""The benchmark with a GPU: what can be tested without one."""
 
 import json
 from dataclasses import replace

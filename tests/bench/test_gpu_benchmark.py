@@ -200,6 +200,17 @@ def test_the_report_sets_gpu_and_cpu_side_by_side(tmp_path):
     assert "1,000 networks" in text
 
 
+def test_a_width_without_valid_times_says_nothing_about_where_a_gpu_pays():
+    run = canned_results()
+    widest = [race for race in run.series("sizes") if race.heat.value == max(WIDTHS)]
+    for race in widest:
+        race.on("cuda").ours.remark = "failed"
+    assert "batch size 64: the GPU is faster from 512 units on" in report.document(run)
+    for race in run.series("sizes"):
+        race.on("cpu").ours.seconds[:] = [1e-9]
+    assert report.document(run).count("the GPU is faster at no width raced") == 2
+
+
 def test_there_is_a_picture_of_where_a_gpu_starts_to_pay(tmp_path):
     pytest.importorskip("matplotlib")
     names = plots.draw_all(canned_results(), tmp_path)

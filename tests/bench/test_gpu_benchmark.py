@@ -202,12 +202,13 @@ def test_the_report_sets_gpu_and_cpu_side_by_side(tmp_path):
 
 def test_a_width_without_valid_times_says_nothing_about_where_a_gpu_pays():
     run = canned_results()
-    widest = [race for race in run.series("sizes") if race.heat.value == max(WIDTHS)]
-    for race in widest:
-        race.on("cuda").ours.remark = "failed"
+    sizes = run.series("sizes")
+    for found in sizes:
+        if found.heat.value == max(WIDTHS):
+            found.on("cuda").ours.remark = "failed"
     assert "batch size 64: the GPU is faster from 512 units on" in report.document(run)
-    for race in run.series("sizes"):
-        race.on("cpu").ours.seconds[:] = [1e-9]
+    for found in sizes:
+        found.on("cpu").ours.seconds[:] = [1e-9]
     assert report.document(run).count("the GPU is faster at no width raced") == 2
 
 

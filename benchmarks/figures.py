@@ -1,6 +1,6 @@
 """Hold fastbp to its figures and renew README.md: `python -m benchmarks.figures`.
 
-Speeds are judged from results/bench.json, which `fastbp bench --output benchmarks/results` writes;
+Speeds are taken from results/bench.json, which `fastbp bench --output benchmarks/results` writes;
 agreement, bits, memory and the like are measured here. Exit status 1: a figure was missed.
 """
 
@@ -61,10 +61,10 @@ class Figure:
     numbers: dict
 
 
-# ---- judged from the last run of `fastbp bench` ---------------------------------------------
+# ---- from the last run of `fastbp bench` ----------------------------------------------------
 
 
-def judge(results):
+def speed_figures(results):
     """The figures of speed.
 
     Parameters
@@ -225,7 +225,7 @@ def measure_busy(options):
             time.sleep(0.5)
             busy = median(worker.go()[0] for _ in range(n_epochs))
     measured = f"{busy / quiet:.2f} × ({1e3 * quiet:.0f} ms → {1e3 * busy:.0f} ms)"
-    what = f"one epoch of {case.name} beside a process that uses one core fully"
+    what = f"one epoch of {case.name} next to a process that uses one core fully"
     return [Figure(what, "≤ 3 ×", measured, busy <= 3 * quiet, {"quiet": quiet, "busy": busy})]
 
 
@@ -240,13 +240,13 @@ def measure_memory(options):
     ]  # fmt: skip
 
 
-def judge_last_run(options):
+def read_speeds(options):
     """The figures of speed from the stored results."""
-    return judge(Results.read(RESULTS / FILE_NAME))
+    return speed_figures(Results.read(RESULTS / FILE_NAME))
 
 
 MEASUREMENTS = {
-    "speed": judge_last_run,
+    "speed": read_speeds,
     "first-fit": measure_first_fit,
     "import": measure_import,
     "curves": measure_curves,

@@ -1,4 +1,4 @@
-"""Single kernels on one thread, each beside its NumPy line: `pytest benchmarks`.
+"""Single kernels on one thread, each against its NumPy line: `pytest benchmarks`.
 
 A time is of `PASSES` passes, for the kernel as for its NumPy line, so that the call into compiled
 code counts for little. Both are checked against each other first.

@@ -132,9 +132,9 @@ def make_parser():
     option("--data", type=folder, metavar="DIR",
            help="folder of the four IDX files (default: see load_mnist)")  # fmt: skip
     option("--epochs", type=positive_integer, help=f"default: {EPOCHS['MNIST']}")
-    option("--hidden", type=layer_sizes, default=(256,), metavar="SIZES",
+    option("--hidden", type=layer_sizes, default=recipes.HIDDEN, metavar="SIZES",
            help="units of the hidden layers, such as 256,128 (default: 256)")  # fmt: skip
-    option("--activation", choices=[*HIDDEN_ACTIVATIONS, *ALIASES], default="relu",
+    option("--activation", choices=[*HIDDEN_ACTIVATIONS, *ALIASES], default=recipes.ACTIVATION,
            help="of the hidden layers (default: relu)")  # fmt: skip
     option("--solver", choices=list(LEARNING_RATE), default="sgd",
            help="sgd with Nesterov's momentum (default), or adam")  # fmt: skip

@@ -1,1 +1,1 @@
-"""fastbp beside its peers and the machine's ceiling: what the command `fastbp bench` measures."""
+"""What the command `fastbp bench` measures: fastbp, its peers, and the machine's ceiling."""

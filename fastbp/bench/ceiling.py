@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from fastbp.cpu.simd import VECTOR_BITS, lanes
 
 # Independent sums: two units of four cycles' latency need eight. 16 registers hold no more than 12
-# beside the two factors, AVX-512's 32 registers some more.
+# next to the two factors, AVX-512's 32 registers some more.
 N_CHAINS = 24 if VECTOR_BITS == 512 else 12
 SECONDS_PER_PROBE = 0.04
 N_PROBES = 5
@@ -29,7 +29,7 @@ _INT64 = ir.IntType(64)
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best of some probes on so many threads.
+    """The best of some probes on some number of threads.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def last_cache_bytes():
 
 
 def measure_ceiling(n_threads):
-    """Measure all ceilings on so many threads: half a second, and two more to compile at first.
+    """Measure all ceilings on some threads: half a second, and two more to compile at first.
 
     Parameters
     ----------

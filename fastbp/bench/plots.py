@@ -216,7 +216,7 @@ def draw_roofline(results):
     _plain_numbers(axes.xaxis, axes.yaxis)
     axes.grid(alpha=0.3)
     axes.set_title("fastbp, the fastest peer, and the machine's ceiling in float32", fontsize=10)
-    _caption(figure, results, "Above the slope: weights that stay in the caches.")
+    _caption(figure, results, "Above the roof: weights that stay in the caches.")
     return figure
 
 

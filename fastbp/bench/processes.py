@@ -201,7 +201,7 @@ def bench_mnist(mnist):
 
 
 def installed_bytes(distribution):
-    """Bytes of a distribution and all that it needs, as far as they are installed.
+    """Bytes of a distribution and all that it needs, if installed.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import takewhile
+from math import isnan
 
 from fastbp.bench.cases import SWEEPS
 from fastbp.bench.contenders import CONTENDERS
@@ -104,7 +105,8 @@ def pays_lines(results):
     """From which width on the GPU was faster, a line a batch size."""
     found = {}
     for race in results.series("sizes"):
-        found.setdefault(race.heat.case.batch_size, []).append(race)
+        if not isnan(race.speedup):
+            found.setdefault(race.heat.case.batch_size, []).append(race)
     lines = []
     for batch_size, races in found.items():
         races.sort(key=lambda race: race.heat.value)

@@ -56,7 +56,7 @@ class Race:
         return self.fastest_peer.median / self.ours.median
 
     def on(self, device):
-        """The same race, as far as it was run on a device."""
+        """The same race with the contenders on one device only."""
         entries = [e for e in self.entries if CONTENDERS[e.contender].device == device]
         return Race(self.heat, entries, self.ceiling)
 

@@ -1,4 +1,4 @@
-"""The benchmark with a GPU, as far as it runs without one."""
+"""The benchmark with a GPU: what can be tested without one."""
 
 import json
 from dataclasses import replace
@@ -198,6 +198,18 @@ def test_the_report_sets_gpu_and_cpu_side_by_side(tmp_path):
     assert "Toy GPU 1" in text
     assert "fastbp on GPU, warm cache" in text
     assert "1,000 networks" in text
+
+
+def test_a_width_without_valid_times_says_nothing_about_where_a_gpu_pays():
+    run = canned_results()
+    sizes = run.series("sizes")
+    for found in sizes:
+        if found.heat.value == max(WIDTHS):
+            found.on("cuda").ours.remark = "failed"
+    assert "batch size 64: the GPU is faster from 512 units on" in report.document(run)
+    for found in sizes:
+        found.on("cpu").ours.seconds[:] = [1e-9]
+    assert report.document(run).count("the GPU is faster at no width raced") == 2
 
 
 def test_there_is_a_picture_of_where_a_gpu_starts_to_pay(tmp_path):

@@ -14,7 +14,7 @@ from fastbp import check, cli
 from fastbp.bench.workers import WorkerError
 from fastbp.cpu.engine import Engine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = check.Check((4,), n_features=5, n_rows=25, batch_size=15)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -107,7 +107,7 @@ def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised()
     for values, name in (
         (check.TASKS, "task"),
         (check.SOLVERS, "solver"),
-        (("identity", "logistic", "tanh", "relu"), "activation"),
+        (("identity", "logistic", "tanh", "relu", "gelu"), "activation"),
         (("uint8", "float32", "float64", "csr"), "inputs"),
         (check.BOUNDS, "precision"),
         ((True, False), "weighted"),

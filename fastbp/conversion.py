@@ -26,7 +26,12 @@ _SAME_ATTRIBUTES = (
     "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_",
     "feature_names_in_", "classes_", "_no_improvement_count",
 )  # fmt: skip
-THEIR_SOLVERS = "lbfgs", "sgd", "adam"
+# Parameters of which scikit-learn has only some choices: those, and what takes the others' place.
+_THEIR_CHOICES = {
+    "solver": (("lbfgs", "sgd", "adam"), "adam"),
+    "learning_rate": (("constant", "invscaling", "adaptive"), "constant"),
+    "loss": (("squared_error", "poisson"), "squared_error"),
+}
 _LABEL_KINDS = {
     "binary": "binary",
     "multiclass": "multiclass",
@@ -99,11 +104,7 @@ class ConversionMixin:
         activation, lost = _single_activation(self, network), _lost(self, network)
         theirs = _counterpart(type(self))
         converted = _convert_attributes(self, theirs, signature(theirs).parameters)
-        converted.set_params(activation=activation)
-        if self.solver not in THEIR_SOLVERS:
-            converted.set_params(solver="adam")
-        if callable(self.learning_rate):
-            converted.set_params(learning_rate="constant")
+        converted.set_params(activation=activation, **_substitutes(self, theirs))
         coefs, intercepts = network.views(self._flatten_parameters(network, dtype))
         coefs[0] *= dtype.type(self.input_scale)
         converted.coefs_, converted.intercepts_ = coefs, intercepts
@@ -220,13 +221,20 @@ def _lost(estimator, network):
         lost.append("loss='squared_error' in classification")
     elif network.loss == "squared_error" and network.output_activation != "identity":
         lost.append(f"out_activation={network.output_activation!r} in regression")
-    if estimator.solver not in THEIR_SOLVERS:
-        lost.append(f"solver={estimator.solver!r}")
-    if callable(estimator.learning_rate):
-        lost.append("callable learning_rate")
+    for name in _substitutes(estimator, _counterpart(type(estimator))):
+        lost.append(f"{name}={getattr(estimator, name)!r}")
     if estimator.input_scale != 1:
         lost.append(f"input_scale={estimator.input_scale:g}, which is now part of coefs_[0]")
     return lost
+
+
+def _substitutes(estimator, theirs):
+    """What takes the place of parameters that scikit-learn's class does not know."""
+    return {
+        name: substitute
+        for name, (choices, substitute) in _THEIR_CHOICES.items()
+        if name in signature(theirs).parameters and getattr(estimator, name) not in choices
+    }
 
 
 def _to_binarizer(labels):

@@ -165,7 +165,7 @@ class StepPlanner:
 
     def _weigh(self, weight):
         self._table[:, WEIGHT] = weight
-        with np.errstate(divide="ignore"):  # those are left out
+        with np.errstate(divide="ignore", invalid="ignore"):  # those are left out
             np.divide(self._alpha, weight, out=self._table[:, PENALTY])
 
     def _factors(self, updates):

@@ -1,0 +1,115 @@
+"""The step table: what the host plans for every update, and the schedules' places in it."""
+
+import numpy as np
+import pytest
+
+from fastbp.data import Data
+from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.schedules import (
+    COEFFICIENTS,
+    PENALTY,
+    RATE,
+    ROWS,
+    SHRINKAGE,
+    WEIGHT,
+    StepPlanner,
+    gradient_steps,
+)
+
+
+def plan(optimizer, n_rows=10, batch_size=4, weight=None, alpha=0.0, max_iter=5):
+    return StepPlanner(optimizer, n_rows, batch_size, weight, alpha, max_iter)
+
+
+def test_rows_weights_and_penalties_of_each_batch():
+    weight = np.array([1.0, 2, 3, 4, 0, 0, 0, 0, 5, 0.5])
+    order = np.arange(10)
+    table = plan(Optimizer("sgd", 0.1), weight=weight, alpha=0.3).next_epoch(order).table
+    assert table[:, ROWS].tolist() == [4, 4, 2]
+    assert table[:, WEIGHT].tolist() == [10, 0, 5.5]
+    assert table[[0, 2], PENALTY].tolist() == [0.3 / 10, 0.3 / 5.5]
+    unweighted = plan(Optimizer("sgd", 0.1), alpha=0.3).next_epoch(order).table
+    assert unweighted[:, WEIGHT].tolist() == [4, 4, 2]
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.5, 0.0)])
+def test_adams_step_sizes_are_scikit_learns_to_the_bit(betas):
+    optimizer = Optimizer("adam", 0.01, beta_1=betas[0], beta_2=betas[1])
+    planner, found = plan(optimizer, 90, 1), []
+    for _ in range(6):
+        steps = planner.next_epoch(np.arange(90))
+        found += steps.table[:, RATE].tolist()
+        optimizer.step += 90
+    assert found == [adam_learning_rate(0.01, *betas, t) for t in range(1, 541)]
+
+
+def test_updates_left_out_are_not_counted():
+    optimizer = Optimizer("adam", 0.01)
+    weight = np.array([1.0, 0, 0, 1])
+    table = plan(optimizer, 4, 1, weight).next_epoch(np.arange(4)).table
+    assert table[3, RATE] == adam_learning_rate(0.01, 0.9, 0.999, 2)
+
+
+def test_adamw_has_its_decay_and_its_epsilon():
+    optimizer = Optimizer("adamw", 0.01, weight_decay=0.5, epsilon=1e-3)
+    optimizer.step = 2
+    table = plan(optimizer, 2, 1).next_epoch(np.arange(2)).table
+    assert table[:, SHRINKAGE].tolist() == [0.005, 0.005]
+    root = np.sqrt(1 - 0.999**3)
+    assert table[0, COEFFICIENTS:].tolist() == [0.9, 0.999, 1e-3 * root]
+
+
+def test_a_callable_gets_the_progress_of_each_update():
+    asked = []
+
+    def factor(progress):
+        asked.extend(progress)
+        return 1 - progress / 2
+
+    optimizer = Optimizer("adam", 0.1, schedule=factor, beta_1=0.0, beta_2=0.0)
+    planner, rates = plan(optimizer, 10, 4, max_iter=2), []
+    for _ in range(3):  # one epoch more than planned
+        rates += planner.next_epoch(np.arange(10)).table[:, RATE].tolist()
+        optimizer.step += 3
+    np.testing.assert_allclose(asked, [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1])
+    np.testing.assert_allclose(rates, 0.1 * (1 - np.array(asked) / 2))
+    assert optimizer.learning_rate == pytest.approx(0.05)
+    assert planner.is_planned
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (lambda progress: -progress - 1, "must not be negative"),
+        (lambda progress: progress * np.nan, "must return finite factors"),
+        (lambda progress: [1.0, 2.0], "must return finite factors"),
+    ],
+)
+def test_a_callable_that_makes_no_sense_is_named(factor, message):
+    with pytest.raises(ValueError, match=f"learning_rate as a callable {message}"):
+        plan(Optimizer("sgd", 0.1, schedule=factor)).next_epoch(np.arange(10))
+
+
+def test_schedules_between_epochs_are_those_of_every_rule_but_adam():
+    rates = {}
+    for solver in ("sgd", "adam", "adamw"):
+        optimizer = Optimizer(solver, 0.1, schedule="invscaling", power_t=1.0)
+        plan(optimizer).after_epoch(9)
+        rates[solver] = optimizer.learning_rate
+    assert rates == {"sgd": 0.01, "adam": 0.1, "adamw": 0.01}
+
+
+def test_adaptive_comes_down_by_five_until_it_makes_no_difference():
+    optimizer = Optimizer("sgd", 1e-4, schedule="adaptive")
+    planner, rates = plan(optimizer), []
+    while planner.reduce_on_plateau():
+        rates.append(optimizer.learning_rate)
+    np.testing.assert_allclose(rates, [2e-5, 4e-6, 8e-7])
+
+
+def test_gradient_steps_weigh_all_rows_alike():
+    data = Data(np.zeros((5, 1)), None, np.array([1.0, 2, 0, 0, 3]))
+    steps, total = gradient_steps(data, 2)
+    assert total == 6
+    assert steps.table[:, WEIGHT].tolist() == [6, 0, 6]
+    assert steps.rule.n_moments == 1

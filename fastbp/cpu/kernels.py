@@ -287,7 +287,8 @@ def predict_few(
 
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
     `working` has room for two rows of the widest layer, in whole vectors, and for `lanes` samples'
-    outputs; `entries` for any of the rows if they are sparse, else it is None. Returns whether all inputs were finite.
+    outputs; `entries` for any of the rows if they are sparse, else it is None. Returns whether all
+    inputs were finite.
     """
     parameters, layers = span_of(parameters), span_of(layers)
     order, out, working = span_of(order), span_of(out), span_of(working)

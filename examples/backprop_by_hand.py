@@ -79,7 +79,7 @@ engine, data, errors = Engine(network, np.float64), Data(X, y), []
 trained = coefs
 for _ in range(10_000):
     engine.load_parameters(network.flatten(trained, intercepts, np.float64))
-    error, gradient = engine.loss_and_gradient(data, alpha=0.0)
+    error, gradient = engine.loss_and_gradient(data)
     errors.append(error)
     trained = step(trained, network.views(gradient)[0])
 final = trace_of(trained)

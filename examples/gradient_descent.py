@@ -1,4 +1,4 @@
-"""Gradient descent: walk down a hill by steps against the slope.
+"""Gradient descent: walk down a hill by steps against the gradient.
 
 You learn what the learning rate does, and momentum, on a function whose lowest point is known:
 f(x, y) = x² + y² + 2x + 2 = (x + 1)² + y² + 1, lowest at (−1, 0), where f = 1. The update rules

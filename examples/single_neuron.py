@@ -27,7 +27,7 @@ weights = np.random.normal(size=3)  # noqa: NPY002
 history = [weights]
 for _ in range(10_000):
     engine.load_parameters(np.append(weights, 0.0))  # the bias stays 0
-    _, gradient = engine.loss_and_gradient(data, alpha=0.0)
+    _, gradient = engine.loss_and_gradient(data)
     # The engine averages over the rows, the listing adds them up.
     weights, _ = sgd(weights, len(X) * gradient[:3], np.zeros(3), 0.1, momentum=0.0)
     history.append(weights)

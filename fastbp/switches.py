@@ -84,5 +84,5 @@ def make_switch(name, parameters, branches, otherwise=None, common=None):
         source.append("    else:")
         source += [f"        {line}" for line in otherwise.splitlines()]
     # Written from the records, never from what users give.
-    exec(compile("\n".join(source), f"<switch {name}>", "exec"), names)
+    exec(compile("\n".join(source), f"<switch:{name}>", "exec"), names)
     return names[name]

@@ -143,7 +143,7 @@ for module in list(sys.modules.values()):
             print(value.py_func.__code__.co_filename)
 """
     # Switches have no file: they are written from records and lines that are in the fingerprint.
-    files = {Path(line) for line in run_program(program) if not line.startswith("<switch ")}
+    files = {Path(line) for line in run_program(program) if not line.startswith("<switch:")}
     assert files
     assert files <= covered
 

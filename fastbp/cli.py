@@ -14,11 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 from fastbp import MLPClassifier, __version__, datasets, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.devices import TENSOR_CORE_PRECISIONS
+from fastbp.optimizers import STOCHASTIC_SOLVERS
 
 # The digits are few: more epochs.
 EPOCHS = {"MNIST": recipes.EPOCHS, "digits": 30}
 BATCH_SIZE = {"MNIST": recipes.BATCH_SIZE, "digits": 32}
-LEARNING_RATE = {"sgd": recipes.LEARNING_RATE, "adam": 0.001}
+ADAPTIVE_RATE = 0.001  # of all solvers but sgd, which scale their steps themselves
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; shells give the last two
 
 
@@ -136,11 +137,11 @@ def make_parser():
            help="units of the hidden layers, such as 256,128 (default: 256)")  # fmt: skip
     option("--activation", choices=[*HIDDEN_ACTIVATIONS, *ALIASES], default=recipes.ACTIVATION,
            help="of the hidden layers (default: relu)")  # fmt: skip
-    option("--solver", choices=list(LEARNING_RATE), default="sgd",
-           help="sgd with Nesterov's momentum (default), or adam")  # fmt: skip
+    option("--solver", choices=STOCHASTIC_SOLVERS, default="sgd",
+           help="default: sgd, with Nesterov's momentum")  # fmt: skip
     option("--batch-size", type=positive_integer, help=f"default: {BATCH_SIZE['MNIST']}")
-    rates = ", ".join(f"{rate:g} with {solver}" for solver, rate in LEARNING_RATE.items())
-    option("--learning-rate", type=positive_number, help=f"default: {rates}")
+    option("--learning-rate", type=positive_number,
+           help=f"default: {recipes.LEARNING_RATE} with sgd, else {ADAPTIVE_RATE}")  # fmt: skip
     option("--threads", type=positive_integer, help="default: the cores that are available")
     option("--precision", choices=["float32", "float64"], default="float32",
            help="default: float32")  # fmt: skip
@@ -173,7 +174,7 @@ def make_parser():
     option("--batch-size", type=positive_integer, help=f"of it (default: {BATCH_SIZE['MNIST']})")
     option("--precision", choices=["float32", "float64", *TENSOR_CORE_PRECISIONS],
            default="float32", help="of it (default: float32)")  # fmt: skip
-    option("--solver", choices=list(LEARNING_RATE), default="sgd", help="of it (default: sgd)")
+    option("--solver", choices=STOCHASTIC_SOLVERS, default="sgd", help="of it (default: sgd)")
     return parser
 
 
@@ -290,13 +291,15 @@ def compile_kernels(engine, dtypes, everything=True):
 
 def make_model(options, name, data, epochs, callback):
     """Make the classifier that the options ask for; it trains for all epochs."""
+    is_sgd = options.solver == "sgd"
+    rate = recipes.LEARNING_RATE if is_sgd else ADAPTIVE_RATE
     return MLPClassifier(
         options.hidden,
         options.activation,
         solver=options.solver,
         batch_size=options.batch_size or BATCH_SIZE[name],
-        learning_rate=recipes.step_down if options.solver == "sgd" else "constant",
-        learning_rate_init=options.learning_rate or LEARNING_RATE[options.solver],
+        learning_rate=recipes.step_down if is_sgd else "constant",
+        learning_rate_init=options.learning_rate or rate,
         max_iter=epochs,
         n_iter_no_change=inf,
         random_state=options.seed,

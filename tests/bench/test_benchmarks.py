@@ -117,6 +117,7 @@ class Script:
         self.losses.append(float(loss))
 
 
+@pytest.mark.smoke
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("activation", "solver"), [("logistic", "sgd"), ("tanh", "adam"), ("relu", "sgd")]

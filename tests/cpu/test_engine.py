@@ -99,6 +99,7 @@ def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.f
             assert_allclose(actual, expected, **tolerance)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -123,6 +124,7 @@ def test_any_shape_follows_the_oracle(sizes, objective, activation, n_samples, b
     assert_same_training(network, data, "momentum", batch_size, alpha)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("n_hidden", [0, 1, 3])
@@ -175,6 +177,7 @@ def test_a_few_rows_have_the_bits_of_many(sizes, dtype):
     assert not engine.inputs_were_finite
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("sizes", "batch_size"), [((20, 300, 90, 7), 100), ((784, 128, 10), 64), ((9, 700, 3), 33)]

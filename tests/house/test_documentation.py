@@ -52,6 +52,7 @@ def test_names_and_files_exist(page):
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.smoke
 def test_every_module_is_on_the_map():
     page = (ROOT / "docs" / "how-it-is-built.md").read_text(encoding="utf-8")
     modules = {path.name for path in (ROOT / "fastbp").glob("[!_]*.py")}

@@ -1,6 +1,5 @@
 """Displays: what they draw, where, and what they say without matplotlib."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -125,12 +124,3 @@ def test_without_matplotlib_it_says_what_to_install(kind, monkeypatch):
     for call in (lambda: kind.from_estimator(None), kind(np.ones((4, 1))).plot):
         with pytest.raises(ImportError, match=r"pip install 'fastbp\[plot\]'"):
             call()
-
-
-def test_importing_costs_neither_numba_nor_matplotlib():
-    program = (
-        "import fastbp.inspect, fastbp.plotting, sys;"
-        "print(sorted({'numba', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"

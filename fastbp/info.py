@@ -8,8 +8,9 @@ import numpy as np
 from fastbp import __version__
 from fastbp.cuda import toolkit
 from fastbp.cuda.choice import Gpu, choose
-from fastbp.cuda.task import ADAM, NESTEROV, Task
+from fastbp.cuda.task import Task
 from fastbp.network import Network
+from fastbp.optimizers import Optimizer
 
 
 def describe(task=None):
@@ -68,8 +69,7 @@ def make_task(layer_sizes, batch_size, precision, solver):
         sizes, ("relu",) * len(hidden), "softmax" if n_outputs > 1 else "logistic", "log_loss"
     )
     dtype = np.dtype("float64" if precision == "float64" else "float32")
-    rule = ADAM if solver == "adam" else NESTEROV
-    return Task(network, dtype, precision, batch_size, rule)
+    return Task(network, dtype, precision, batch_size, Optimizer(solver, 0.0).rule)
 
 
 def explain(task):

@@ -8,6 +8,7 @@ engine: `fastbp.cuda.small`.)
 from dataclasses import dataclass
 from importlib import import_module
 
+from fastbp.activations import ACTIVATIONS
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 
 
@@ -67,7 +68,7 @@ def choose(task, gpu):
     Raises
     ------
     ValueError
-        Where the GPU has no tensor cores for the precision.
+        Where the GPU has no tensor cores for the precision, or an activation is not for them.
     """
     if task.precision not in TENSOR_CORE_PRECISIONS:
         return Choice("general", f"general {task.precision} kernels, many steps in a graph")
@@ -76,6 +77,12 @@ def choose(task, gpu):
             f"precision={task.precision!r} needs an Ampere GPU (compute capability 8.0) or a later "
             f"one, with {SMALLEST_TILE} bytes of shared memory a block. Use precision='float32'."
         )
+    for name in task.network.activations:
+        if ACTIVATIONS[name].needs == "pre_activation":
+            raise ValueError(
+                f"precision={task.precision!r} does not go with activation={name!r}, whose "
+                "derivative needs more than its rounded output. Use precision='float32'."
+            )
     kind = "bfloat16" if task.precision == "bfloat16" else "float32 rounded to tf32"
     return Choice(
         "wide", f"products on tensor cores in {kind}, float32 master weights, a graph for a step"

@@ -1,24 +1,9 @@
 """What goes up to the device: a fit's rows once, an epoch's order and steps every epoch."""
 
 from dataclasses import dataclass
-from types import FunctionType
 
 import numpy as np
 from scipy.sparse import issparse
-
-from fastbp import optimizers
-from fastbp.cuda.task import ADAM
-
-# Columns of an epoch's table, a row a step.
-ROWS, WEIGHT, RATE, DECAY, MOMENTUM, BETA_1, BETA_2, EPSILON, TABLE_WIDTH = range(9)
-
-
-def _over_arrays(formula):
-    """A formula with NumPy's root in place of `math`'s."""
-    return FunctionType(formula.__code__, {**formula.__globals__, "sqrt": np.sqrt})
-
-
-adam_learning_rates = _over_arrays(optimizers.adam_learning_rate)
 
 
 @dataclass(frozen=True)
@@ -93,9 +78,7 @@ class Epoch:
     order : device array of int32, shape (n_steps * batch_size,)
         Rows of X. Step s takes those from `s * batch_size` on, `table[s, ROWS]` of them.
     table : device array of float64, shape (n_steps, TABLE_WIDTH)
-        For each step: ROWS, how many rows it has; WEIGHT, their summed sample weight, by which δ
-        are divided, and zero where the step is to be skipped; RATE, the learning rate with Adam's
-        bias correction; DECAY, alpha / WEIGHT; and the update rules' constants.
+        The steps, as `fastbp.schedules` plans them.
     host_table : ndarray
         The same.
     alpha : float
@@ -115,32 +98,3 @@ class Epoch:
     def n_steps(self):
         """Steps, skipped ones included."""
         return len(self.host_table)
-
-
-def make_table(data, order, batch_size, optimizer, rule, alpha):
-    """Lay out an epoch's steps.
-
-    Returns
-    -------
-    table : ndarray of float64, shape (n_steps, TABLE_WIDTH)
-    """
-    starts = np.arange(0, len(order), batch_size)
-    table = np.zeros((len(starts), TABLE_WIDTH))
-    table[:, ROWS] = np.minimum(batch_size, len(order) - starts)
-    if data.sample_weight is None:
-        table[:, WEIGHT] = table[:, ROWS]
-    else:
-        table[:, WEIGHT] = np.add.reduceat(np.asarray(data.sample_weight)[order], starts)
-    happens = table[:, WEIGHT] != 0
-    table[:, RATE] = optimizer.learning_rate
-    table[:, MOMENTUM] = optimizer.momentum
-    table[:, BETA_1], table[:, BETA_2] = optimizer.beta_1, optimizer.beta_2
-    table[:, EPSILON] = optimizer.epsilon
-    if rule == ADAM:
-        count = optimizer.step + np.cumsum(happens)
-        count[~happens] = 1  # never used; of the 0th update there is no rate
-        table[:, RATE] = adam_learning_rates(
-            optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2, count
-        )
-    np.divide(alpha, table[:, WEIGHT], out=table[:, DECAY], where=happens)
-    return table

@@ -7,11 +7,11 @@ What a program is, what it gets and what it returns: `fastbp.cuda.program`. Whic
 import numpy as np
 
 from fastbp.cuda.choice import choose
-from fastbp.cuda.data import WEIGHT, DeviceData, Epoch, make_table, upload_rows
+from fastbp.cuda.data import DeviceData, Epoch, upload_rows
 from fastbp.cuda.device import Device
 from fastbp.cuda.predictions import MOST_ROWS, Predictor
-from fastbp.cuda.task import GRADIENT, Task, rule_of
-from fastbp.optimizers import N_MOMENTS, Optimizer
+from fastbp.cuda.task import Task
+from fastbp.schedules import gradient_steps
 
 GRADIENT_ROWS = 1024  # of a batch where nothing is learnt from it
 
@@ -65,16 +65,17 @@ class Engine:
             return self._parameters.copy()
         return self._program.store_parameters()
 
-    def load_optimizer(self, optimizer):
-        """Take over an optimizer's moments."""
-        self._moments = [np.array(moment, self.dtype) for moment in optimizer.moments]
+    def load_moments(self, moments):
+        """Take over the optimizer's moments, a list of flat vectors."""
+        self._moments = [np.array(moment, self.dtype) for moment in moments]
         if self._program is not None:
             self._program.load_moments(self._moments)
 
-    def store_optimizer(self, optimizer):
-        """Give an optimizer its moments as new flat vectors."""
-        moments = self._moments if self._program is None else self._program.store_moments()
-        optimizer.moments = [moment.copy() for moment in moments[: N_MOMENTS[optimizer.solver]]]
+    def store_moments(self):
+        """Return the moments as a list of new flat vectors."""
+        if self._program is None:
+            return [moment.copy() for moment in self._moments]
+        return self._program.store_moments()
 
     # ---- what goes to the device --------------------------------------------------------------
 
@@ -84,8 +85,9 @@ class Engine:
             self._uploaded = (data, DeviceData.upload(self.device, data, self.dtype))
         return self._uploaded[1]
 
-    def _make_epoch(self, order, table, batch_size, alpha):
+    def _make_epoch(self, order, steps):
         """Bring an epoch's order and table to the device, always to the same arrays."""
+        table, batch_size = steps.table, steps.batch_size
         shape = len(table), batch_size
         if shape not in self._epoch_arrays:
             self._epoch_arrays = {}  # their memory is free before more is taken
@@ -94,7 +96,7 @@ class Engine:
         on_device = self._epoch_arrays[shape]
         self.device.write(on_device[0], order)
         self.device.write(on_device[1], table)
-        return Epoch(*on_device, table, float(alpha))
+        return Epoch(*on_device, table, steps.alpha)
 
     def _program_for(self, task):
         """The program of a task: the present one, or a new one that takes over its state."""
@@ -111,62 +113,38 @@ class Engine:
 
     # ---- verbs --------------------------------------------------------------------------------
 
-    def train_epoch(self, data, order, batch_size, optimizer, alpha):
-        """Go through some rows once, in batches; as the CPU engine's `train_epoch`."""
-        batch_size = min(int(batch_size), len(order))
-        task = Task(self.network, self.dtype, self.precision, batch_size, rule_of(optimizer))
-        program = self._program_for(task)
-        table = make_table(data, order, batch_size, optimizer, task.rule, alpha)
-        epoch = self._make_epoch(order, table, batch_size, alpha)
-        try:
-            result = program.train(self._on_device(data), epoch)
-        except KeyboardInterrupt as interrupt:
-            optimizer.step += getattr(interrupt, "updates", 0)
-            raise
-        optimizer.step += result.updates
+    def train_epoch(self, data, order, steps):
+        """Go through rows once, batch by batch, and update the parameters after each."""
+        program = self._program_for(self._task(steps, self.precision))
+        result = self._run(program, data, order, steps)
         return result.loss / result.weight if result.weight else float("nan")
 
-    def loss_and_gradient(self, data, alpha):
-        """Loss of all rows and its gradient; as the CPU engine's, in `dtype` whatever `precision`.
+    def loss_and_gradient(self, data):
+        """Compute the mean loss of all rows by weight, without penalty, and its gradient.
 
-        Parameters
-        ----------
-        data : Data
-            With targets.
-        alpha : float
-            Strength of the L2 penalty.
-
-        Returns
-        -------
-        loss : float
-        gradient : ndarray of shape (n_parameters,)
+        In `dtype`, whatever the precision.
         """
-        weight, order = data.sample_weight, np.arange(data.n_samples)
-        total = float(data.n_samples if weight is None else weight.sum())
-        batch_size = min(GRADIENT_ROWS, len(order))
-        task = Task(self.network, self.dtype, self.dtype.name, batch_size, GRADIENT)
-        program = self._program_for(task)
+        steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
+        program = self._program_for(self._task(steps, self.dtype.name))
         program.load_moments([np.zeros(self.network.n_parameters, self.dtype)])
-        nothing = Optimizer("sgd", 0.0)
-        table = make_table(data, order, batch_size, nothing, GRADIENT, 0.0)
-        table[table[:, WEIGHT] != 0, WEIGHT] = total  # what δ are divided by
-        epoch = self._make_epoch(order, table, batch_size, 0.0)
-        result = program.train(self._on_device(data), epoch)
-        gradient, penalty = program.store_moments()[0], 0.0
-        coefs = self.network.views(program.store_parameters())[0]
-        for weights, slope in zip(coefs, self.network.views(gradient)[0], strict=True):
-            penalty += float(np.sum(np.square(weights, dtype=np.float64)))
-            slope += weights * self.dtype.type(alpha / total)
-        return (result.loss + 0.5 * alpha * penalty) / total, gradient
+        result = self._run(program, data, np.arange(data.n_samples), steps)
+        return result.loss / total_weight, program.store_moments()[0]
+
+    def _task(self, steps, precision):
+        return Task(self.network, self.dtype, precision, steps.batch_size, steps.rule)
+
+    def _run(self, program, data, order, steps):
+        """Run an epoch's steps, and count the updates made."""
+        try:
+            result = program.train(self._on_device(data), self._make_epoch(order, steps))
+        except KeyboardInterrupt as interrupt:
+            steps.made += getattr(interrupt, "updates", 0)
+            raise
+        steps.made += result.updates
+        return result
 
     def predict(self, data, rows=None, activation=None):
-        """Compute the network's outputs; as the CPU engine's `predict`.
-
-        Returns
-        -------
-        outputs : ndarray of shape (n_rows, n_outputs)
-            C-contiguous, in the engine's dtype, which is that of the products too.
-        """
+        """Compute the network's outputs, with products in `dtype` whatever the precision."""
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from fastbp import functions
-from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
+from fastbp.activations import code_of
 from fastbp.cuda.generic import output_layer, windows
 from fastbp.cuda.generic.forward_pass import ForwardPass
 from fastbp.cuda.toolkit import is_simulated
+from fastbp.schedules import ROWS, TABLE_WIDTH, WEIGHT
 
 MOST_ROWS = 4096
 MOST_BYTES = 256 * 2**20
@@ -63,7 +63,7 @@ class Predictor:
         threads = 16 if is_simulated() else 128
         forward_pass.launch(
             output_layer.activate_rows, -(-n_rows // threads), threads, forward_pass.values,
-            last.outputs, n_rows, last.n_outputs, functions.OUTPUT_ACTIVATIONS.index(activation),
+            last.outputs, n_rows, last.n_outputs, code_of(activation),
         )  # fmt: skip
         size = n_rows * last.n_outputs
         values = device.read(forward_pass.values[last.outputs : last.outputs + size])

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastbp.network import Network
+from fastbp.optimizers import UpdateRule
 
-SGD, NESTEROV, ADAM, GRADIENT = range(4)  # codes of the update rules
 TENSOR_CORE_PRECISIONS = "tf32", "bfloat16"
 
 
@@ -23,20 +23,13 @@ class Task:
         Of the products; the first two name `dtype`.
     batch_size : int
         Rows a step at most, never more than an epoch has.
-    rule : int
-        SGD, NESTEROV, ADAM or GRADIENT. With GRADIENT (the general program only) nothing is updated
-        and the gradients of all steps add up in the first moment.
+    rule : UpdateRule
+        With SUM_GRADIENTS (the general program only) nothing is updated, and the gradients of all
+        steps add up in the first moment.
     """
 
     network: Network
     dtype: np.dtype
     precision: str
     batch_size: int
-    rule: int
-
-
-def rule_of(optimizer):
-    """The code of an optimizer's update rule."""
-    if optimizer.solver == "adam":
-        return ADAM
-    return NESTEROV if optimizer.nesterovs_momentum else SGD
+    rule: UpdateRule

@@ -8,8 +8,8 @@ import scipy.sparse as sp
 from emulated_device import EmulatedDevice
 from naive import NaiveEngine
 
-from fastbp.cuda.data import DeviceData, Epoch, make_table
-from fastbp.cuda.task import Task, rule_of
+from fastbp.cuda.data import DeviceData, Epoch
+from fastbp.cuda.task import Task
 from fastbp.cuda.wide import (
     batch_kernels,
     layer_products,
@@ -21,6 +21,7 @@ from fastbp.cuda.wide.operands import Tile
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 SMALL = Tile(2, 4, 2, 2, stages=2)
 
@@ -59,22 +60,24 @@ def run_epoch(network, precision, optimizer, data, batch_size, alpha=0.01):
     """An epoch by the program and by the oracle: mean losses, parameters, moments, updates."""
     optimizer.reset(network.n_parameters, np.float32)
     parameters = network.initialise(np.random.RandomState(0), np.float32, default_activation="relu")
-    rule = rule_of(optimizer)
     device = EmulatedDevice()
-    task = Task(network, np.dtype(np.float32), precision, batch_size, rule)
+    task = Task(network, np.dtype(np.float32), precision, batch_size, optimizer.rule)
     program = wide_program.WideProgram(device, task)
     program.load_parameters(parameters)
     program.load_moments(optimizer.moments)
     np.testing.assert_array_equal(program.store_parameters(), parameters)
     order = np.random.default_rng(1).permutation(data.n_samples)
-    table = make_table(data, order, batch_size, optimizer, rule, alpha)
-    epoch = Epoch(device.upload(order.astype(np.int32)), device.upload(table), table, alpha)
+    weight = data.sample_weight
+    steps = StepPlanner(optimizer, len(order), batch_size, weight, alpha, 1).next_epoch(order)
+    rows, table = device.upload(order.astype(np.int32)), device.upload(steps.table)
+    epoch = Epoch(rows, table, steps.table, alpha)
     result = program.train(DeviceData.upload(device, data, np.float32), epoch)
     oracle = NaiveEngine(network, np.float64)
     oracle.load_parameters(parameters)
-    oracle.load_optimizer(optimizer)
+    oracle.load_moments(optimizer.moments)
     with np.errstate(all="ignore"):
-        loss = oracle.train_epoch(data, order, batch_size, optimizer, alpha)
+        loss = oracle.train_epoch(data, order, steps)
+    optimizer.step += steps.made
     return result, program, loss, oracle
 
 
@@ -91,6 +94,10 @@ CASES = {
     "many classes": (
         Network((7, 9, 40), ("identity",), "softmax", "log_loss"),
         dict(nesterovs_momentum=False), True, SPARSE,
+    ),
+    "decoupled decay": (
+        Network((7, 9, 3), ("relu",), "softmax", "log_loss"),
+        dict(solver="adamw", learning_rate_init=0.01, weight_decay=2.0), False, None,
     ),
     "no hidden layer": (
         Network((7, 2), (), "exp", "poisson"), dict(momentum=0.5), False, None

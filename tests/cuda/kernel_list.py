@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from numba import types
 
+from fastbp import losses
+from fastbp.activations import code_of
 from fastbp.cuda import formulas
 from fastbp.cuda.generic import output_layer, tile_products, windows
 from fastbp.cuda.generic.layers import Layer
 from fastbp.cuda.small import training_kernel
-from fastbp.cuda.task import ADAM
 from fastbp.cuda.wide import batch_kernels, layer_kernels, output_kernels
 from fastbp.cuda.wide.matrices import LayerPlaces
 from fastbp.cuda.wide.operands import Tile
+from fastbp.optimizers import RULES
 
 
 class Listed(NamedTuple):
@@ -61,7 +63,7 @@ def list_products():
         array = getattr(types, dtype)[::1]
         begin = TABLE, INTEGER, type_of(Layer)
         signature = {
-            "forward": (*begin, array, array),
+            "forward": (*begin, array, array, array),
             "backward": (*begin, array, array, array),
             "update": (
                 TABLE, INTEGER, types.int64[:, ::1], INTEGER, *(array,) * 5, TABLE, INTEGER
@@ -109,9 +111,9 @@ TILE_REGISTERS = {LARGE: 255, MEDIUM: 168, SMALL: 168}
 def list_layers(precision, tile):
     """The three products of a layer."""
     made = {
-        "forward": layer_kernels.make_forward(precision, tile, formulas.TANH),
-        "backward": layer_kernels.make_backward(precision, tile, formulas.TANH),
-        "gradient": layer_kernels.make_gradient(precision, tile, ADAM),
+        "forward": layer_kernels.make_forward(precision, tile, code_of("tanh")),
+        "backward": layer_kernels.make_backward(precision, tile, code_of("tanh")),
+        "gradient": layer_kernels.make_gradient(precision, tile, RULES["adam"]),
     }
     signature = INTEGER, type_of(LayerPlaces)
     for name, function in made.items():
@@ -123,7 +125,7 @@ def list_layers(precision, tile):
 
 def list_wide(precision):
     """All others of a precision."""
-    objective = formulas.SOFTMAX, formulas.LOG_LOSS, True
+    objective = formulas.SOFTMAX, losses.code_of(losses.CROSS_ENTROPY), True
     X, csr = types.uint8[:, ::1], (types.float32[::1], types.int32[::1], types.int64[::1])
     supervised = INTEGER, type_of(LayerPlaces), type_of(output_kernels.Supervision)
     return {

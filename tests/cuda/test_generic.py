@@ -11,6 +11,7 @@ from fastbp.cuda.generic import forward_pass, generic_program
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.schedules import StepPlanner
 
 speed_up()
 N_ROWS, BATCH_SIZE = 13, 5  # a short last batch
@@ -38,6 +39,13 @@ CASES = {
         Network((6, 5, 4, 17), ("logistic", "tanh"), "relu", "squared_error"), {}, "float32", False
     ),
     "poisson": (Network((6, 7, 2), ("tanh",), "exp", "poisson"), {}, "float32", False),
+    "gelu, few outputs": (
+        Network((6, 7, 5, 3), ("gelu", "gelu"), "softmax", "log_loss"),
+        dict(solver="adamw", learning_rate_init=0.01, weight_decay=0.5), "float64", True,
+    ),
+    "gelu, many outputs": (
+        Network((6, 7, 5, 18), ("gelu", "relu"), "logistic", "log_loss"), {}, "float32", False
+    ),
     "one output": (Network((6, 4, 1), ("relu",), "logistic", "log_loss"), {}, "float32", True),
 }  # fmt: skip
 # float32 sums differ in their order.
@@ -69,16 +77,25 @@ def make_engines(network, dtype, **optimizer):
         own = Optimizer(**dict(solver="sgd", learning_rate_init=0.1) | optimizer)
         own.reset(network.n_parameters, dtype)
         engine.load_parameters(start)
-        engine.load_optimizer(own)
+        engine.load_moments(own.moments)
         pairs.append((engine, own))
     return pairs
+
+
+def train_epoch(engine, optimizer, data, order, batch_size, alpha):
+    """One epoch's loss; the optimizer counts its updates."""
+    weight = data.sample_weight
+    steps = StepPlanner(optimizer, len(order), batch_size, weight, alpha, 9).next_epoch(order)
+    loss = engine.train_epoch(data, order, steps)
+    optimizer.step += steps.made
+    return loss
 
 
 def train(engine, optimizer, data, epochs=2, alpha=0.01):
     """Every epoch's loss; each goes through the rows in another order."""
     random = np.random.RandomState(2)
     return [
-        engine.train_epoch(data, random.permutation(N_ROWS), BATCH_SIZE, optimizer, alpha)
+        train_epoch(engine, optimizer, data, random.permutation(N_ROWS), BATCH_SIZE, alpha)
         for _ in range(epochs)
     ]
 
@@ -90,15 +107,13 @@ def test_verbs(network, settings, dtype, weighted):
     np.testing.assert_allclose(train(ours, own, data), train(oracle, its, data), **tolerance)
     assert own.step == its.step
     np.testing.assert_allclose(ours.store_parameters(), oracle.store_parameters(), **tolerance)
-    ours.store_optimizer(own)
-    oracle.store_optimizer(its)
-    np.testing.assert_allclose(own.moments, its.moments, **tolerance)
+    np.testing.assert_allclose(ours.store_moments(), oracle.store_moments(), **tolerance)
     rows = np.array([3, 0, 12])
     for arguments in (), (rows,), (rows, "identity"):
         np.testing.assert_allclose(
             ours.predict(data, *arguments), oracle.predict(data, *arguments), **tolerance
         )
-    found, expected = ours.loss_and_gradient(data, 0.1), oracle.loss_and_gradient(data, 0.1)
+    found, expected = ours.loss_and_gradient(data), oracle.loss_and_gradient(data)
     assert found[0] == pytest.approx(expected[0], rel=tolerance["rtol"])
     np.testing.assert_allclose(found[1], expected[1], **tolerance)
 
@@ -149,7 +164,7 @@ def test_more_tiles_than_a_grid_has_down(monkeypatch):
     for most in (forward_pass.MOST_DOWN, 2):  # of three tiles
         monkeypatch.setattr(forward_pass, "MOST_DOWN", most)
         (ours, own), _ = make_engines(network, "float64")
-        losses = [ours.train_epoch(data, np.arange(N_ROWS), 12, own, 0.1) for _ in range(2)]
+        losses = [train_epoch(ours, own, data, np.arange(N_ROWS), 12, 0.1) for _ in range(2)]
         results.append((losses, ours.store_parameters().tolist()))
     assert results[0] == results[1]
 
@@ -160,7 +175,7 @@ def test_a_loss_that_is_not_finite_ends_the_epoch(monkeypatch):
     X[BATCH_SIZE] = np.nan  # in the second of three batches
     data = make_data(SMALL, "float64", X=X)
     (ours, own), _ = make_engines(SMALL, "float64")
-    assert np.isnan(ours.train_epoch(data, np.arange(N_ROWS), BATCH_SIZE, own, 0.0))
+    assert np.isnan(train_epoch(ours, own, data, np.arange(N_ROWS), BATCH_SIZE, 0.0))
     assert own.step == 2
     ours.predict(data)
     assert not ours.inputs_were_finite
@@ -171,7 +186,7 @@ def test_no_row_has_weight():
     data = Data(data.X, data.targets, np.zeros(N_ROWS), 1.0)
     (ours, own), _ = make_engines(SMALL, "float64")
     before = ours.store_parameters()
-    assert np.isnan(ours.train_epoch(data, np.arange(N_ROWS), BATCH_SIZE, own, 0.1))
+    assert np.isnan(train_epoch(ours, own, data, np.arange(N_ROWS), BATCH_SIZE, 0.1))
     assert own.step == 0
     np.testing.assert_array_equal(ours.store_parameters(), before)
 
@@ -180,7 +195,7 @@ def test_another_batch_size_takes_the_state_over():
     data = make_data(SMALL, "float64")
     pairs = make_engines(SMALL, "float64", solver="adam", learning_rate_init=0.05)
     losses = [
-        [engine.train_epoch(data, np.arange(N_ROWS), size, own, 0.0) for size in (5, 4, 13)]
+        [train_epoch(engine, own, data, np.arange(N_ROWS), size, 0.0) for size in (5, 4, 13)]
         for engine, own in pairs
     ]
     np.testing.assert_allclose(*losses, rtol=1e-12)

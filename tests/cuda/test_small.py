@@ -18,6 +18,7 @@ from fastbp.cuda.small import fits as small
 from fastbp.cuda.small import placement
 from fastbp.cuda.small.block_rows import make_permute, scramble
 from fastbp.network import Network
+from fastbp.optimizers import RULES
 from fastbp.training import NonFiniteLossError
 
 speed_up()
@@ -62,6 +63,7 @@ def assert_close(found, expected):
         ("multiclass", {"loss": "squared_error", "activation": "tanh", "input_scale": 0.5}),
         ("binary", {"hidden_layer_sizes": (6, 3), "solver": "sgd", "activation": "logistic"}),
         ("multilabel", {"hidden_layer_sizes": (), "solver": "sgd", "nesterovs_momentum": False}),
+        ("multiclass", {"solver": "adamw", "weight_decay": 5.0, "hidden_layer_sizes": (6, 3)}),
         ("single", {"batch_size": 30, "activation": ("identity",), "alpha": 0.3}),
         ("multi-output", {"shuffle": False, "out_activation": "tanh", "batch_size": 7}),
         ("poisson", {"solver": "sgd", "learning_rate": "invscaling", "hidden_layer_sizes": (9, 2)}),
@@ -170,13 +172,13 @@ def test_device_shuffle_learns_and_repeats():
 def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monkeypatch):
     monkeypatch.setattr(placement, "CHUNKS", (64, 32, 16))
     network = Network(sizes, ("relu",) * (len(sizes) - 2), "softmax", "log_loss")
-    plan = small.make_plan(network, batch_size, placement.ADAM, 2, 227 * 1024)
+    plan = small.make_plan(network, batch_size, RULES["adam"], 2, 227 * 1024)
     table = np.array(plan.table)
     chunk = table[placement.CHUNK]
     assert chunk <= plan.n_threads <= placement.MOST_THREADS
     used = [(placement.N_SHARED + placement.LAYER_WIDTH * placement.MOST_LAYERS, 2 * chunk)]
     used.append((2 * table[placement.SCALARS], 2 * (placement.N_SCALARS + plan.n_threads)))
-    used.append((table[placement.FLOATS], placement.N_STEP))
+    used.append((table[placement.FLOATS], placement.STEP + placement.STEP_WIDTH))
     vectors = 4 if batch_size > chunk else 3
     width = placement.LAYER_WIDTH
     layers = [
@@ -201,11 +203,27 @@ def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monke
     assert plan.n_bytes == 4 * table[placement.MEMORY_WORDS] <= 227 * 1024
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"solver": "sgd", "learning_rate": "adaptive"},
+        {"learning_rate": lambda progress: 1 - progress},
+        {"activation": "gelu"},
+    ],
+    ids=["rates by losses", "rates by updates", "derivative from z"],
+)
+def test_others_train_by_the_general_program(parameters, trained_together):
+    on_gpu, X, y = make("multiclass", **parameters)
+    fit_many([on_gpu], X, y)
+    assert trained_together in ([], [0])
+    assert_close(on_gpu, clone(on_gpu).set_params(device="cpu").fit(X, y))
+
+
 def test_what_does_not_fit_has_no_plan():
     wide = Network((784, 128, 10), ("relu",), "softmax", "log_loss")
     deep = Network((4,) * 12, ("relu",) * 10, "softmax", "log_loss")
     for network in (wide, deep):
-        assert small.make_plan(network, 64, placement.ADAM, 1, 227 * 1024) is None
+        assert small.make_plan(network, 64, RULES["adam"], 1, 227 * 1024) is None
 
 
 @pytest.mark.parametrize("seed", [None, 0])

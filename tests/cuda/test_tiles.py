@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from simulation import SimulatedDevice, speed_up
 
-from fastbp.cuda.data import DECAY, MOMENTUM, RATE, ROWS, TABLE_WIDTH, WEIGHT
+from fastbp import activations
 from fastbp.cuda.generic import tile_products, tiles
 from fastbp.cuda.generic.layers import Layer
-from fastbp.cuda.task import NESTEROV
+from fastbp.optimizers import RULES, code_of
+from fastbp.schedules import COEFFICIENTS, PENALTY, RATE, ROWS, TABLE_WIDTH, WEIGHT
 
 speed_up()
 # Sizes that are multiples of nothing: rows, inputs and outputs of a layer.
 ROWS_AND_SIZES = 11, 19, 10
-TANH = 2
+TANH = activations.code_of("tanh")
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_forward_and_backward(layer, name, dtype):
     down, across = form.tiles(n_rows, n_outputs)
     device.launch(
         tile_products.kernel("forward", name, dtype), (across, down), form.threads,
-        table, 1, place, parameters, values,
+        table, 1, place, parameters, values, values,
     )  # fmt: skip
     z = layer["inputs"] @ layer["weights"] + layer["bias"]
     found = device.read(values)[outputs:].reshape(z.shape)
@@ -80,7 +81,7 @@ def test_update(layer, name, dtype):
     n_rows, n_inputs, n_outputs = ROWS_AND_SIZES
     device, form = SimulatedDevice(), tiles.FORMS[name]
     table, decay, rate, momentum = step_table(n_rows), 0.3, 0.1, 0.9
-    table[1, [RATE, DECAY, MOMENTUM]] = rate, decay, momentum
+    table[1, [RATE, PENALTY, COEFFICIENTS]] = rate, decay, momentum
     down, across = form.tiles(n_inputs + 1, n_outputs)
     place = Layer(n_inputs, n_outputs, 0, 0, -1, 0, 0, 0, 0, 0, across)
     start = np.concatenate([layer["weights"].ravel(), layer["bias"]])
@@ -91,7 +92,7 @@ def test_update(layer, name, dtype):
         device.upload(table.ravel()), 1, device.upload(np.array([place], np.int64)), 0,
         device.upload(layer["inputs"].ravel().astype(dtype)),
         device.upload(layer["deltas"].ravel().astype(dtype)), parameters, velocity, velocity,
-        norms, NESTEROV,
+        norms, code_of(RULES["nesterov"]),
     )  # fmt: skip
     slope = layer["inputs"].T @ layer["deltas"] + decay * layer["weights"]
     gradient = np.concatenate([slope.ravel(), layer["deltas"].sum(axis=0)])
@@ -112,7 +113,7 @@ def test_a_step_without_weight_changes_nothing(layer):
     device.launch(
         tile_products.kernel("forward", "toy", np.float64), (1, 1), form.threads,
         device.upload(step_table(n_rows).ravel()), 0, place,
-        device.upload(layer["weights"].ravel()), values,
+        device.upload(layer["weights"].ravel()), values, values,
     )  # fmt: skip
     assert (device.read(values) == 7.0).all()
 

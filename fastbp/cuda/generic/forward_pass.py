@@ -4,6 +4,7 @@ import numpy as np
 
 from fastbp.cuda.data import SparseRows
 from fastbp.cuda.device import compiled
+from fastbp.cuda.formulas import IDENTITY
 from fastbp.cuda.generic import tile_products, windows
 from fastbp.cuda.generic.layers import lay_out
 from fastbp.cuda.generic.tiles import FORMS, choose_form
@@ -78,13 +79,18 @@ class ForwardPass:
         grid = min(grid, GATHER_BLOCKS)
         self.launch(kernel, grid, self.threads, self.state, batch_size, order, *arrays, *end)
 
-    def run(self, parameters, table, step, first_row, n_layers):
-        """Pass gathered rows from `first_row` on through layers; the output layer yields logits."""
+    def run(self, parameters, table, step, first_row, n_layers, deltas=None):
+        """Pass gathered rows from `first_row` on through layers; the output layer yields logits.
+
+        `deltas` are those of the way back; None where there is none.
+        """
         for index in range(n_layers):
             layer = self.layer(index, first_row)
             if index == len(self.layers) - 1:
-                layer = layer._replace(activation=0)  # the identity
+                layer = layer._replace(activation=IDENTITY)
+            if deltas is None:
+                layer = layer._replace(deltas=-1)
             self.launch_product(
                 "forward", self.capacity, layer.n_outputs, table, step, layer, parameters,
-                self.values,
+                self.values, self.values if deltas is None else deltas,
             )  # fmt: skip

@@ -9,14 +9,14 @@ from functools import cached_property
 
 import numpy as np
 
-from fastbp import functions
-from fastbp.cuda.data import ROWS, TABLE_WIDTH
+from fastbp import losses
 from fastbp.cuda.generic import output_layer, tile_products, windows
 from fastbp.cuda.generic.forward_pass import GATHER_BLOCKS, ForwardPass
 from fastbp.cuda.generic.tiles import FORMS, choose_form
 from fastbp.cuda.program import Program, Result
-from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import is_simulated
+from fastbp.optimizers import code_of
+from fastbp.schedules import ROWS, TABLE_WIDTH
 
 WINDOW_STEPS = 64  # at most
 WINDOW_BYTES = 32 * 2**20  # of gathered inputs: they are to stay in the second cache
@@ -50,7 +50,8 @@ class GenericProgram(Program):
         self.norms = device.empty(self.window_steps * self.n_tiles, np.float64)
         self.parameters = device.empty(network.n_parameters, dtype)
         self.first = device.zeros(network.n_parameters, dtype)
-        self.second = device.zeros(network.n_parameters if task.rule == ADAM else 1, dtype)
+        has_second = task.rule.n_moments > 1
+        self.second = device.zeros(network.n_parameters if has_second else 1, dtype)
         self._recorded = None, None  # what a graph holds, and the graph
 
     def _lay_out_update(self):
@@ -92,7 +93,7 @@ class GenericProgram(Program):
 
     @property
     def _moments(self):
-        return [self.first, self.second] if self.task.rule == ADAM else [self.first]
+        return [self.first, self.second][: self.task.rule.n_moments]
 
     # ---- an epoch -----------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class GenericProgram(Program):
         forward_pass, first_row = self.forward_pass, step * self.task.batch_size
         n_layers = len(forward_pass.layers)
         forward_pass.run(
-            self.parameters, self.table, step, first_row, n_layers - int(self.has_head)
+            self.parameters, self.table, step, first_row, n_layers - int(self.has_head), self.deltas
         )
         self._launch_output_layer(step, first_row)
         # The head has taken δ back through the output layer.
@@ -198,16 +199,18 @@ class GenericProgram(Program):
             tile_products.kernel("update", self.update_form, self.task.dtype), self.n_tiles,
             FORMS[self.update_form].threads, self.table, step, self.layers,
             forward_pass.layer(0, first_row).inputs, forward_pass.values, self.deltas,
-            self.parameters, self.first, self.second, self.norms, self.task.rule,
+            self.parameters, self.first, self.second, self.norms, code_of(self.task.rule),
         )  # fmt: skip
 
     def _launch_output_layer(self, step, first_row):
         forward_pass, name = self.forward_pass, self.task.dtype.name
         layer = forward_pass.layer(len(forward_pass.layers) - 1, first_row)
+        network = self.task.network
+        loss = losses.find_loss(network.loss, network.output_activation)
         begin = self.table, step, first_row, layer
         end = (
             forward_pass.values, self.targets, self.row_weights, self.deltas,
-            functions.LOSSES.index(self.task.network.loss), self.losses,
+            losses.code_of(loss), self.losses,
         )  # fmt: skip
         if self.has_head:
             kernel, threads = output_layer.HEADS[name, self.head_threads], self.head_threads

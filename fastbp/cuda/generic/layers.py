@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import functions
+from fastbp.activations import code_of
 
 
 class Layer(NamedTuple):
@@ -59,7 +59,7 @@ def lay_out(network, capacity, n_gathered):
     sizes = network.layer_sizes
     values = np.cumsum([0, n_gathered * sizes[0], *(capacity * n for n in sizes[1:])]).tolist()
     deltas = np.cumsum([0, *(capacity * n for n in sizes[1:])]).tolist()
-    codes = [functions.OUTPUT_ACTIVATIONS.index(name) for name in network.activations]
+    codes = [code_of(name) for name in network.activations]
     layers = [
         Layer(
             fan_in, fan_out, values[index], values[index + 1],

@@ -7,18 +7,19 @@ float64. A network's factor of the loss comes in where a window's losses are add
 import numpy as np
 from numba import types
 
-from fastbp.cuda.data import ROWS, TABLE_WIDTH, WEIGHT
 from fastbp.cuda.formulas import (
     SOFTMAX,
     activate,
     activate_backward,
     device_function,
     exponential,
+    keeps_derivative,
     output_delta,
     output_loss,
 )
 from fastbp.cuda.generic.tiles import sum_of_block
 from fastbp.cuda.toolkit import cuda
+from fastbp.schedules import ROWS, TABLE_WIDTH, WEIGHT
 
 LOSS_THREADS = 256
 # The fused kernel: outputs at most, rows a block, and threads (in the simulator, few).
@@ -55,7 +56,7 @@ def row_loss_and_delta(
     total = type(eps)(0)
     for unit in range(n_outputs):
         output, target = outputs[start + unit], targets[target_start + unit]
-        total += output_loss(loss, activation, target, output, eps)
+        total += output_loss(loss, target, output, eps)
         delta = output_delta(loss, activation, target, output) * factor
         deltas[delta_start + unit] = delta
     return total
@@ -138,8 +139,11 @@ def _make_head_backward(real, threads):
             for row in range(HEAD_ROWS):
                 if first + row < n_rows:
                     index = (first + row) * n_inputs + k
+                    kept = values[layer.inputs + index]
+                    if keeps_derivative(layer.input_activation):
+                        kept = deltas[layer.input_deltas + index]
                     deltas[layer.input_deltas + index] = activate_backward(
-                        layer.input_activation, sums[row], values[layer.inputs + index]
+                        layer.input_activation, sums[row], kept
                     )
 
     return head_backward

@@ -8,22 +8,19 @@ gradients ever exist in memory.
 import numpy as np
 from numba import types
 
-from fastbp.cuda.data import (
-    BETA_1,
-    BETA_2,
-    DECAY,
-    EPSILON,
-    MOMENTUM,
-    RATE,
-    ROWS,
-    TABLE_WIDTH,
-    WEIGHT,
+from fastbp.cuda.formulas import (
+    activate,
+    activate_backward,
+    derivative,
+    device_function,
+    has_second_moment,
+    keeps_derivative,
+    make_update,
 )
-from fastbp.cuda.formulas import activate, activate_backward, device_function, update
 from fastbp.cuda.generic.layers import Layer
 from fastbp.cuda.generic.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
-from fastbp.cuda.task import ADAM, GRADIENT
 from fastbp.cuda.toolkit import cuda
+from fastbp.schedules import PENALTY, ROWS, SHRINKAGE, TABLE_WIDTH, WEIGHT
 
 # Columns of the table of all layers.
 N_INPUTS, N_OUTPUTS, INPUTS, DELTAS, WEIGHTS, FIRST_TILE, TILES_ACROSS = map(
@@ -41,6 +38,9 @@ def row_tile():
 def make_forward(form, real):
     """Build the kernel of a hidden layer, or of the logits: f(inputs · weights + bias).
 
+    Where the way back needs z, f′(z) goes to the layer's δ, which are idle; a layer without δ
+    (below zero) keeps nothing.
+
     Grid: tiles across, tiles down (see `row_tile`).
     """
     multiply = make_multiply(form, real, left_by_depth=True, right_by_depth=False)
@@ -49,7 +49,7 @@ def make_forward(form, real):
     thread_rows, thread_columns = form.thread_rows, form.thread_columns
     turns = thread_rows // form.stored_rows
 
-    def forward(table, step, layer, parameters, values):
+    def forward(table, step, layer, parameters, values, deltas):
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows, n_outputs = int(table[step * TABLE_WIDTH + ROWS]), layer.n_outputs
@@ -72,7 +72,10 @@ def make_forward(form, real):
                 row, column = row + first_row, column + first_column
                 if row < n_rows and column < n_outputs:
                     z = collect(shared, e) + parameters[bias + column]
-                    values[layer.outputs + row * n_outputs + column] = activate(layer.activation, z)
+                    index = row * n_outputs + column
+                    values[layer.outputs + index] = activate(layer.activation, z)
+                    if layer.deltas >= 0 and keeps_derivative(layer.activation):
+                        deltas[layer.deltas + index] = derivative(layer.activation, z)
 
     return forward
 
@@ -110,37 +113,42 @@ def make_backward(form, real):
                 row, column = row + first_row, column + first_column
                 if row < n_rows and column < n_inputs:
                     index = row * n_inputs + column
+                    kept = values[layer.inputs + index]
+                    if keeps_derivative(layer.input_activation):
+                        kept = deltas[layer.input_deltas + index]
                     deltas[layer.input_deltas + index] = activate_backward(
-                        layer.input_activation, collect(shared, e), values[layer.inputs + index]
+                        layer.input_activation, collect(shared, e), kept
                     )
 
     return backward
 
 
 def _make_update_one(real):
-    """Build the device function that updates one parameter by its gradient, or adds it up."""
+    """Build the device function that updates one parameter by its gradient."""
 
     @device_function
-    def update_one(table, step, rule, parameters, first, second, index, gradient):
-        if rule == GRADIENT:
-            first[index] += gradient
-            return
-        row = step * TABLE_WIDTH
-        moment = second[index] if rule == ADAM else first[index]
+    def number(table, start, column):
+        return real(table[start + column])
+
+    update = make_update(number)
+
+    @device_function
+    def update_one(table, step, rule, parameters, first, second, index, gradient, shrinkage):
+        has_second = has_second_moment(rule)
+        moment = second[index] if has_second else first[index]
         weight, one, two = update(
-            rule, parameters[index], gradient, first[index], moment, real(table[row + RATE]),
-            real(table[row + MOMENTUM]), real(table[row + BETA_1]), real(table[row + BETA_2]),
-            real(table[row + EPSILON]),
+            rule, parameters[index], gradient, first[index], moment, table, step * TABLE_WIDTH,
+            shrinkage,
         )  # fmt: skip
         parameters[index] = weight
         first[index] = one
-        if rule == ADAM:
+        if has_second:
             second[index] = two
 
     return update_one
 
 
-def make_update(form, real):
+def make_gradient(form, real):
     """Build the kernel of all layers' gradients, inputsᵀ · δ, and of the optimizer's step.
 
     The biases are the row after a layer's last, as they lie in the flat vector; their inputs are
@@ -159,7 +167,7 @@ def make_update(form, real):
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows = int(table[step * TABLE_WIDTH + ROWS])
-        decay = real(table[step * TABLE_WIDTH + DECAY])
+        penalty = real(table[step * TABLE_WIDTH + PENALTY])
         block, layer = cuda.blockIdx.x, layers.shape[0] - 1
         while layer > 0 and layers[layer, FIRST_TILE] > block:
             layer -= 1
@@ -185,13 +193,17 @@ def make_update(form, real):
                 row, column = row + first_row, column + first_column
                 if row <= n_inputs and column < n_outputs:
                     index = layers[layer, WEIGHTS] + row * n_outputs + column
-                    gradient = collect(shared, e)
-                    if row < n_inputs and decay > 0:
-                        weight = parameters[index]
-                        gradient += decay * weight
-                        square += float(weight) * float(weight)
-                    update_one(table, step, rule, parameters, first, second, index, gradient)
-        if decay > 0:
+                    gradient, shrinkage = collect(shared, e), real(0)
+                    if row < n_inputs:  # not the biases
+                        shrinkage = real(table[step * TABLE_WIDTH + SHRINKAGE])
+                        if penalty > 0:
+                            weight = parameters[index]
+                            gradient += penalty * weight
+                            square += float(weight) * float(weight)
+                    update_one(
+                        table, step, rule, parameters, first, second, index, gradient, shrinkage
+                    )
+        if penalty > 0:
             total = sum_of_block(squares, square)
             if cuda.threadIdx.x == 0:
                 norms[step * cuda.gridDim.x + block] = total
@@ -206,7 +218,7 @@ def kernel(kind, form, dtype):
     return KERNELS[kind, form, np.dtype(dtype).name]
 
 
-_MAKERS = {"forward": make_forward, "backward": make_backward, "update": make_update}
+_MAKERS = {"forward": make_forward, "backward": make_backward, "update": make_gradient}
 KERNELS = {
     (kind, name, real.__name__): make(form, real)
     for kind, make in _MAKERS.items()

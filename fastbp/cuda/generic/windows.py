@@ -6,8 +6,8 @@ serves all windows of all epochs, whatever the dtype, the order or the kind of X
 
 import math
 
-from fastbp.cuda.data import TABLE_WIDTH, WEIGHT
 from fastbp.cuda.toolkit import cuda
+from fastbp.schedules import TABLE_WIDTH, WEIGHT
 
 # Elements of an epoch's state, all float64: where the present window starts, in steps; the epoch's
 # steps and rows; whether it has ended early; and what has been added up.

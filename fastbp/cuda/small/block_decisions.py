@@ -16,13 +16,10 @@ from fastbp.cuda.formulas import (
 )
 from fastbp.cuda.small.block_products import at
 from fastbp.cuda.small.placement import (
-    ADAPTIVE,
     ALPHA,
     BAD_EPOCHS,
     BATCH_WEIGHT,
     BEST_LOSS,
-    BETA_1,
-    BETA_2,
     CLIP,
     CURVE,
     DECAY,
@@ -30,18 +27,16 @@ from fastbp.cuda.small.placement import (
     EPOCH_WEIGHT,
     EPOCHS_DONE,
     EPS,
-    EPSILON,
+    FACTOR_WIDTH,
     FACTORS,
     FLOATS,
     HALF_ALPHA,
     INVERSE,
-    INVSCALING,
     IS_CLASS,
     IS_WEIGHTED,
     LOSS,
     LOSS_SCALE,
     MADE,
-    MOMENTUM,
     N_FACTORS,
     N_REALS,
     N_STATES,
@@ -51,22 +46,17 @@ from fastbp.cuda.small.placement import (
     RATE,
     ROW_OF_STATE,
     ROW_SCALE,
-    RULE,
     SCALARS,
-    SCHEDULE,
-    STEP_BETA_1,
-    STEP_BETA_2,
-    STEP_EPSILON,
-    STEP_MOMENTUM,
-    STEP_RATE,
+    STEP,
     STOPPED,
     TARGET_WIDTH,
     TOL,
     UPDATES,
+    WEIGHT_DECAY,
 )
-from fastbp.cuda.task import ADAM
 from fastbp.cuda.toolkit import cuda
-from fastbp.optimizers import SMALLEST_ADAPTIVE_RATE
+from fastbp.schedules import COEFFICIENTS, PENALTY, SHRINKAGE
+from fastbp.schedules import RATE as STEP_RATE
 
 
 @device_function
@@ -107,7 +97,7 @@ def row_loss_and_delta(memory, ints, doubles, start, n_units, target_start):
         output = memory[at(start + unit)]
         if code != SOFTMAX:
             output = activate(code, output)
-        total += float64(output_loss(loss, code, target, output, eps))
+        total += float64(output_loss(loss, target, output, eps))
         memory[at(start + unit)] = output_delta(loss, code, target, output) * weight
     if weight == zero:  # whatever its loss
         return 0.0
@@ -135,12 +125,9 @@ def keep_numbers(memory, ints, doubles, tables, table, reals, states):
     """Bring the network's real numbers to shared memory; one thread does this."""
     real = tables[at(table + ROW_OF_STATE)] * N_REALS
     status = tables[at(table + ROW_OF_STATE)] * N_STATES
-    scalars, step = ints[SCALARS], ints[FLOATS]
-    memory[at(step + STEP_MOMENTUM)] = float32(reals[at(real + MOMENTUM)])
-    memory[at(step + STEP_BETA_1)] = float32(reals[at(real + BETA_1)])
-    memory[at(step + STEP_BETA_2)] = float32(reals[at(real + BETA_2)])
-    memory[at(step + STEP_EPSILON)] = float32(reals[at(real + EPSILON)])
-    memory[at(step + CLIP)] = float32(reals[at(real + EPS)])
+    scalars = ints[SCALARS]
+    memory[at(ints[FLOATS] + CLIP)] = float32(reals[at(real + EPS)])
+    doubles[at(scalars + DECAY)] = reals[at(real + WEIGHT_DECAY)]
     doubles[at(scalars + HALF_ALPHA)] = 0.5 * reals[at(real + ALPHA)]
     doubles[at(scalars + ROW_SCALE)] = reals[at(real + LOSS_SCALE)]
     doubles[at(scalars + EPOCH_WEIGHT)] = 0.0
@@ -163,15 +150,17 @@ def weigh_batch(memory, ints, doubles, target_start, rows, is_first):
 @device_function
 def prepare_step(memory, ints, doubles, factors, tables, table):
     """The numbers of the next update, from the batch's weight and the updates made."""
-    scalars, step = ints[SCALARS], ints[FLOATS]
+    scalars, step = ints[SCALARS], ints[FLOATS] + STEP
     weight, rate = doubles[at(scalars + BATCH_WEIGHT)], doubles[at(scalars + PRESENT_RATE)]
-    if ints[RULE] == ADAM:
-        made, last = int64(doubles[at(scalars + MADE)]), tables[at(table + N_FACTORS)] - 1
-        rate *= factors[at(tables[at(table + FACTORS)] + (made if made < last else last))]
+    made, last = int64(doubles[at(scalars + MADE)]), tables[at(table + N_FACTORS)] - 1
+    row = tables[at(table + FACTORS)] + (made if made < last else last) * FACTOR_WIDTH
     inverse = 1.0 / weight if weight != 0.0 else 0.0
-    memory[at(step + INVERSE)] = float32(inverse)
-    memory[at(step + DECAY)] = float32(2.0 * doubles[at(scalars + HALF_ALPHA)] * inverse)
-    memory[at(step + STEP_RATE)] = float32(rate)
+    memory[at(ints[FLOATS] + INVERSE)] = float32(inverse)
+    memory[at(step + PENALTY)] = float32(2.0 * doubles[at(scalars + HALF_ALPHA)] * inverse)
+    memory[at(step + SHRINKAGE)] = float32(rate * doubles[at(scalars + DECAY)])
+    memory[at(step + STEP_RATE)] = float32(rate * factors[at(row)])
+    for i in range(FACTOR_WIDTH - 1):
+        memory[at(step + COEFFICIENTS + i)] = float32(factors[at(row + 1 + i)])
 
 
 @device_function
@@ -186,8 +175,8 @@ def count_update(ints, doubles):
 def end_epoch(ints, doubles, reals, states, curves, tables, table, epoch, total):
     """Note the epoch's loss and decide whether it was the last; one thread does this.
 
-    So do, on the host, `Progress.end_epoch`, `Optimizer.end_epoch` and `has_converged`, which go
-    over the same losses afterwards.
+    So do, on the host, `Progress.end_epoch` and `has_converged`, which go over the same losses
+    afterwards.
     """
     real = tables[at(table + ROW_OF_STATE)] * N_REALS
     status = tables[at(table + ROW_OF_STATE)] * N_STATES
@@ -195,23 +184,15 @@ def end_epoch(ints, doubles, reals, states, curves, tables, table, epoch, total)
     loss = np.nan
     if doubles[at(scalars + EPOCH_WEIGHT)] > 0.0:
         loss = total / doubles[at(scalars + EPOCH_WEIGHT)]
-    coming = curves[at(tables[at(table + CURVE)] + epoch)]  # the rate from now on
+    rate = curves[at(tables[at(table + CURVE)] + epoch)]  # from now on
     curves[at(tables[at(table + CURVE)] + epoch)] = loss
-    rate, bad_epochs, ends = states[at(status + RATE)], states[at(status + BAD_EPOCHS)] + 1.0, 0.0
+    bad_epochs, ends = states[at(status + BAD_EPOCHS)] + 1.0, 0.0
     if loss <= states[at(status + BEST_LOSS)] - reals[at(real + TOL)]:
         bad_epochs = 0.0
     if loss < states[at(status + BEST_LOSS)]:
         states[at(status + BEST_LOSS)] = loss
-    if ints[SCHEDULE] == INVSCALING:
-        rate = coming
-    if loss - loss != 0.0:  # NaN or infinite
+    if loss - loss != 0.0 or bad_epochs > reals[at(real + PATIENCE)]:  # NaN and infinity, too
         ends = 1.0
-    elif bad_epochs > reals[at(real + PATIENCE)]:
-        if ints[SCHEDULE] == ADAPTIVE and rate > SMALLEST_ADAPTIVE_RATE:
-            rate /= 5.0
-            bad_epochs = 0.0
-        else:
-            ends = 1.0
     states[at(status + RATE)], states[at(status + BAD_EPOCHS)] = rate, bad_epochs
     states[at(status + STOPPED)] = ends
     states[at(status + UPDATES)] = doubles[at(scalars + MADE)]

@@ -8,10 +8,24 @@ it loads: neighbours in a warp share rows or columns, which a load then broadcas
 from numba import float32, int32, int64, uint32, uint64
 
 from fastbp.cuda import ptx
-from fastbp.cuda.formulas import activate, activate_backward, device_function, update
-from fastbp.cuda.small.placement import LAYER_WIDTH, N_SHARED, PARAMETERS, RULE, BlockLayer
-from fastbp.cuda.task import ADAM
+from fastbp.cuda.formulas import (
+    activate,
+    activate_backward,
+    device_function,
+    has_second_moment,
+    make_update,
+)
+from fastbp.cuda.small.placement import (
+    INVERSE,
+    LAYER_WIDTH,
+    N_SHARED,
+    PARAMETERS,
+    RULE,
+    STEP,
+    BlockLayer,
+)
 from fastbp.cuda.toolkit import cuda, is_simulated
+from fastbp.schedules import PENALTY, SHRINKAGE
 
 # ---- access ---------------------------------------------------------------------------------
 
@@ -74,7 +88,7 @@ else:
 @device_function
 def n_vectors_of(ints):
     """Vectors of the parameters' size: the parameters and their moments."""
-    return 3 if ints[RULE] == ADAM else 2
+    return 3 if has_second_moment(ints[RULE]) else 2
 
 
 @device_function
@@ -208,33 +222,42 @@ def backward(memory, base, layer, below, rows, rank, size):
 
 
 @device_function
+def _number(memory, start, column):
+    """A number of the next update."""
+    return memory[at(start + column)]
+
+
+_update = make_update(_number)
+
+
+@device_function
 def update_four(memory, base, step, index, stride, rule, is_bias, n_units, g):
     """Update four weights of a row by their summed gradients `g`; return their squares' sum.
 
     `step` is where the numbers of the update begin. Padding stays zero.
     """
-    inverse, decay, rate, momentum = load4(memory, base, step)
-    beta_1, beta_2, epsilon, _ = load4(memory, base, step + 4)
+    inverse, numbers = memory[at(step + INVERSE)], step + STEP
+    penalty, shrinkage = memory[at(numbers + PENALTY)], memory[at(numbers + SHRINKAGE)]
+    has_second = has_second_moment(rule)
     w = cuda.local.array(4, float32)
     m = cuda.local.array(4, float32)
     v = cuda.local.array(4, float32)
     w[0], w[1], w[2], w[3] = load4(memory, base, index)
     m[0], m[1], m[2], m[3] = load4(memory, base, index + stride)
-    if rule == ADAM:
+    if has_second:
         v[0], v[1], v[2], v[3] = load4(memory, base, index + 2 * stride)
     if is_bias:
-        decay = float32(0)
+        penalty = shrinkage = float32(0)
     squares = float32(0)
     for j in range(4):
         squares += w[j] * w[j]
         if j < n_units:
-            w[j], m[j], v[j] = update(
-                rule, w[j], g[j] * inverse + decay * w[j], m[j], v[j], rate, momentum, beta_1,
-                beta_2, epsilon,
-            )  # fmt: skip
+            w[j], m[j], v[j] = _update(
+                rule, w[j], g[j] * inverse + penalty * w[j], m[j], v[j], memory, numbers, shrinkage
+            )
     store4(memory, base, index, w[0], w[1], w[2], w[3])
     store4(memory, base, index + stride, m[0], m[1], m[2], m[3])
-    if rule == ADAM:
+    if has_second:
         store4(memory, base, index + 2 * stride, v[0], v[1], v[2], v[3])
     return float32(0) if is_bias else squares
 

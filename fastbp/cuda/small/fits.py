@@ -6,15 +6,14 @@ loop decides, warns and keeps books as ever. How it is computed:
 `fastbp.cuda.small.training_kernel`.
 """
 
-import copy
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.sparse import issparse
 
-from fastbp.cpu.engine import available_threads
-from fastbp.crew import work_off
+from fastbp.activations import ACTIVATIONS
+from fastbp.cpu.shuffling import shuffle
 from fastbp.cuda.device import compiled
 from fastbp.cuda.small import placement, training_kernel
 from fastbp.cuda.small.members import (
@@ -22,24 +21,16 @@ from fastbp.cuda.small.members import (
     SharedArrays,
     Trained,
     joined_targets,
-    n_step_sizes,
-    n_vectors_of,
     real_numbers,
     scaled_rows,
-    step_sizes,
+    step_numbers,
 )
 from fastbp.cuda.small.placement import make_plan
-from fastbp.cuda.task import rule_of
 from fastbp.cuda.toolkit import is_simulated
-from fastbp.optimizers import N_MOMENTS
-from fastbp.shuffling import shuffle
+from fastbp.schedules import schedule_of
+from fastbp.threads import available_threads, run_jobs
 from fastbp.training import Split
 
-SCHEDULES = {
-    "constant": placement.CONSTANT,
-    "invscaling": placement.INVSCALING,
-    "adaptive": placement.ADAPTIVE,
-}
 ORDER_BYTES = 256 * 2**20  # of orders that go up at once
 WORK_PER_LAUNCH = 10_000_000_000  # multiply-adds of one network, below a second
 BLOCKS = 1, 2, 3, 4, 6, 8, 16  # that share a multiprocessor
@@ -56,12 +47,15 @@ def batch_rows(training):
 def plan_for(network, training, gpu):
     """The plan for a fit that has been begun; None where it has to go another way.
 
-    That is with lbfgs, early stopping, a callback, sparse X, float64, networks that do not fit into
-    a block's shared memory, and on GPUs before compute capability 8.0.
+    That is with lbfgs, early stopping, a callback, sparse X, float64, a schedule whose learning
+    rates are not known beforehand or change within an epoch, an activation whose derivative needs
+    z, networks too large for a block's shared memory, and GPUs before compute capability 8.0.
     """
     data = training.data
     if (
         training.optimizer is None
+        or _moves_within(schedule_of(training.optimizer))
+        or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
         or training.split.score is not None
         or training.settings.callback is not None
         or issparse(data.X)
@@ -71,9 +65,14 @@ def plan_for(network, training, gpu):
     ):
         return None
     return make_plan(
-        network, batch_rows(training), rule_of(training.optimizer), _target_width(data),
+        network, batch_rows(training), training.optimizer.rule, _target_width(data),
         gpu.shared_memory,
     )  # fmt: skip
+
+
+def _moves_within(schedule):
+    """Whether the learning rate of every epoch is not known before the launch."""
+    return schedule.factor is not None or schedule.on_plateau is not None
 
 
 def _target_width(data):
@@ -101,7 +100,10 @@ class Together:
         )
         orders = SharedArrays(np.int32)
         self.members = []
-        sizes = [n_vectors_of(plan) * network.n_parameters for network, _, plan in fits]
+        sizes = [
+            (1 + training.optimizer.rule.n_moments) * network.n_parameters
+            for network, training, _ in fits
+        ]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.reals = np.zeros((len(fits), placement.N_REALS))
         states = np.zeros((len(fits), placement.N_STATES))
@@ -137,16 +139,10 @@ class Together:
         )
         key = id(data.targets), id(data.sample_weight)
         table[placement.TARGETS_AT] = targets.add(key, lambda: joined_targets(data))
-        if optimizer.solver == "adam":
-            betas = optimizer.beta_1, optimizer.beta_2
-            n_steps = training.settings.max_iter * -(-member.n_rows // batch_rows(training))
-            table[placement.FACTORS] = factors.add(
-                (*betas, n_steps), lambda: step_sizes(*betas, n_steps)
-            )
-            table[placement.N_FACTORS] = n_step_sizes(*betas, n_steps)
-        table[placement.SCHEDULE] = SCHEDULES[optimizer.schedule]
-        if optimizer.solver != "sgd":
-            table[placement.SCHEDULE] = placement.CONSTANT
+        n_steps = training.settings.max_iter * -(-member.n_rows // batch_rows(training))
+        key, rows = step_numbers(optimizer, n_steps)
+        table[placement.FACTORS] = factors.add(key, lambda: rows)
+        table[placement.N_FACTORS] = len(rows)
         member.order = split.train.astype(np.int32)
         shuffled = training.settings.shuffle
         table[placement.IS_DRAWN] = shuffled and self.device_shuffle
@@ -178,7 +174,7 @@ class Together:
 
     def _trained(self, member, state, status, interrupted):
         start, n_parameters = member.table[placement.STATE], member.network.n_parameters
-        count = 1 + N_MOMENTS[member.training.optimizer.solver]
+        count = 1 + member.training.optimizer.rule.n_moments
         vectors = state[start : start + count * n_parameters].reshape(count, -1).copy()
         return Trained(
             member.losses,
@@ -245,20 +241,20 @@ def _draw(members):
             order[:] = member.order
 
     jobs = [partial(draw, *each) for each in zip(members, drawn, strict=True)]
-    work_off(jobs, min(len(jobs), available_threads()))
+    run_jobs(jobs, min(len(jobs), available_threads()))
     return [orders.ravel() for orders in drawn]
 
 
 def _rates_of(member):
-    """The learning rate after each epoch of a launch, where "invscaling" sets it; else zeros."""
-    table, optimizer = member.table, copy.copy(member.training.optimizer)
-    rates = np.zeros(table[placement.EPOCHS])
-    if table[placement.SCHEDULE] == placement.INVSCALING:
+    """The learning rate after each epoch of a launch."""
+    optimizer = member.training.optimizer
+    schedule, rates = schedule_of(optimizer), np.empty(member.table[placement.EPOCHS])
+    rates[:] = optimizer.learning_rate
+    if schedule.after_epoch is not None:
         seen = member.training.progress.n_samples_seen + member.n_rows * len(member.losses)
         for index in range(len(rates)):
             seen += member.n_rows
-            optimizer.end_epoch(seen)
-            rates[index] = optimizer.learning_rate
+            rates[index] = schedule.after_epoch(optimizer, seen)
     return rates
 
 
@@ -299,7 +295,7 @@ def train_together(device, fits, device_shuffle=False):
     ----------
     device : fastbp.cuda.device.Device
     fits : list of (Network, Training, Plan)
-        Begun by `BaseMLP._begin`, and planned by `plan_for`.
+        Begun by `fastbp.fitting.Fit.prepare`, and planned by `plan_for`.
     device_shuffle : bool, default=False
         Let the device draw the rows' orders instead of each fit's RandomState.
 

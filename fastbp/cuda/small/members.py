@@ -1,30 +1,22 @@
 """What networks that train together bring to the device, and what they take back."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
-from fastbp.cuda.data import adam_learning_rates
 from fastbp.cuda.small import placement
 from fastbp.cuda.small.placement import Plan
-from fastbp.cuda.task import ADAM
-
-
-def n_vectors_of(plan):
-    """Vectors of a network's parameters and moments."""
-    return 3 if plan.table[placement.RULE] == ADAM else 2
 
 
 def real_numbers(network, training):
+    """A network's row of real numbers."""
     optimizer, settings = training.optimizer, training.settings
     numbers = {
         placement.ALPHA: settings.alpha,
         placement.TOL: settings.tol,
         placement.PATIENCE: settings.n_iter_no_change,
-        placement.MOMENTUM: optimizer.momentum,
-        placement.BETA_1: optimizer.beta_1,
-        placement.BETA_2: optimizer.beta_2,
-        placement.EPSILON: optimizer.epsilon,
+        placement.WEIGHT_DECAY: optimizer.weight_decay,
         placement.LOSS_SCALE: 1 / network.layer_sizes[-1] if network.average_outputs else 1.0,
         placement.EPS: np.finfo(np.float32).eps,
     }
@@ -45,15 +37,32 @@ def joined_targets(data):
     return np.hstack([column.astype(np.float32) for column in columns])
 
 
-def n_step_sizes(beta_1, beta_2, n_steps):
-    """After how many updates Adam's step size stays the same: 1 − βᵗ is 1 then."""
-    largest = max(beta_1, beta_2, 0.1)
-    return int(min(n_steps, 2 + 38 / -np.log(largest)))
+def step_numbers(optimizer, n_steps):
+    """What changes from update to update, until it stays the same: see `FACTOR_WIDTH`.
+
+    Returns
+    -------
+    key : tuple
+        The same for the same numbers.
+    rows : ndarray of shape (at most n_steps, FACTOR_WIDTH)
+    """
+    coefficients = tuple(float(getattr(optimizer, name)) for name in optimizer.rule.coefficients)
+    key = optimizer.rule, coefficients, n_steps
+    return key, _step_numbers(*key)
 
 
-def step_sizes(beta_1, beta_2, n_steps):
-    steps = np.arange(1, n_step_sizes(beta_1, beta_2, n_steps) + 1)
-    return adam_learning_rates(1.0, beta_1, beta_2, steps)
+@lru_cache(maxsize=16)
+def _step_numbers(rule, coefficients, n_steps):
+    factors = 1.0
+    if rule.numbers is None:
+        n_steps = 1
+    else:
+        factors, coefficients = rule.numbers(1.0, np.arange(1, n_steps + 1), *coefficients)
+    rows = np.zeros((n_steps, placement.FACTOR_WIDTH))
+    for column, numbers in enumerate((factors, *coefficients)):
+        rows[:, column] = numbers
+    differ = np.flatnonzero((rows != rows[-1]).any(axis=1))
+    return rows[: differ[-1] + 2 if len(differ) else 1]
 
 
 @dataclass
@@ -77,21 +86,24 @@ class Trained:
     updates: int
     interrupted: bool
 
-    def load_optimizer(self, optimizer):
+    def load_moments(self, moments):
         """Nothing: the moments have been with the device."""
 
-    def store_optimizer(self, optimizer):
-        """Give an optimizer its state as after the last epoch."""
-        optimizer.moments, optimizer.step = self.moments, self.updates
+    def store_moments(self):
+        """Return the moments as after the last epoch."""
+        return self.moments
 
     def store_parameters(self):
         """Return the parameters as a flat vector of shape (n_parameters,)."""
         return self.parameters
 
-    def train_epoch(self, data, order, batch_size, optimizer, alpha):
-        """Return the next epoch's loss."""
-        if self.losses:
-            return self.losses.pop(0)
+    def train_epoch(self, data, order, steps):
+        """Return the next epoch's loss; all updates count as the last one's."""
+        loss = self.losses.pop(0) if self.losses else None
+        if not self.losses:
+            steps.made, self.updates = self.updates, 0
+        if loss is not None:
+            return loss
         if self.interrupted:
             raise KeyboardInterrupt
         raise AssertionError("the device stopped before the training loop")

@@ -20,16 +20,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import functions
-from fastbp.cuda.task import ADAM
+from fastbp import losses, optimizers
+from fastbp.activations import code_of
+from fastbp.optimizers import N_COEFFICIENTS
+from fastbp.schedules import TABLE_WIDTH as STEP_WIDTH
 
 # A network's row of the table; positions from MEMORY_WORDS on are words of shared memory.
 (N_LAYERS, CHUNK, N_ROWS, BATCH, RULE, LOSS, OUTPUT, IS_CLASS, IS_WEIGHTED, TARGET_WIDTH,
- SCHEDULE, EPOCHS, EPOCHS_BEFORE, IS_DRAWN, SEED, HALF_BITS, SPAN, INDICES, SCALARS, FLOATS,
+ EPOCHS, EPOCHS_BEFORE, IS_DRAWN, SEED, HALF_BITS, SPAN, INDICES, SCALARS, FLOATS,
  MEMORY_WORDS, TARGETS, INPUT_SIZE, PARAMETERS, N_SHARED,
  # These may exceed 32 bits and are not copied to shared memory.
  ROW_OF_STATE, INPUTS, TARGETS_AT, ORDERS, ORDER_STRIDE, STATE, N_FLAT, CURVE, FACTORS, N_FACTORS,
- LAYERS) = range(36)  # fmt: skip
+ LAYERS) = range(35)  # fmt: skip
 MOST_LAYERS = 8
 
 
@@ -54,16 +56,18 @@ LAYER_WIDTH = len(BlockLayer._fields)
 TABLE_WIDTH = LAYERS + LAYER_WIDTH * MOST_LAYERS
 
 # A network's real numbers, constant and changing.
-(ALPHA, TOL, PATIENCE, MOMENTUM, BETA_1, BETA_2, EPSILON, LOSS_SCALE, EPS,
- N_REALS) = range(10)  # fmt: skip
+ALPHA, TOL, PATIENCE, WEIGHT_DECAY, LOSS_SCALE, EPS, N_REALS = range(7)
 RATE, BEST_LOSS, BAD_EPOCHS, UPDATES, EPOCHS_DONE, STOPPED, N_STATES = range(7)
-CONSTANT, INVSCALING, ADAPTIVE = range(3)
+# For every update, until they stay the same: the factor of the learning rate, and the rule's
+# coefficients.
+FACTOR_WIDTH = 1 + N_COEFFICIENTS
 # Doubles in shared memory, before those of the reduction: the batch's weight, the epoch's so far,
-# the updates made, of this epoch the learning rate and whether it was the last; and two constants.
-BATCH_WEIGHT, EPOCH_WEIGHT, MADE, PRESENT_RATE, ENDS, HALF_ALPHA, ROW_SCALE, N_SCALARS = range(8)
-# Floats in shared memory: what the update rules take, and where probabilities are clipped.
-(INVERSE, DECAY, STEP_RATE, STEP_MOMENTUM, STEP_BETA_1, STEP_BETA_2, STEP_EPSILON, CLIP,
- N_STEP) = range(9)  # fmt: skip
+# the updates made, of this epoch the learning rate and whether it was the last; and constants.
+(BATCH_WEIGHT, EPOCH_WEIGHT, MADE, PRESENT_RATE, ENDS, HALF_ALPHA, ROW_SCALE, DECAY,
+ N_SCALARS) = range(9)  # fmt: skip
+# Floats in shared memory: by what gradients are divided, where probabilities are clipped, and the
+# numbers of the next update, as a row of the step table.
+INVERSE, CLIP, STEP = range(3)
 MOST_THREADS = 256
 CHUNKS = 64, 32, 16  # rows worked on at once, as many as fit
 _WORD = 4
@@ -106,8 +110,7 @@ def make_plan(network, batch_size, rule, target_width, shared_memory):
     ----------
     network : Network
     batch_size : int
-    rule : int
-        SGD, NESTEROV or ADAM.
+    rule : UpdateRule
     target_width : int
         Numbers of a row of targets, the sample weight included.
     shared_memory : int
@@ -136,16 +139,16 @@ def _lay_out(network, batch_size, rule, target_width, chunk):
     scalars = _round_up(table[INDICES] + 2 * chunk, 2)
     floats = _round_up(scalars + 2 * (N_SCALARS + n_threads), 4)
     table[[SCALARS, FLOATS]] = scalars // 2, floats
-    first = weights = floats + N_STEP
+    first = weights = floats + _round_up(STEP + STEP_WIDTH, 4)
     starts = []
     for fan_in, fan_out in network.shapes:
         starts.append(weights)
         weights += _round_up(fan_in + 1, 4) * pad(fan_out)
     table[PARAMETERS] = weights - first
-    n_vectors = 1 + (2 if rule == ADAM else 1) + (batch_size > chunk)
+    n_vectors = 1 + rule.n_moments + (batch_size > chunk)
     end = first + n_vectors * (weights - first)
     for index, (fan_in, fan_out) in enumerate(network.shapes):
-        code = functions.OUTPUT_ACTIVATIONS.index(network.activations[index])
+        code = code_of(network.activations[index])
         deltas = end + chunk * pad(fan_in + 1) * (2 if index == 0 else 1)
         table[LAYERS + index * LAYER_WIDTH :][:LAYER_WIDTH] = BlockLayer(
             fan_in, fan_out, code, end, pad(fan_in + 1), starts[index], pad(fan_out), deltas,
@@ -155,11 +158,11 @@ def _lay_out(network, batch_size, rule, target_width, chunk):
     table[INPUT_SIZE] = chunk * pad(network.layer_sizes[0] + 1)
     table[TARGETS] = end
     end = _round_up(end + 2 * chunk * target_width, 4)
-    table[[N_LAYERS, CHUNK, BATCH, RULE]] = len(network.shapes), chunk, batch_size, rule
-    table[[LOSS, OUTPUT]] = (
-        functions.LOSSES.index(network.loss),
-        functions.OUTPUT_ACTIVATIONS.index(network.output_activation),
-    )
+    table[[N_LAYERS, CHUNK, BATCH]] = len(network.shapes), chunk, batch_size
+    loss = losses.find_loss(network.loss, network.output_activation)
+    table[[RULE, LOSS, OUTPUT]] = (
+        optimizers.code_of(rule), losses.code_of(loss), code_of(network.output_activation),
+    )  # fmt: skip
     table[[TARGET_WIDTH, MEMORY_WORDS]] = target_width, end
     table[[SPAN, N_FLAT]] = _span(network.layer_sizes[0]), network.n_parameters
     return Plan(tuple(table.tolist()), n_threads, int(_WORD * end))

@@ -9,17 +9,21 @@ from functools import cache
 
 from numba import float32, float64, int64
 
-from fastbp.cuda import data, ptx
+from fastbp import schedules
+from fastbp.cuda import ptx
 from fastbp.cuda.formulas import device_function
 from fastbp.cuda.toolkit import cuda
 
-# Elements of the state. The first group belongs to the step, the second to the epoch, the third is
-# the result.
+# Elements of the state: of the present step, of the epoch, the result; and from STEP on the step's
+# row of the step table.
 (
-    IS_ACTIVE, ROWS, WEIGHT, RATE, DECAY, START,
-    CURSOR, N_STEPS, BATCH_SIZE, ALPHA, MOMENTUM, BETA_1, BETA_2, EPSILON, INPUT_SCALE,
-    LOSS_SUM, WEIGHT_SUM, UPDATES, STATE_SIZE,
-) = range(19)  # fmt: skip
+    IS_ACTIVE, START,
+    CURSOR, N_STEPS, BATCH_SIZE, ALPHA, INPUT_SCALE,
+    LOSS_SUM, WEIGHT_SUM, UPDATES,
+    STEP,
+) = range(11)  # fmt: skip
+STATE_SIZE = STEP + schedules.TABLE_WIDTH
+ROWS, WEIGHT = STEP + schedules.ROWS, STEP + schedules.WEIGHT
 
 THREADS = 256  # of a block
 
@@ -277,12 +281,9 @@ def finish_step(state, table, losses, loss_scale, penalties, n_penalties):
     ptx.st_global_f64(state + 8 * CURSOR, cursor)
     ptx.st_global_f64(state + 8 * IS_ACTIVE, 0.0)
     if goes_on and cursor < of_state(state, N_STEPS):
-        row = table + int64(cursor) * (8 * data.TABLE_WIDTH)
-        weight = ptx.ld_global_f64(row + 8 * data.WEIGHT)
-        ptx.st_global_f64(state + 8 * ROWS, ptx.ld_global_f64(row + 8 * data.ROWS))
-        ptx.st_global_f64(state + 8 * WEIGHT, weight)
-        ptx.st_global_f64(state + 8 * RATE, ptx.ld_global_f64(row + 8 * data.RATE))
-        ptx.st_global_f64(state + 8 * DECAY, ptx.ld_global_f64(row + 8 * data.DECAY))
+        row = table + int64(cursor) * (8 * schedules.TABLE_WIDTH)
+        for column in range(schedules.TABLE_WIDTH):
+            ptx.st_global_f64(state + 8 * (STEP + column), ptx.ld_global_f64(row + 8 * column))
         ptx.st_global_f64(state + 8 * START, cursor * of_state(state, BATCH_SIZE))
-        if weight != 0.0:
+        if of_state(state, WEIGHT) != 0.0:
             ptx.st_global_f64(state + 8 * IS_ACTIVE, 1.0)

@@ -23,9 +23,10 @@ from fastbp.cuda.wide.weight_updates import AT_ONCE as UPDATES_AT_ONCE
 from fastbp.cuda.wide.weight_updates import (
     make_update_bias,
     make_update_quads,
-    settings_of,
+    read_step,
     zero_unless,
 )
+from fastbp.schedules import TABLE_WIDTH
 
 AT_ONCE = 8  # rows whose numbers are on their way from memory at a time; divides every tile's
 
@@ -177,7 +178,8 @@ def make_gradient(precision, tile, rule):
         tile_start, thread = spread(sums), cuda.threadIdx.x
         quad = thread % quads
         column = first_column + 4 * quad
-        settings, squares = settings_of(state), float32(0)
+        squares, step = float32(0), cuda.local.array(TABLE_WIDTH, float32)
+        read_step(state, step)
         g = cuda.local.array(4, float32)
         w = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
         m = cuda.local.array((UPDATES_AT_ONCE, 4), float32)
@@ -194,7 +196,7 @@ def make_gradient(precision, tile, rule):
                     g[0], g[1], g[2], g[3] = ptx.ld_shared_v4_f32(
                         tile_start + (tile_row * pitch + 4 * quad) * 4
                     )
-                    squares += change_quad(w, m, v, i, g, settings, layer, row, column)
+                    squares += change_quad(w, m, v, i, g, step, layer, row, column)
         total = block_sum(float64(squares))
         if thread == 0:
             block = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x

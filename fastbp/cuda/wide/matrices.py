@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import typeof
 
-from fastbp import functions
+from fastbp.activations import code_of
 from fastbp.cuda.device import address_of, compiled
-from fastbp.cuda.task import ADAM
 from fastbp.cuda.wide import batch_kernels
 from fastbp.cuda.wide.operands import ITEM_SIZES, PADDING, PADDING_ROWS
 
@@ -124,8 +123,7 @@ class Matrices:
         self.item_size = item = ITEM_SIZES[task.precision]
         self._kernels = set()  # those that have been allowed their shared memory
         self.masters = self._stack_of_weights()
-        n_moments = 2 if task.rule == ADAM else 1
-        self.moments = [self._stack_of_weights() for _ in range(n_moments)]
+        self.moments = [self._stack_of_weights() for _ in range(task.rule.n_moments)]
         self.rounded = [self.matrix(m, n, item, PADDING) for m, n in pairwise(size)]
         self.values, self.deltas = (
             [self.matrix(task.batch_size, n, item, PADDING_ROWS) for n in some]
@@ -162,7 +160,7 @@ class Matrices:
 
     def activation(self, index):
         """The code of a layer's activation."""
-        return functions.OUTPUT_ACTIVATIONS.index(self.task.network.activations[index])
+        return code_of(self.task.network.activations[index])
 
     def weights(self, index):
         """Masters and moments of a layer, and their pitch."""

@@ -126,7 +126,7 @@ def make_loss_kernel(precision, threads, activation, loss, is_class):
             else:
                 value = formulas.activate(activation, value)
             target = target_of(data.targets, index, output, n_outputs, is_class)
-            part += formulas.output_loss(loss, activation, target, value, EPS)
+            part += formulas.output_loss(loss, target, value, EPS)
             delta = formulas.output_delta(loss, activation, target, value) * factor
             ptx.st_global_f32(source + 4 * output, delta)
             store_one(target_row, output, delta)

@@ -4,21 +4,18 @@ from functools import cache
 
 from numba import float32
 
-from fastbp.cuda import formulas, ptx
-from fastbp.cuda.formulas import device_function
-from fastbp.cuda.task import ADAM
+from fastbp.cuda import ptx
+from fastbp.cuda.formulas import device_function, make_update
+from fastbp.cuda.toolkit import cuda
 from fastbp.cuda.wide.batch_kernels import (
-    BETA_1,
-    BETA_2,
-    DECAY,
-    EPSILON,
-    MOMENTUM,
-    RATE,
+    STEP,
     make_store,
     real_of_state,
     rows_of_step,
     sum_apart,
 )
+from fastbp.optimizers import code_of
+from fastbp.schedules import PENALTY, SHRINKAGE, TABLE_WIDTH
 
 AT_ONCE = 4  # rows whose weights and moments are on their way from memory at a time
 
@@ -30,16 +27,19 @@ def zero_unless(condition, value):
 
 
 @device_function
-def settings_of(state):
-    """What the update rules take, and last the decay."""
-    return (
-        real_of_state(state, RATE),
-        real_of_state(state, MOMENTUM),
-        real_of_state(state, BETA_1),
-        real_of_state(state, BETA_2),
-        real_of_state(state, EPSILON),
-        real_of_state(state, DECAY),
-    )
+def read_step(state, step):
+    """Bring the step's row of the step table to a local array."""
+    for column in range(TABLE_WIDTH):
+        step[column] = real_of_state(state, STEP + column)
+
+
+@device_function
+def number(step, start, column):
+    """A number of the step's row."""
+    return step[column]
+
+
+update = make_update(number)
 
 
 @cache
@@ -51,7 +51,7 @@ def make_update_bias(rule):
     update_bias : device function
         (state, layer, column)
     """
-    has_second = rule == ADAM
+    code, has_second = code_of(rule), rule.n_moments > 1
 
     @device_function
     def update_bias(state, layer, column):
@@ -61,11 +61,11 @@ def make_update_bias(rule):
         second = float32(0)
         if has_second:
             second = ptx.ld_global_f32(layer.second_moment + offset)
-        rate, momentum, beta_1, beta_2, epsilon, _ = settings_of(state)
-        weight, first, second = formulas.update(
-            rule, ptx.ld_global_f32(layer.weights + offset), gradient,
-            ptx.ld_global_f32(layer.first_moment + offset), second, rate, momentum, beta_1, beta_2,
-            epsilon,
+        step = cuda.local.array(TABLE_WIDTH, float32)
+        read_step(state, step)
+        weight, first, second = update(
+            code, ptx.ld_global_f32(layer.weights + offset), gradient,
+            ptx.ld_global_f32(layer.first_moment + offset), second, step, 0, float32(0),
         )  # fmt: skip
         ptx.st_global_f32(layer.weights + offset, weight)
         ptx.st_global_f32(layer.first_moment + offset, first)
@@ -86,11 +86,11 @@ def make_update_quads(precision, rule):
     load : device function
         (w, m, v, i, layer, row, column)
     change : device function
-        (w, m, v, i, g, settings, layer, row, column) -> the sum of the weights' squares, as they
-        were; `g` are their gradients without decay. Weights past the matrix's last column are zero,
-        and stay so.
+        (w, m, v, i, g, step, layer, row, column) -> the sum of the weights' squares, as they
+        were; `g` are their gradients without penalty. Weights past the matrix's last column are
+        zero, and stay zero.
     """
-    has_second = rule == ADAM
+    code, has_second = code_of(rule), rule.n_moments > 1
     store, _, _ = make_store(precision)
 
     @device_function
@@ -102,16 +102,15 @@ def make_update_quads(precision, rule):
             v[i, 0], v[i, 1], v[i, 2], v[i, 3] = ptx.ld_global_v4_f32(layer.second_moment + offset)
 
     @device_function
-    def change(w, m, v, i, g, settings, layer, row, column):
-        rate, momentum, beta_1, beta_2, epsilon, decay = settings
+    def change(w, m, v, i, g, step, layer, row, column):
+        penalty, shrinkage = step[PENALTY], step[SHRINKAGE]
         offset, left = row * layer.weights_pitch + column * 4, layer.n_outputs - column
         squares = float32(0)
         for c in range(4):
             squares += w[i, c] * w[i, c]
-            w[i, c], m[i, c], v[i, c] = formulas.update(
-                rule, w[i, c], g[c] + decay * w[i, c], m[i, c], v[i, c], rate, momentum, beta_1,
-                beta_2, epsilon,
-            )  # fmt: skip
+            w[i, c], m[i, c], v[i, c] = update(
+                code, w[i, c], g[c] + penalty * w[i, c], m[i, c], v[i, c], step, 0, shrinkage
+            )
             # An ε that underflows would make the padding NaN.
             w[i, c] = zero_unless(left > c, w[i, c])
         ptx.st_global_v4_f32(layer.weights + offset, w[i, 0], w[i, 1], w[i, 2], w[i, 3])

@@ -7,8 +7,7 @@ read is rounded to bfloat16 or tf32 (weights once, when they are updated).
 
 import numpy as np
 
-from fastbp import functions
-from fastbp.cuda import data as columns
+from fastbp import losses
 from fastbp.cuda.data import SparseRows
 from fastbp.cuda.device import address_of, compiled
 from fastbp.cuda.program import Program, Result
@@ -17,6 +16,7 @@ from fastbp.cuda.wide.layer_products import LayerProducts
 from fastbp.cuda.wide.matrices import LayerPlaces, Matrices, ceil_divide, round_up
 from fastbp.cuda.wide.operands import PADDING_ROWS
 from fastbp.cuda.wide.output_kernels import Supervision
+from fastbp.schedules import WEIGHT
 
 
 class WideProgram(Program):
@@ -120,8 +120,9 @@ class WideProgram(Program):
     def _output_layer(self, data, epoch):
         """From the last layer's inputs to losses and δ."""
         matrices, layer, precision = self.matrices, self.layers[-1], self.task.precision
-        code = functions.LOSSES.index(self.task.network.loss)
-        objective = matrices.activation(self.n_layers - 1), code, len(data.targets.shape) == 1
+        network = self.task.network
+        loss = losses.code_of(losses.find_loss(network.loss, network.output_activation))
+        objective = matrices.activation(self.n_layers - 1), loss, len(data.targets.shape) == 1
         weight = data.sample_weight
         supervision = Supervision(
             address_of(data.targets), 0 if weight is None else address_of(weight),
@@ -170,9 +171,8 @@ class WideProgram(Program):
     def _first_state(self, data, epoch):
         state = np.zeros(batch_kernels.STATE_SIZE)
         first = epoch.host_table[0]
-        state[batch_kernels.IS_ACTIVE] = first[columns.WEIGHT] != 0
-        for name in ("ROWS", "WEIGHT", "RATE", "DECAY", "MOMENTUM", "BETA_1", "BETA_2", "EPSILON"):
-            state[getattr(batch_kernels, name)] = first[getattr(columns, name)]
+        state[batch_kernels.IS_ACTIVE] = first[WEIGHT] != 0
+        state[batch_kernels.STEP :] = first
         state[batch_kernels.N_STEPS] = epoch.n_steps
         state[batch_kernels.BATCH_SIZE] = self.task.batch_size
         state[batch_kernels.ALPHA], state[batch_kernels.INPUT_SCALE] = epoch.alpha, data.input_scale

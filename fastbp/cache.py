@@ -1,9 +1,34 @@
 """The folder where compiled code and other results outlive a process."""
 
 import functools
+import hashlib
 import os
 import stat
 import tempfile
+from pathlib import Path
+
+# Modules next to this one that kernels are made of, on every device.
+FORMULA_MODULES = "activations", "losses", "optimizers", "schedules", "switches"
+
+
+def digest_of(paths, versions):
+    """A fingerprint of kernels: of their source files, the formulas, and their compilers.
+
+    Parameters
+    ----------
+    paths : iterable of pathlib.Path
+        Without the formulas' modules.
+    versions : str
+
+    Returns
+    -------
+    digest : str
+        16 hexadecimal digits.
+    """
+    digest, folder = hashlib.sha256(versions.encode()), Path(__file__).parent
+    for path in sorted([*paths, *(folder / f"{name}.py" for name in FORMULA_MODULES)]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache

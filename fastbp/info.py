@@ -40,6 +40,11 @@ def describe(task=None):
         "cache": found["cache_folder"] or "none can be written; set FASTBP_CACHE_DIR",
         "GPU": describe_gpu(),
     }
+    if toolkit.problem() is None:
+        from fastbp.cuda import proof
+        from fastbp.cuda.device import Device
+
+        rows["GPU programs"] = proof.describe(Device())
     if task is not None:
         rows["network"] = "-".join(map(str, task.network.layer_sizes))
         rows["on a GPU"] = explain(task)

@@ -376,6 +376,8 @@ def _train_on_gpu(members, device_shuffle):
                 fit = member.fit
                 plan = plan_for(fit.network, fit.training, device) if is_single else None
                 (others if plan is None else small).append((member, plan))
+        if small and not _is_small_trusted(device, small[0][0]):
+            small, others = [], [*small, *others]
         states = [member.fit.training.random_state.get_state() for member, _ in small]
         begun = [(member.fit.network, member.fit.training, plan) for member, plan in small]
         try:
@@ -394,6 +396,15 @@ def _train_on_gpu(members, device_shuffle):
         for member in members:
             if member.outcome is None:
                 member.fail(None)
+
+
+def _is_small_trusted(device, member):
+    """Whether the GPU's program for many small networks may be used; one like this is tried."""
+    from fastbp.cuda.proof import trusts_small
+
+    with member.attempt():
+        return trusts_small(device, member.fit.network, member.fit.training)
+    return False
 
 
 def _replay(member, training, state, device_shuffle):

@@ -212,3 +212,16 @@ class Optimizer:
         self.step = 0
         zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
         self.moments = [zeros] * self.rule.n_moments
+
+
+def optimizer_of(rule, learning_rate_init):
+    """An optimizer with this rule, and the defaults for all else.
+
+    Examples
+    --------
+    >>> optimizer_of(RULES["nesterov"], 0.1).rule.name
+    'nesterov'
+    """
+    is_nesterov = rule.name == "nesterov"
+    solver = "sgd" if is_nesterov else rule.name
+    return Optimizer(solver, learning_rate_init, nesterovs_momentum=is_nesterov)

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import gc
-import hashlib
 from pathlib import Path
 
 import llvmlite
@@ -15,10 +14,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-from fastbp.cache import cache_folder
+from fastbp.cache import cache_folder, digest_of
 
-# Modules outside this folder that kernels are made of.
-FORMULA_MODULES = "activations", "losses", "optimizers", "schedules", "switches"
 # Everything that speeds sums up without deleting the checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
@@ -176,12 +173,8 @@ def source_digest():
     Numba keys a cached function on its own file alone; an edit of a formula in another file would
     leave the old machine code in use.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     folder = Path(__file__).parent
-    others = [folder.parent / f"{name}.py" for name in FORMULA_MODULES]
-    for path in sorted([*others, *folder.glob("*.py")]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest_of(folder.glob("*.py"), f"{numba.__version__} {llvmlite.__version__}")
 
 
 @functools.cache

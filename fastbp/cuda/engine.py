@@ -10,6 +10,7 @@ from fastbp.cuda.choice import choose
 from fastbp.cuda.data import DeviceData, Epoch, upload_rows
 from fastbp.cuda.device import Device
 from fastbp.cuda.predictions import MOST_ROWS, Predictor
+from fastbp.cuda.proof import trusted_task
 from fastbp.cuda.task import Task
 from fastbp.schedules import gradient_steps
 
@@ -44,6 +45,7 @@ class Engine:
         self._uploaded = (None, None)  # a Data and what it is on the device
         self._epoch_arrays = {}
         self._predictor = None
+        self._trusted = {}  # a task -> itself, or what takes its place
 
     def __enter__(self):
         return self
@@ -100,6 +102,9 @@ class Engine:
 
     def _program_for(self, task):
         """The program of a task: the present one, or a new one that takes over its state."""
+        if task not in self._trusted:
+            self._trusted[task] = trusted_task(self.device, task)
+        task = self._trusted[task]
         if self._program is None or self._program.task != task:
             if self._program is not None:
                 self._parameters = self._program.store_parameters()

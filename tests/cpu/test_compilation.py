@@ -118,10 +118,11 @@ def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path)
     """numba's own key is the calling function's file: edits elsewhere left old code in use."""
     package = tmp_path / "fastbp"
     (package / "cpu").mkdir(parents=True)
-    edited = (*(f"{name}.py" for name in compilation.FORMULA_MODULES), "cpu/tiles.py")
+    edited = (*(f"{name}.py" for name in cache.FORMULA_MODULES), "cpu/tiles.py")
     for path in (*edited, "cpu/compilation.py"):
         (package / path).write_text("before")
     monkeypatch.setattr(compilation, "__file__", str(package / "cpu" / "compilation.py"))
+    monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
     digests = {compilation.source_digest.__wrapped__()}
     for path in edited:
         (package / path).write_text(f"after {path}")
@@ -132,7 +133,7 @@ def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path)
 def test_every_compiled_function_is_in_the_fingerprint():
     """A formula in a file that the fingerprint leaves out could go stale."""
     covered = {*Path(compilation.__file__).parent.glob("*.py")}
-    covered |= {ROOT / "fastbp" / f"{name}.py" for name in compilation.FORMULA_MODULES}
+    covered |= {ROOT / "fastbp" / f"{name}.py" for name in cache.FORMULA_MODULES}
     program = """
 import sys
 from fastbp.cpu import kernels, shuffling

@@ -14,7 +14,7 @@ def fit(seed):
     from emulated_ptx import EmulatedPtx
 
     from fastbp import devices, fit_many
-    from fastbp.cuda import device
+    from fastbp.cuda import device, proof
     from fastbp.cuda.small import fits as small
     from fastbp.cuda.small import placement
     from fastbp.cuda.small.training_kernel import train_networks
@@ -36,6 +36,7 @@ def fit(seed):
 
     warnings.simplefilter("ignore")
     device.Device, placement.CHUNKS = EmulatedDevice, (8,)
+    proof.trusts_small = lambda *_: True  # what is to be found out here
     small.make_ready = lambda *_: train_networks
     devices.resolve = fit_many.__globals__["resolve"] = lambda name: (name, None)
     settings = [

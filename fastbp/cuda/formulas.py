@@ -19,11 +19,6 @@ from fastbp.switches import bind, make_switch
 _SIMULATED = {name: getattr(np, name) for name in ("exp", "log", "sqrt", "tanh")}
 _SIMULATED["erfc"] = special.erfc
 IDENTITY, SOFTMAX = map(activations.code_of, ("identity", "softmax"))
-_ELEMENTWISE = [
-    (code, record)
-    for code, record in enumerate(activations.ACTIVATIONS.values())
-    if record.forward is not None
-]
 
 
 def device_function(function):
@@ -42,81 +37,75 @@ def _switch(name, parameters, branches, otherwise, **common):
     return device_function(make_switch(name, parameters, branches, otherwise, common))
 
 
-def _needs_z(record):
-    return record.needs == "pre_activation"
+def _by_formula(name, parameters, records, line, formula, otherwise):
+    """A switch that runs a line with one formula of each record in the place of {f}."""
+    branches = [
+        (code, line, {"f": compile_formula(getattr(record, formula))}) for code, record in records
+    ]
+    return _switch(name, parameters, branches, otherwise)
 
 
-def _backward_branch(code, record):
-    if _needs_z(record):
-        return code, "return delta * kept", {}
-    return code, "return {f}(delta, kept)", {"f": compile_formula(record.backward)}
+def _whether(name, parameter, records, holds):
+    """A switch that says whether something holds for a record."""
+    branches = [(code, "return True", {}) for code, record in records if holds(record)]
+    return _switch(name, parameter, branches, "return False")
 
 
 # ---- activations ------------------------------------------------------------------------------
 
+_ELEMENTWISE = [
+    (code, record)
+    for code, record in enumerate(activations.ACTIVATIONS.values())
+    if record.forward is not None
+]
+_FROM_Z = [pair for pair in _ELEMENTWISE if pair[1].needs == "pre_activation"]
 exponential = compile_formula(activations.exponential)
 # f(z) of every activation but softmax, which takes a whole row.
-activate = _switch(
-    "activate",
-    "code, z",
-    [
-        (code, "return {f}(z)", {"f": compile_formula(record.forward)})
-        for code, record in _ELEMENTWISE
-    ],
-    "return z",
+activate = _by_formula("activate", "code, z", _ELEMENTWISE, "return {f}(z)", "forward", "return z")
+# Whether f′(z) is kept on the way forward, because it cannot be computed from f(z); and f′(z).
+keeps_derivative = _whether("keeps_derivative", "code", _FROM_Z, bool)
+derivative = _by_formula(
+    "derivative", "code, z", _FROM_Z, "return {f}(type(z)(1), z)", "backward", "return z"
 )
-# Whether f′(z) is kept on the way forward, because it cannot be computed from f(z).
-keeps_derivative = _switch(
-    "keeps_derivative",
-    "code",
-    [(code, "return True", {}) for code, record in _ELEMENTWISE if _needs_z(record)],
-    "return False",
-)
-# f′(z) where it is kept.
-derivative = _switch(
-    "derivative",
-    "code, z",
-    [
-        (code, "return {f}(type(z)(1), z)", {"f": compile_formula(record.backward)})
-        for code, record in _ELEMENTWISE
-        if _needs_z(record)
-    ],
-    "return z",
-)
-# δ from ∂L/∂f(z), and f(z) or the f′(z) that was kept.
-activate_backward = _switch(
-    "activate_backward",
-    "code, delta, kept",
-    [_backward_branch(*each) for each in _ELEMENTWISE],
+# δ from ∂L/∂f(z), and f(z).
+_backward = _by_formula(
+    "backward",
+    "code, delta, h",
+    [pair for pair in _ELEMENTWISE if pair not in _FROM_Z],
+    "return {f}(delta, h)",
+    "backward",
     "return delta",
 )
 
+
+@device_function
+def activate_backward(code, delta, kept):
+    """δ from ∂L/∂f(z), and f(z) or the f′(z) that was kept."""
+    return delta * kept if keeps_derivative(code) else _backward(code, delta, kept)
+
+
 # ---- losses -----------------------------------------------------------------------------------
 
+_LOSSES = list(enumerate(losses.LOSSES))
 # One output's share of its row's loss.
-output_loss = _switch(
+output_loss = _by_formula(
     "output_loss",
     "loss, target, output, eps",
-    [
-        (code, "return {f}(target, output, eps)", {"f": compile_formula(record.share)})
-        for code, record in enumerate(losses.LOSSES)
-    ],
+    _LOSSES,
+    "return {f}(target, output, eps)",
+    "share",
     "return output",
 )
-_output_error = _switch(
+_output_error = _by_formula(
     "output_error",
     "loss, target, output",
-    [
-        (code, "return {f}(target, output)", {"f": compile_formula(record.error)})
-        for code, record in enumerate(losses.LOSSES)
-    ],
+    _LOSSES,
+    "return {f}(target, output)",
+    "error",
     "return output",
 )
-_joins_activation = _switch(
-    "joins_activation",
-    "loss",
-    [(code, "return True", {}) for code, r in enumerate(losses.LOSSES) if r.joins_activation],
-    "return False",
+_joins_activation = _whether(
+    "joins_activation", "loss", _LOSSES, lambda loss: loss.joins_activation
 )
 
 
@@ -132,16 +121,8 @@ def output_delta(loss, activation, target, output):
 # ---- update rules -----------------------------------------------------------------------------
 
 _MOMENTS = "first", "second"
-has_second_moment = _switch(
-    "has_second_moment",
-    "rule",
-    [
-        (code, "return True", {})
-        for code, r in enumerate(optimizers.RULES.values())
-        if r.n_moments > 1
-    ],
-    "return False",
-)
+_RULES = list(enumerate(optimizers.RULES.values()))
+has_second_moment = _whether("has_second_moment", "rule", _RULES, lambda rule: rule.n_moments > 1)
 
 
 def _update_branch(code, rule):
@@ -172,7 +153,7 @@ def make_update(number):
     return _switch(
         "update",
         "rule, weight, gradient, first, second, numbers, start, shrinkage",
-        [_update_branch(*each) for each in enumerate(optimizers.RULES.values())],
+        [_update_branch(*each) for each in _RULES],
         "return weight, first, second",
         number=number,
     )

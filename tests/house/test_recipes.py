@@ -39,6 +39,8 @@ def test_every_recipe_touches_one_file():
     assert sum(map(len, RECIPES.values())) == PAGE.count("```python")
 
 
+# .ci/run has this file run in numba's simulator as well: the recipes are those of both engines.
+DEVICE = "cuda" if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" else "cpu"
 # One network with all four, against the same in NumPy.
 PROGRAM = """
 import warnings
@@ -55,7 +57,7 @@ alpha, momentum, epochs, batch, rate = 0.1, 0.8, 4, 16, 0.01
 model = fastbp.MLPRegressor(
     "log_cosh", (5,), "softsign", solver="signum", learning_rate="cosine", shuffle=False,
     alpha=alpha, momentum=momentum, batch_size=batch, random_state=0, max_iter=1,
-    learning_rate_init=1e-300,
+    learning_rate_init=1e-300, device=DEVICE, precision="float64",
 ).fit(X, y)
 W, V = (w.copy() for w in model.coefs_)  # such a rate leaves the initial weights
 b, c = (b.copy() for b in model.intercepts_)
@@ -109,7 +111,7 @@ def package(tmp_path_factory):
 
 def test_what_the_recipes_add_trains_as_in_numpy(package):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", f"DEVICE = {DEVICE!r}\n{PROGRAM}"],
         cwd=package,
         env=os.environ | {"PYTHONPATH": str(package), "FASTBP_CACHE_DIR": str(package / "cache")},
         capture_output=True,

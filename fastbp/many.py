@@ -34,7 +34,8 @@ def fit_many(
     Estimators with ``device="cuda"`` train on the GPU, all at once, each in one block of threads
     with its weights in shared memory. Networks that are too large for that are trained one after
     the other, as are those with another precision than float32, sparse X, early stopping, a
-    callback or solver='lbfgs'.
+    callback, solver='lbfgs', activation='gelu', or a learning rate that is 'adaptive' or a
+    function.
 
     Parameters
     ----------

@@ -133,7 +133,7 @@ class _Model:
 
 
 def _front_of(network, layer):
-    """The network that ends behind a layer; its loss matters to no prediction."""
+    """The network that ends after a layer; its loss matters to no prediction."""
     return replace(
         network,
         layer_sizes=network.layer_sizes[: layer + 2],

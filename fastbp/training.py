@@ -135,7 +135,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows to learn from and, for early stopping, those held out to judge by.
+    """The rows to learn from and, for early stopping, those held out for scoring.
 
     Parameters
     ----------

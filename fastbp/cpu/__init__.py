@@ -1,1 +1,1 @@
-"""The CPU engine: vector tiles, a team of threads, one kernel an epoch."""
+"""The CPU engine: vectorised tiles, a team of threads, one kernel call per epoch."""

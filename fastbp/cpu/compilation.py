@@ -16,7 +16,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 from fastbp.cache import cache_folder, digest_of
 
-# Everything that speeds sums up without deleting the checks for NaN and infinity.
+# All flags that speed up sums, except those that would delete checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
@@ -75,8 +75,8 @@ class _KernelLibrary(JITCodeLibrary):
         passes.run(self._final_module, builder)
 
 
-# Annotations are for reading, and keep all of numba's intermediate code in memory. The others serve
-# closures, array expressions, `with`, exceptions and the like, which kernels do not have.
+# Annotations are for people, and keep all of numba's intermediate code in memory. The other passes
+# handle closures, array expressions, `with`, exceptions and the like, which kernels do not use.
 _NEEDLESS_PASSES = {
     typed_passes.AnnotateTypes,
     typed_passes.DumpParforDiagnostics,
@@ -95,10 +95,10 @@ _NEEDLESS_PASSES = {
 
 
 class _RememberingTyper:
-    """Numba's typing context, which finds out once what a function makes of its arguments' types.
+    """Numba's typing context with a cache: each function is resolved once for given types.
 
-    Numba itself tries a function's definitions at each use of it: addition's at 160, for ten pairs
-    of types.
+    Numba itself tries a function's definitions again at each use: addition's at 160 uses, for only
+    ten pairs of types.
     """
 
     _known = {}  # noqa: RUF012 (one for all kernels)
@@ -119,10 +119,10 @@ class _RememberingTyper:
 
 
 class _PartCompiler(CompilerBase):
-    """Numba's usual pipeline, into a library of another kind.
+    """Numba's usual pipeline, without needless passes and into another kind of library.
 
-    Numba itself optimises and assembles every function on its own and again in each of its callers,
-    level by level, which made the cold start three times as long.
+    Numba itself optimises and assembles every function on its own, and again in each of its
+    callers, level by level: the cold start took three times as long.
     """
 
     library_class = _PartLibrary
@@ -157,18 +157,18 @@ PART_OPTIONS = {
     "_nrt": False,
     "error_model": "numpy",
 }
-# Called by other kernels only.
+# For functions that only other kernels call.
 kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
-# Likewise, for what is called once a tile: LLVM itself would inline it here and call it there.
+# The same, for what is called once per tile: LLVM itself would inline it in some places only.
 inlined = njit(nogil=True, fastmath=FASTMATH, forceinline=True, **PART_OPTIONS)
-# Likewise, for what is called a few times a batch: a kernel that has all of it inlined takes LLVM
-# twice as long.
+# The same, for what is called a few times per batch: with all of it inlined, LLVM takes twice as
+# long over a kernel.
 phase = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "pipeline_class": _PhaseCompiler})
 
 
 @functools.cache
 def source_digest():
-    """Fingerprint of all source that machine code is made of, and of its compilers.
+    """Fingerprint of all source that is compiled to machine code, and of the compilers.
 
     Numba keys a cached function on its own file alone; an edit of a formula in another file would
     leave the old machine code in use.
@@ -179,7 +179,7 @@ def source_digest():
 
 @functools.cache
 def kernel_folder():
-    """The folder of this source's machine code, a string; None where nothing can be kept."""
+    """Path of the folder for this source's machine code; None where nothing can be written."""
     return cache_folder(f"kernels-{source_digest()}")
 
 
@@ -209,14 +209,14 @@ class _KernelCacheImpl(CompileResultCacheImpl):
 
 
 class _KernelCache(FunctionCache):
-    """Numba's cache, whose troubles cost time and nothing more."""
+    """Numba's cache, except that its failures cost time and nothing else."""
 
     _impl_class = _KernelCacheImpl
 
     def load_overload(self, sig, target_context):
         """Load, unless the files are damaged or were mixed up by processes that wrote at once.
 
-        Numba itself first prepares for compiling, which takes three times as long and 30 MB.
+        Numba's own method first prepares to compile, which takes three times as long and 30 MB.
         """
         try:
             with self._guard_against_spurious_io_errors():
@@ -245,15 +245,15 @@ def cached_kernel(function):
     return dispatcher
 
 
-# While kernels are compiled: (allocations, young, middle collections) before the next.
+# Arguments of gc.set_threshold while kernels are compiled.
 _COLLECTOR_THRESHOLDS = 1000, 3, 2
 
 
 def _sparing_the_collector(compile_kernel):
-    """Wrap a compilation so that the cycle collector looks only at its own objects, but often.
+    """Wrap a compilation so that the cycle collector visits only the objects that it creates.
 
-    Looking again and again at everything that is imported took a sixth of the time; not looking
-    at all took 30 MB more.
+    Visiting all that had been imported, again and again, took a sixth of the time; no collection at
+    all took 30 MB more.
     """
 
     @functools.wraps(compile_kernel)

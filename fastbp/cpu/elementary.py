@@ -1,7 +1,7 @@
-"""exp, tanh, log and erfc as arithmetic that loops over them turn into vector instructions.
+"""exp, tanh, log and erfc as plain arithmetic, so that LLVM vectorises the loops that use them.
 
-The C library's versions are calls that keep a loop scalar. Compiled without reassociation, which
-would fold the two-part constants and the rounding trick away.
+A loop that calls the C library's versions stays scalar. These are compiled without reassociation,
+which would fold away the two-part constants and the rounding trick.
 """
 
 import math
@@ -22,7 +22,7 @@ _ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
 
 @intrinsic
 def reinterpret(typing_context, value, dtype):
-    """The number of another type that has the same bits."""
+    """The number of type `dtype` that has the same bits as `value`."""
     signature = dtype.dtype(value, dtype)
 
     def codegen(context, builder, signature, arguments):
@@ -32,9 +32,9 @@ def reinterpret(typing_context, value, dtype):
 
 
 def _economised(taylor, first, last, degree):
-    """Coefficients, highest power first, of a polynomial nearly as good as any of its degree.
+    """Coefficients, highest power first, of a near-minimax polynomial over [first, last].
 
-    Lanczos's economisation: a Taylor series as a Chebyshev series over the interval, cut off.
+    Lanczos's economisation: the Taylor series is rewritten as a Chebyshev series and truncated.
     """
     series = Polynomial(taylor).convert(kind=Chebyshev, domain=(first, last))
     return series.truncate(degree + 1).convert(kind=Polynomial).coef[::-1]
@@ -59,13 +59,13 @@ def _make_exponential(real, degree, ln2_parts):
     """Build eˣ and tanh x.
 
     Cody and Waite's argument reduction, x = n ln 2 + r with |r| ≤ ln 2 / 2, then eˣ = 2ⁿ (1 + r q),
-    q a polynomial that is (eʳ − 1) / r to less than rounding at the degree given.
+    where the polynomial q of the given degree approximates (eʳ − 1) / r to within rounding.
     """
     log2_e = real(1 / math.log(2))
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     # Adding 1.5 · 2^mantissa rounds to an integer and leaves it in the low bits.
     rounder = real(1.5 * 2 ** np.finfo(real).nmant)
-    # Where n is as small, or as large, as leaves the bits of 0, or of infinity, for 2ⁿ.
+    # The bounds of x at which the bits of 2ⁿ become those of 0 and of infinity.
     largest_n = 2 ** (np.finfo(real).nexp - 1)
     lowest, highest = real((1.1 - largest_n) / log2_e), real((largest_n - 0.4) / log2_e)
     one, two, limit = map(real, (1, 2, 40))
@@ -74,13 +74,13 @@ def _make_exponential(real, degree, ln2_parts):
 
     @njit(**_ARITHMETIC)
     def clamp(x, lowest, highest):
-        # In this order a minimum and a maximum of most processors, and NaN stays.
+        # In this order each is one min or max instruction on most processors, and NaN stays.
         x = where_greater(x, highest, highest, x)
         return where_greater(lowest, x, lowest, x)
 
     @njit(**_ARITHMETIC)
     def split(x):
-        """2ⁿ, r and q."""
+        """Return 2ⁿ, r and q(r)."""
         rounded = x * log2_e + rounder
         n = rounded - rounder
         r = (x - n * ln2_high) - n * ln2_low
@@ -103,8 +103,8 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     """Build the function x -> ln x.
 
     With x = 2ⁿ m, m in [√½, √2), and s = (m - 1) / (m + 1):
-    ln x = n ln 2 + 2 s (1 + s² (1/3 + s²/5 …)), the series a polynomial that is right to less than
-    rounding at the degree given.
+    ln x = n ln 2 + 2 s (1 + s² (1/3 + s²/5 …)), where a polynomial of the given degree approximates
+    the series to within rounding.
     """
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     zero, quarter, one, two = map(real, (0, 0.25, 1, 2))
@@ -121,7 +121,7 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
 
     def log(x):
         is_subnormal = x < smallest
-        # Back to `integer` each time: numba's sums of int32 are int64, half as many to a vector.
+        # Cast to `integer` each time: numba's sums of int32 are int64, half as many in a vector.
         bits = integer(reinterpret(x * enlarged if is_subnormal else x, integer) + offset)
         n = real(integer((bits >> shift) - bias)) - (enlarged_by if is_subnormal else zero)
         f = reinterpret(integer((bits & mantissa) + root), real) - one
@@ -138,9 +138,9 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
 def _make_complementary_error(real, degree, largest):
     """Build the function x -> erfc x.
 
-    For x >= 0 it is exp(−x²) erfcx x, where (1 + 2x) erfcx x is smooth in t = (x − 2) / (x + 2), as
-    M. M. Shepherd and J. G. Laframboise (1981) have it: a Chebyshev series in t that is right to
-    rounding at the degree given. Beyond `largest` nothing is left of it.
+    For x >= 0 it is exp(−x²) erfcx x, and (1 + 2x) erfcx x is smooth in t = (x − 2) / (x + 2): a
+    Chebyshev series in t of the given degree is right to rounding (M. M. Shepherd and
+    J. G. Laframboise, 1981). Beyond `largest` it underflows.
     """
     zero, one, two, largest = map(real, (0, 1, 2, largest))
 
@@ -175,27 +175,27 @@ _DOUBLE = (
 
 
 def exp(x):
-    """eˣ; NaN of NaN. Inf from 0.4 before the largest number on, 0 where it is not normal."""
+    """eˣ. Infinite from e^−0.4 times the largest number on, 0 where it is subnormal; keeps NaN."""
     return math.exp(x)
 
 
 def tanh(x):
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent; keeps NaN."""
     return math.tanh(x)
 
 
 def log(x):
-    """Natural logarithm; -inf of 0, NaN of negative numbers and of NaN."""
+    """Natural logarithm: −∞ for 0, NaN for negative numbers; keeps NaN."""
     return math.log(x)
 
 
 def erfc(x):
-    """The complementary error function, 1 − erf x; NaN of NaN."""
+    """The complementary error function, 1 − erf x; keeps NaN."""
     return math.erfc(x)
 
 
 def _functions_of(x):
-    """exp, tanh, log and erfc for a number or a vector of this type."""
+    """exp, tanh, log and erfc for numba's type of a number or a vector."""
     return _SINGLE if getattr(x, "dtype", x) == types.float32 else _DOUBLE
 
 
@@ -221,6 +221,6 @@ def _overload_erfc(x):
 
 @cache
 def compile_formula(function):
-    """Compile a scalar formula, and those it calls, with functions that vectorise."""
+    """Compile a scalar formula, and those that it calls, with the functions above for `math`'s."""
     names = {"exp": exp, "tanh": tanh, "log": log, "erfc": erfc}
     return kernel(bind(function, names, compile_formula))

@@ -1,4 +1,4 @@
-"""The CPU engine: one network's memory, and the verbs of `fastbp.engine.Engine`."""
+"""The CPU engine: one network's memory, and the methods of `fastbp.engine.Engine`."""
 
 import math
 import platform
@@ -21,23 +21,22 @@ from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
 from fastbp.cpu.simd import VECTOR_BITS, lanes
 from fastbp.cpu.team import run_team
 from fastbp.cpu.work import Trials, Work
-from fastbp.cpu.workspace import Desk, make_memory, make_workspace
+from fastbp.cpu.workspace import TrainingBuffers, make_memory, make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import MOST_MOMENTS, Optimizer, code_of
 from fastbp.schedules import StepPlanner, gradient_steps
 from fastbp.threads import available_threads
 
-# Rows of a batch where nothing is learnt from it.
-PREDICT_ROWS = 128
-FEW_ROWS = 8  # at most this many, and a vector's lanes, are predicted from unpacked parameters
-GRADIENT_ROWS = 256
+PREDICT_ROWS = 128  # rows per batch of a prediction
+FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
+GRADIENT_ROWS = 256  # rows per batch of `loss_and_gradient`
 
-# The engines that are entered now: those of fits side by side share the cores. Weak, because Ctrl-C
-# may come between entering and the block that would leave.
-_at_work = WeakSet()
+# Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
+# after `__enter__` and before the `with` block that would call `__exit__`.
+_active = WeakSet()
 
-# Layouts are never written to; to make one takes as long as to predict a row.
+# Layouts are immutable, and making one takes as long as predicting a row.
 _layout_of = lru_cache(maxsize=64)(Layout)
 
 
@@ -49,15 +48,14 @@ class Engine:
     network : Network
     dtype : numpy dtype, float32 or float64
     n_threads : int or None, default=None
-        The largest team; None takes the cores that are available. The team is made smaller where
-        a batch has too little work for it, or where other engines are at work in this process:
-        those entered as a context, by other Python threads; and where training goes faster with
-        fewer, which is tried. Results do not depend on it.
+        Most threads in the team; None takes the cores that are available. The team is smaller where
+        a batch has too little work, where other Python threads have entered engines in this
+        process, and where training measures that fewer are faster. Results do not depend on it.
 
     Raises
     ------
     MemoryError
-        When the padded parameters do not fit into memory.
+        If the padded parameters do not fit into memory.
     """
 
     def __init__(self, network, dtype, n_threads=None):
@@ -65,29 +63,29 @@ class Engine:
         self.dtype = np.dtype(dtype)
         self.n_threads = n_threads
         self.layout = _layout_of(network, self.dtype)
-        self._flat = None  # parameters that nothing has asked to be packed yet
+        self._flat = None  # parameters not yet packed into panels
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing] * MOST_MOMENTS
         self._work = Work(network)
         self._rows = None  # of the last X
         self._trials = None  # of the last epoch's team
-        self._desk = None  # likewise, where it is small
+        self._buffers = None  # of the last epoch, if they are small
 
     def __enter__(self):
-        _at_work.add(self)
+        _active.add(self)
         return self
 
     def __exit__(self, *exception):
-        _at_work.discard(self)
-        self._desk = None
+        _active.discard(self)
+        self._buffers = None
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
     def load_parameters(self, parameters):
-        """Take over parameters, a flat vector in the network's order.
+        """Set the parameters from a flat vector in the network's order.
 
-        It is copied at the first use, and must not change before.
+        It is copied at its first use, and must not change before.
         """
         self._flat = np.ascontiguousarray(parameters, self.dtype)
 
@@ -101,21 +99,21 @@ class Engine:
 
     @property
     def weights(self):
-        """The parameters in panels, for the tiles."""
+        """The parameters in panels, as the tiles read them: an array that may be written to."""
         if self._flat is not None:
             self.layout.pack(self._flat, self._padded)
             self._flat = None
         return self._padded
 
     def load_moments(self, moments):
-        """Take over the optimizer's moments, a list of flat vectors."""
+        """Set the optimizer's moments from a list of flat vectors."""
         self.moments = [self._nothing] * MOST_MOMENTS
         for index, moment in enumerate(moments):
             self.moments[index] = aligned_zeros(self.layout.n_weights, self.dtype)
             self.layout.pack(moment, self.moments[index])
 
     def store_moments(self):
-        """Return the moments as a list of new flat vectors; the engine keeps none."""
+        """Return the moments as a list of new flat vectors, and drop the engine's own."""
         moments = [self.layout.unpack(moment) for moment in self.moments if moment.size]
         self.moments = [self._nothing] * MOST_MOMENTS
         return moments
@@ -123,13 +121,13 @@ class Engine:
     # ---- working memory -----------------------------------------------------------------------
 
     def _team_size(self, batch_size, n_rows=math.inf, density=1.0):
-        """Threads for `n_rows` in batches: as many as have work enough for a barrier."""
+        """Threads for `n_rows` in batches: as many as have enough work for their barriers."""
         useful = self._work.useful_threads(batch_size, n_rows, density)
-        if useful <= 1:  # to ask for the cores takes longer than a small prediction
+        if useful <= 1:  # asking for the number of cores takes longer than a small prediction
             return 1
         team = self._n_cores if self.n_threads is None else self.n_threads
-        if len(_at_work) > 1:
-            team = min(team, max(1, self._n_cores // len(_at_work)))
+        if len(_active) > 1:
+            team = min(team, max(1, self._n_cores // len(_active)))
         return min(useful, team)
 
     @cached_property
@@ -137,7 +135,7 @@ class Engine:
         return available_threads()
 
     def _rows_of(self, X):
-        """X in the kernels' terms, looked at once."""
+        """X as kernels read it, analysed once."""
         if self._rows is None or self._rows.X is not X:
             self._rows = Rows(X)
         return self._rows
@@ -145,7 +143,7 @@ class Engine:
     def _workspaces(self, rows, order, batch_size, size, learns=True):
         """The working memory of each thread, for batches of the rows in `order`."""
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
-        skips_zeros = rows.are_worth_a_look(order, units, passes)
+        skips_zeros = rows.pays_to_skip_zeros(order, units, passes)
         return [
             make_workspace(self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns)
             for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
@@ -170,20 +168,20 @@ class Engine:
             sample_weight=0 if weight is None else weight.__array_interface__["data"][0],
         )
 
-    # ---- verbs --------------------------------------------------------------------------------
+    # ---- training and prediction --------------------------------------------------------------
 
     def train_epoch(self, data, order, steps):
-        """Go through rows once, batch by batch, and update the parameters after each."""
+        """Train on the rows of `order` once, with an update per batch; return their mean loss."""
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
         try:
             self._run(data, order, steps, result)
-        finally:  # Ctrl-C may have ended it
+        finally:  # even after Ctrl-C
             steps.made += int(result[kernels.UPDATES])
         weight = result[kernels.TOTAL_WEIGHT]
         return float(result[kernels.LOSS] / weight) if weight else float("nan")
 
     def loss_and_gradient(self, data):
-        """Compute the mean loss of all rows by weight, without penalty, and its gradient."""
+        """Compute the weighted mean loss of all rows, without penalty, and its gradient."""
         steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
         self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
@@ -191,48 +189,49 @@ class Engine:
         return float(result[kernels.LOSS] / total_weight), self.layout.unpack(self.moments[0])
 
     def _run(self, data, order, steps, result):
-        """Train over `order`, in calls short enough for Ctrl-C to be heard between them."""
+        """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
         batch_size = min(steps.batch_size, len(order))
-        desk = self._desk_for(data, order, batch_size)
+        buffers = self._buffers_for(data, order, batch_size)
         plan = kernels.Plan(code_of(steps.rule), steps.alpha, float(data.input_scale))
-        trials = self._trials_of(data, batch_size, len(desk.workspaces))
-        for part, part_steps in desk.parts(order, steps.table):
+        trials = self._trials_of(data, batch_size, len(buffers.workspaces))
+        for part, part_steps in buffers.parts(order, steps.table):
             size, began = trials.choose(), perf_counter()
 
             def member(rank, part=part, part_steps=part_steps, size=size):
                 kernels.train(
-                    desk.memory, desk.workspaces[rank], desk.source, desk.objective, plan,
-                    part_steps, part, result, rank, size,
+                    buffers.memory, buffers.workspaces[rank], buffers.source, buffers.objective,
+                    plan, part_steps, part, result, rank, size,
                 )  # fmt: skip
 
-            run_team(size, member, desk.memory.control)
-            trials.note(len(part), perf_counter() - began)
+            run_team(size, member, buffers.memory.control)
+            trials.record(len(part), perf_counter() - began)
             if not np.isfinite(result[kernels.LOSS]):
                 return
 
     def _trials_of(self, data, batch_size, size):
-        """How teams of at most this size do with such batches."""
-        if self._trials is None or self._trials.most != size:
+        """The timings of teams of up to `size` threads on such batches."""
+        if self._trials is None or self._trials.max_size != size:
             density = self._rows_of(data.X).density
-            self._trials = Trials(size, self._work.is_doubtful(batch_size, size, density))
+            self._trials = Trials(size, self._work.may_favour_fewer(batch_size, size, density))
         return self._trials
 
-    def _desk_for(self, data, order, batch_size):
-        """What a team works with, if possible what it has worked with before."""
+    def _buffers_for(self, data, order, batch_size):
+        """The buffers that a team trains in: the last epoch's where they fit."""
         rows = self._rows_of(data.X)
         size = self._team_size(batch_size, len(order), rows.density)
-        if self._desk and self._desk.serves(data, batch_size, size, self.weights, self.moments):
-            return self._desk
-        desk = Desk(
+        buffers = self._buffers
+        if buffers and buffers.fit(data, batch_size, size, self.weights, self.moments):
+            return buffers
+        buffers = TrainingBuffers(
             data, batch_size, self._objective(data), self._memory(batch_size), rows.source,
             self._workspaces(rows, order, batch_size, size),
             self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
-        self._desk = desk if desk.is_small() else None
-        return desk
+        self._buffers = buffers if buffers.are_small() else None
+        return buffers
 
     def predict(self, data, rows=None, activation=None):
-        """Compute the network's outputs."""
+        """Compute the network's outputs, an array of shape (n_rows, n_outputs)."""
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
@@ -263,7 +262,7 @@ class Engine:
         return out
 
     def _predict_few(self, data, order, code, out):
-        """Predict a few rows with the parameters as they were given."""
+        """Predict a few rows straight from the flat parameters, into `out`."""
         vector = lanes(self.dtype)
         widest = round_up(max(self.network.layer_sizes), vector)
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
@@ -282,12 +281,12 @@ def warmup(dtypes=("float32", "float64"), everything=True):
     ----------
     dtypes : sequence of str, default=("float32", "float64")
     everything : bool, default=True
-        Also what sparse rows and predictions of a few rows need.
+        Whether to include the kernels for sparse rows and for predictions of a few rows.
 
     Returns
     -------
     folder : str or None
-        The cache folder; None where none can be written.
+        The cache folder; None where no folder can be written to.
     """
     shuffle(np.random.RandomState(0), np.arange(WORTH_COMPILING))
     network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")

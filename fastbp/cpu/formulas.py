@@ -1,7 +1,7 @@
 """The records' formulas compiled for the CPU, and the switches among them, over spans of numbers.
 
-A switch is taken once a tile; what it runs are loops that turn into vector instructions. All spans
-hold whole vectors.
+A switch is taken once per tile, and each branch is a loop that LLVM vectorises. All spans hold
+whole vectors.
 """
 
 from fastbp import activations, losses, optimizers
@@ -17,7 +17,7 @@ def _loop(over, body):
 
 
 def _compiled(record, *names):
-    """Some formulas of a record, by their names there."""
+    """Compile the formulas of a record that have these names."""
     return {name: compile_formula(getattr(record, name)) for name in names}
 
 
@@ -36,7 +36,7 @@ _ELEMENTWISE = [
 # ---- activations ------------------------------------------------------------------------------
 
 _FORWARD = _loop("values", "values[j] = {forward}(values[j])")
-# Both at once, as they have the costly parts in common.
+# Both in one loop, as they share the costly parts.
 _FORWARD_KEEPING = """\
 one = type(values[0])(1)
 for j in range(whole_size(values)):
@@ -58,11 +58,11 @@ def _backward_branch(code, record):
     return code, _loop("deltas", line), _compiled(record, "backward")
 
 
-# f(z) in place of z; for softmax nothing happens. Where the way back needs z, f′(z) is kept.
+# Replaces z by f(z), softmax excepted. Where the backward formula needs z, f′(z) goes to `kept`.
 activate = _switch(
     "activate", "activation, values, kept", [_forward_branch(*each) for each in _ELEMENTWISE]
 )
-# δ = ∂L/∂z from the errors ∂L/∂f(z) and f(z), or from the f′(z) that `deltas` kept.
+# δ = ∂L/∂z from the errors ∂L/∂f(z) and f(z), or from the f′(z) kept in `deltas`.
 activate_backward = _switch(
     "activate_backward",
     "activation, deltas, errors, values",
@@ -81,7 +81,7 @@ def _loss_switch(name, parameters, line, formula):
     return _switch(name, parameters, branches)
 
 
-# Every output's share of its row's loss.
+# Each output's share of its row's loss.
 compute_losses = _loss_switch(
     "compute_losses",
     "loss, losses, targets, outputs, eps",
@@ -115,7 +115,7 @@ def _update_branch(code, rule):
     return code, "\n".join([*lines, _loop("gradient", update)]), _compiled(rule, "update")
 
 
-# Move weights by their gradient and a row of the step table.
+# Updates weights by their gradient and a row of the step table.
 update_weights = _switch(
     "update_weights",
     "rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage",

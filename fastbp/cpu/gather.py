@@ -1,4 +1,4 @@
-"""Reading rows of the user's arrays where they lie, whatever their dtype and strides."""
+"""Reading rows of the user's arrays in place, whatever their dtype and strides."""
 
 from typing import NamedTuple
 
@@ -25,13 +25,13 @@ CODES = {
         np.uint64: UINT64,
     }.items()
 }
-# Bytes of a matrix that stays in the caches, so that nothing of it need be fetched ahead.
-_NEAR = 2**18
+# A matrix of at most this many bytes stays in the caches and is not prefetched.
+_CACHED_BYTES = 2**18
 
 
 @by_reference
 class Source(NamedTuple):
-    """Address, dtype code and strides (bytes) of a matrix; all of it integers."""
+    """Address, dtype code and strides (bytes) of a matrix, all integers."""
 
     address: int
     code: int
@@ -42,9 +42,9 @@ class Source(NamedTuple):
 
 
 def source_of(matrix):
-    """Describe an ndarray of one or two dimensions for the kernels.
+    """Describe an ndarray of one or two dimensions for the kernels, as a `Source`.
 
-    The caller keeps it alive while they read it.
+    The caller keeps the array alive while they read it.
     """
     matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
     return Source(
@@ -52,7 +52,7 @@ def source_of(matrix):
         CODES[matrix.dtype],
         *matrix.strides,
         matrix.shape[1],
-        int(matrix.nbytes > _NEAR),
+        int(matrix.nbytes > _CACHED_BYTES),
     )
 
 
@@ -82,9 +82,9 @@ def _read_number(address, code):
 
 @phase
 def _read_numbers(row, address, stride, code, scale):
-    """Fill `row` with as many numbers of any dtype, times `scale`.
+    """Fill `row` with numbers of any dtype, times `scale`.
 
-    Contiguous bytes take vector instructions, everything else goes one by one.
+    The loop over contiguous bytes is vectorised; everything else is read one by one.
     """
     real = type(scale)
     if code == BYTE and stride == 1:
@@ -97,9 +97,9 @@ def _read_numbers(row, address, stride, code, scale):
 
 @kernel
 def read_row(row, address, stride, code, scale):
-    """Fill `row` with as many numbers from an address, times `scale`.
+    """Fill `row` with the numbers at an address, times `scale`.
 
-    Short rows of floats are read in a few cycles: fewer than a call takes.
+    Floats are read inline: a short row takes fewer cycles than a call.
     """
     if code == FLOAT32 and stride == 4:
         read_floats(row, address, scale, np.float32)
@@ -118,10 +118,10 @@ def gather_row(row, source, index, scale):
 
 @kernel
 def prefetch_row(source, index):
-    """Have row `index` of the source fetched into the cache, if it is far and lies together."""
+    """Prefetch row `index` of a source that is not in the caches, if the row is compact."""
     if source.is_far and 0 < source.column_stride <= CACHE_LINE:
         start = source.address + index * source.row_stride
         last = start + source.n_columns * source.column_stride - 1
         for address in range(start, last, CACHE_LINE):
             prefetch(address)
-        prefetch(last)  # may lie in one more line
+        prefetch(last)  # may be on one more line

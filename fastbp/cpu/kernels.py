@@ -1,4 +1,4 @@
-"""The functions that Python calls: an epoch of training, and prediction of many rows or a few."""
+"""The kernels that Python calls: batches of training, and prediction of many rows or a few."""
 
 import math
 from typing import NamedTuple
@@ -50,8 +50,8 @@ class PredictionPlan(NamedTuple):
     input_scale: float
 
 
-# `source` describes dense rows, and `entries` sparse ones. The other is None: numba leaves branches
-# out that ask for it. A workspace has `inputs` even for sparse rows if these are almost dense.
+# `source` describes dense rows, and `entries` sparse ones. The other is None, and numba drops the
+# branches for it. Sparse rows that are almost dense are gathered into `workspace.inputs`, too.
 
 
 @phase
@@ -61,7 +61,7 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
         gather_entries(entries, order, scale)
         if workspace.inputs.size == 0:
             return
-    leaves_out, stride = workspace.steps.counts.size > 0, workspace.input_stride
+    skips_zeros, stride = workspace.steps.counts.size > 0, workspace.input_stride
     scale = type(workspace.inputs[0])(scale)
     for sample in range(order.size):
         row = section(workspace.inputs, sample * stride, n_inputs)
@@ -69,15 +69,15 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
             gather_row(row, source, order[sample], scale)
         if entries is not None:
             spread_entries(row, entries.rows, sample)
-        # While the rows of a tile are in the first cache.
-        if leaves_out and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
+        # While the rows of a tile are in the L1 cache.
+        if skips_zeros and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
             tile = sample // TILE_ROWS
             find_steps(workspace.steps, workspace.inputs, stride, tile, order.size)
 
 
 @kernel
 def are_finite(values):
-    """Whether no number is infinite or NaN: such a one times zero is NaN."""
+    """Whether no number is infinite or NaN, either of which times zero is NaN."""
     total = type(values[0])(0)
     for j in range(values.size):
         total += values[j] * type(total)(0)
@@ -86,7 +86,7 @@ def are_finite(values):
 
 @kernel
 def inputs_are_finite(workspace, entries, rows):
-    """Whether all numbers of so many gathered rows are finite."""
+    """Whether all numbers of the first `rows` gathered rows are finite."""
     if entries is None:
         return are_finite(section(workspace.inputs, ZERO, rows * workspace.input_stride))
     return are_finite(section(entries.rows.values, ZERO, entries.rows.starts[rows]))
@@ -94,9 +94,9 @@ def inputs_are_finite(workspace, entries, rows):
 
 @kernel
 def prefetch_rows(source, objective, order, first, count):
-    """Have the rows of the next batch on their way while this one is worked on.
+    """Prefetch the rows of the next batch while this one is computed.
 
-    They come from all over the memory, one row's cache misses after the other's.
+    They are scattered over memory: each would be a cache miss of its own.
     """
     for sample in range(first, smaller(first + count, order.size)):
         if source is not None:
@@ -106,7 +106,7 @@ def prefetch_rows(source, objective, order, first, count):
 
 @kernel
 def share_samples(rows, lanes, rank, size):
-    """The rows of a batch that fall to one thread, in whole tiles and vectors."""
+    """The range of a batch's rows for one thread, in whole tiles and vectors."""
     block = TILE_ROWS if lanes < TILE_ROWS else lanes
     first, last = share((rows + block - 1) // block, rank, size)
     return smaller(first * block, rows), smaller(last * block, rows)
@@ -114,6 +114,7 @@ def share_samples(rows, lanes, rank, size):
 
 @kernel
 def sum_in_order(values):
+    """The sum of numbers one by one, whatever the number of threads that wrote them."""
     total = 0.0
     for i in range(values.size):
         total += values[i]
@@ -122,7 +123,7 @@ def sum_in_order(values):
 
 @kernel
 def forward(memory, workspace, entries, index, tiles):
-    """Outputs of one layer."""
+    """Compute the outputs of one layer."""
     if entries is None or index > 0 or workspace.inputs.size > 0:
         forward_layer(memory, workspace, None, index, tiles)
     else:
@@ -131,7 +132,7 @@ def forward(memory, workspace, entries, index, tiles):
 
 @kernel
 def update(memory, workspace, entries, index, depth, rule, step, tiles):
-    """Gradient and update of one layer's weights."""
+    """Compute the gradient of one layer's weights, and update them."""
     if entries is None or index > 0 or workspace.inputs.size > 0:
         update_layer(memory, workspace, None, index, depth, rule, step, tiles)
     else:
@@ -141,12 +142,12 @@ def update(memory, workspace, entries, index, depth, rule, step, tiles):
 
 @kernel
 def run_batch(memory, workspace, objective, plan, step, order, passed, rank, size):
-    """One batch, from its gathered inputs to its update by a row of the step table.
+    """Train on one gathered batch: forward, backward, and the update by a row of the step table.
 
-    The threads share out the hidden layers' units, so that each reads only its own weights, and at
-    the output layer the samples, which need no barrier between its steps.
+    In hidden layers the threads share out the units, so that each reads only its own weights; in
+    the output layer they share out the samples, which needs no barrier between its steps.
 
-    Returns the barriers passed and the summed loss of its samples.
+    Returns the number of barriers passed, and the summed loss of the batch (on rank 0).
     """
     layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
     output, blocks = n_layers_of(layers) - 1, rows // TILE_ROWS
@@ -171,7 +172,7 @@ def run_batch(memory, workspace, objective, plan, step, order, passed, rank, siz
             below = all_rows(layer_of(layers, index - 1), blocks, rank, size)
             backward_layer(memory, workspace, index, below)
             passed = barrier(memory.control, passed, size)
-        # At once, while its weights, inputs and δ are in the caches.
+        # Right away, while the layer's weights, inputs and δ are in the caches.
         tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
         update(memory, workspace, entries, index, order.size, plan.rule, step, tiles)
     return passed, loss
@@ -179,7 +180,7 @@ def run_batch(memory, workspace, objective, plan, step, order, passed, rank, siz
 
 @cached_kernel
 def train(memory, workspace, source, objective, plan, steps, order, result, rank, size):
-    """Run the batches of `order` by the rows of `steps`: this thread's part of them.
+    """Train on the batches of `order`, one per row of `steps`: this thread's part of the work.
 
     Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
     updates. A batch without weight is skipped; one whose loss is not finite is the last.
@@ -204,7 +205,7 @@ def train(memory, workspace, source, objective, plan, steps, order, result, rank
             memory.control[STOPPED] = 1
         passed = barrier(memory.control, passed, size)
         if rank == 0:
-            # The others go on; they write these norms again only after the next barriers.
+            # The other ranks go on, but write to these norms only after the next barriers.
             penalty = sum_in_order(memory.square_norms) if step[PENALTY] > 0 else 0.0
             result[LOSS] += loss + 0.5 * plan.alpha * penalty
             result[TOTAL_WEIGHT] += step[WEIGHT]
@@ -215,9 +216,9 @@ def train(memory, workspace, source, objective, plan, steps, order, result, rank
 
 @cached_kernel
 def predict(memory, workspace, source, plan, order, out, rank, size):
-    """Write the outputs of the rows in `order` to `out`; every thread works through its own rows.
+    """Write the outputs of the rows in `order` to `out`, this thread's part of them.
 
-    `memory.activations` is this thread's own. Returns whether all inputs were finite.
+    `memory.activations` belongs to this thread alone. Returns whether all inputs were finite.
     """
     order, out = span_of(order), span_of(out)
     n_layers, lanes, finite = n_layers_of(memory.layers), workspace.lanes, True
@@ -244,7 +245,7 @@ def predict(memory, workspace, source, plan, order, out, rank, size):
 
 @kernel
 def add_inputs(values, inputs, weights):
-    """Add every row of a weight matrix, times its input."""
+    """Add to `values` every row of a weight matrix, times its input."""
     for k in range(inputs.size):
         row = section(weights, k * values.size, values.size)
         value = inputs[k]
@@ -254,10 +255,10 @@ def add_inputs(values, inputs, weights):
 
 @kernel
 def outputs_of_row(inputs, outputs, parameters, layers, entries):
-    """Pass one sample through all layers, weights as they lie in the flat vector.
+    """Pass one sample through all layers, with the weights of the flat vector.
 
     Returns whether the logits are in `outputs`; they are in `inputs` after an even number of
-    layers. Every sum runs as in the tiles, so it has the same bits.
+    layers. Sums run in the same order as in the tiles, and have the same bits.
     """
     start = np.int64(0)
     for index in range(n_layers_of(layers)):
@@ -273,7 +274,7 @@ def outputs_of_row(inputs, outputs, parameters, layers, entries):
             add_entries(values, entries.rows, weights)
         lanes = layer_of(layers, index)[LANES]
         values = section(outputs, ZERO, (n_outputs + lanes - 1) // lanes * lanes)
-        activate(layer_of(layers, index)[ACTIVATION], values, inputs)  # which serve no more
+        activate(layer_of(layers, index)[ACTIVATION], values, inputs)  # scratch by now
         inputs, outputs = outputs, inputs
         start = bias + n_outputs
     return n_layers_of(layers) % 2 == 1
@@ -311,7 +312,7 @@ def predict_few(
     for sample in range(order.size):
         for unit in range(n_outputs):
             outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
-    activate_samples(activation, outputs, lanes, outputs)  # no output keeps anything
+    activate_samples(activation, outputs, lanes, outputs)  # output layers keep no f′
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = outputs[unit * lanes + sample]

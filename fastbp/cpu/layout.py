@@ -1,9 +1,9 @@
-"""How one network lies in memory: panels of vector width, aligned, described by a layer table.
+"""The memory layout of a network: aligned panels of vector width, described by a layer table.
 
 Weights, activations and deltas are cut into panels of `WIDTH` neighbouring units, each panel
 contiguous: a weight panel holds all inputs' rows and then the bias row, an activation panel all
-rows of a batch. So threads that own different panels never share a cache line, and a tile of either
-is one contiguous block. Padding is always zero in weights, moments and deltas.
+rows of a batch. Threads that own different panels thus never share a cache line, and a tile of
+either is one contiguous block. Padding is always zero in weights, moments and deltas.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ from fastbp.cpu.spans import section
 N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
 BIAS_ROW = 5  # the row of a weight panel that holds the bias
 WEIGHTS = 6  # where the layer's weights start
-UNITS = 7  # units of the layers before: where its activations and deltas start, times the rows
+UNITS = 7  # padded units of all earlier layers: times the rows, where its activations start
 BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
-FIRST_BLOCK = 9  # the number of its first block among all layers'
+FIRST_BLOCK = 9  # index of its first block among all layers'
 ACTIVATION = 10  # of a hidden layer; the identity for the last one's logits
 LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
 N_FIELDS = 12
@@ -28,12 +28,12 @@ ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fe
 
 
 def round_up(number, multiple):
-    """The smallest multiple that is not below `number`."""
+    """The smallest multiple of `multiple` that is at least `number`."""
     return -(-number // multiple) * multiple
 
 
 def aligned_zeros(size, dtype):
-    """So many zeros, the first at the start of a cache line."""
+    """An array of `size` zeros that starts on a cache line of its own."""
     n_bytes = int(size) * np.dtype(dtype).itemsize
     memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
@@ -54,6 +54,7 @@ def last_layer_of(layers):
 
 @kernel
 def n_layers_of(layers):
+    """The number of layers in a layer table."""
     return layers.size // N_FIELDS
 
 
@@ -75,7 +76,7 @@ class Layout:
     n_blocks : int
         Blocks of all weight panels.
     input_stride : int
-        Distance of two rows of gathered inputs.
+        Numbers from one row of gathered inputs to the next.
     transposed_size : int
         Room for one transposed weight panel.
     """
@@ -109,7 +110,7 @@ class Layout:
         self.input_stride = self._input_stride(network.layer_sizes[0])
 
     def _input_stride(self, n_features):
-        """Whole cache lines, but never so many that the rows of a tile fall into one L1 set."""
+        """Whole cache lines; one more where the rows of a tile would fall into the same L1 set."""
         line = CACHE_LINE // self.dtype.itemsize
         stride = round_up(n_features, line)
         return stride + line if stride * self.dtype.itemsize % 1024 == 0 else stride
@@ -121,10 +122,10 @@ class Layout:
         return padded[fields[WEIGHTS] :][: np.prod(shape)].reshape(shape)
 
     def _pieces(self, padded, flat):
-        """Pair pieces of the padded vector with the same numbers of the flat one.
+        """Yield pairs of views: pieces of the padded vector, and the same numbers of the flat one.
 
-        Whole panels of all layers, then what is left of each layer's last panel; so packing copies
-        without a temporary.
+        For each array all whole panels are one piece and a last, partial one is another, so that
+        packing copies without a temporary.
         """
         for layer, arrays in enumerate(zip(*self.network.views(flat), strict=True)):
             panels = self._panels(padded, layer)

@@ -1,7 +1,7 @@
 """The output layer: activation, loss and δ of a few vectors of samples at once.
 
-Their numbers are transposed, unit by unit instead of sample by sample: so every formula and every
-sum over the units runs over vectors.
+Their numbers are transposed, unit by unit instead of sample by sample, so that every formula and
+every sum over the units runs on vectors of samples.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Objective(NamedTuple):
     loss: int
     joins_activation: int  # whether the loss's error is δ already
     has_classes: int  # whether the loss is the cross-entropy of softmax with a class index
-    loss_scale: float  # factor of every row's loss, not of its δ
+    loss_scale: float  # multiplies every row's loss, but not its δ
     eps: float  # probabilities are kept this far from 0 and 1
     targets: Source
     target_is_class: int  # whether a target is a class index (int64) or a row of numbers
@@ -52,14 +52,14 @@ class Objective(NamedTuple):
 
 @kernel
 def square_start(memory, layer, row, unit):
-    """Where the square of samples from `row` on and units from `unit` on starts."""
+    """Index in the activations at which a square from this row and unit on starts."""
     panel = unit // layer[WIDTH]
     return panel_start(memory, layer, panel) + (row - panel) * layer[WIDTH] + unit
 
 
 @phase
 def collect_outputs(memory, workspace, activation, row, count):
-    """Outputs of `count` samples (whole vectors) from `row` on, to `workspace.outputs`."""
+    """Write the outputs of `count` samples (whole vectors) from `row` on to `workspace.outputs`."""
     layer = last_layer_of(memory.layers)
     lanes, width = layer[LANES], layer[WIDTH]
     for unit in range(0, layer[N_OUTPUTS], lanes):
@@ -75,7 +75,7 @@ def collect_outputs(memory, workspace, activation, row, count):
 
 @kernel
 def activate_samples(activation, outputs, count, scratch):
-    """Turn the logits of `count` samples into outputs in place, unit by unit."""
+    """Turn the logits of `count` samples, stored unit by unit, into outputs in place."""
     if activation == SOFTMAX:
         softmax(outputs, count)
     else:
@@ -84,7 +84,7 @@ def activate_samples(activation, outputs, count, scratch):
 
 @kernel
 def spread_deltas(memory, deltas, row, count):
-    """Put the δ of `count` samples into the panels, from `row` on."""
+    """Copy the δ of `count` samples to the panels, from `row` on."""
     layer = last_layer_of(memory.layers)
     lanes, width = layer[LANES], layer[WIDTH]
     for unit in range(0, layer[N_OUTPUTS], lanes):
@@ -115,7 +115,7 @@ def softmax(outputs, count):
 
 @kernel
 def read_labels(objective, labels, order):
-    """The classes of the samples in the rows `order` of the data, as real numbers."""
+    """Fill `labels` with the class indices of the rows `order` of the data, as real numbers."""
     for sample in range(order.size):
         label = load_number(objective.targets.address, order[sample], np.int64)
         labels[sample] = type(labels[0])(label)
@@ -123,7 +123,7 @@ def read_labels(objective, labels, order):
 
 @kernel
 def read_targets(objective, workspace, targets, count, order):
-    """Fill `targets`, unit by unit, for the samples in the rows `order` of the data."""
+    """Fill `targets`, unit by unit, with those of the rows `order` of the data."""
     one = type(targets[0])(1)
     if objective.target_is_class:
         for j in range(targets.size):
@@ -141,7 +141,7 @@ def read_targets(objective, workspace, targets, count, order):
 
 @kernel
 def weight_of(objective, index):
-    """The weight of the sample in row `index` of the data."""
+    """The sample weight of row `index` of the data."""
     if objective.sample_weight == 0:
         return 1.0
     return load_number(objective.sample_weight, index, np.float64)
@@ -149,7 +149,7 @@ def weight_of(objective, index):
 
 @kernel
 def read_shares(objective, shares, order, batch_weight):
-    """Each sample's weight, as its share of the batch's."""
+    """Fill `shares` with each sample's weight divided by the batch's."""
     if objective.sample_weight == 0:
         for j in range(shares.size):
             shares[j] = 1 / batch_weight
@@ -160,7 +160,7 @@ def read_shares(objective, shares, order, batch_weight):
 
 @kernel
 def weigh_losses(objective, row_losses, losses, order):
-    """Weighted losses of the samples, from those without weights."""
+    """Fill `row_losses` with the samples' losses times their weights and the objective's scale."""
     for j in range(row_losses.size):
         row_losses[j] = losses[j] * objective.loss_scale
     if objective.sample_weight != 0:
@@ -170,9 +170,9 @@ def weigh_losses(objective, row_losses, losses, order):
 
 @phase
 def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, last):
-    """Loss and δ of the output layer for the rows from `first` to `last` of a batch.
+    """Compute loss and δ of the output layer for the rows from `first` to `last` of a batch.
 
-    `order` holds the batch's rows of the data. `first` is a multiple of a vector's lanes.
+    `order` holds the indices of the batch's rows. `first` is a multiple of a vector's lanes.
     """
     lanes = workspace.lanes
     for row in range(first, last, workspace.samples.size):
@@ -186,9 +186,7 @@ def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, 
         n_values = last_layer_of(memory.layers)[N_OUTPUTS] * count
         targets = section(workspace.targets, ZERO, n_values)
         outputs = section(workspace.outputs, ZERO, n_values)
-        if (
-            objective.has_classes
-        ):  # first, because they are written one by one, and waited for as vectors
+        if objective.has_classes:  # well before vectors of these single stores are loaded
             read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
         if objective.has_classes:
@@ -205,7 +203,7 @@ def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, 
 
 @kernel
 def deltas_of_classes(objective, losses, targets, outputs, shares):
-    """Losses and δ of softmax, in place of the classes that the first of the `targets` hold."""
+    """Compute losses and δ of softmax; δ replaces the class indices at the start of `targets`."""
     count, eps = shares.size, type(outputs[0])(objective.eps)
     one = type(eps)(1)
     for sample in range(0, count, vector_size(outputs)):
@@ -224,7 +222,7 @@ def deltas_of_classes(objective, losses, targets, outputs, shares):
 
 @phase
 def deltas_of_numbers(objective, workspace, order, targets, outputs, shares):
-    """Losses and δ of any outputs, likewise, for the samples in the rows `order` of the data."""
+    """Compute losses and δ of any outputs for the rows `order` of the data; δ goes to `targets`."""
     count, losses = shares.size, workspace.losses
     errors = section(workspace.errors, ZERO, outputs.size)
     read_targets(objective, workspace, targets, count, order)

@@ -1,6 +1,6 @@
 """One tile of a product, left · right + bias, for each kind of left operand: dense, listed, sparse.
 
-All of them add up in the same order, so that sums have the same bits.
+All of them sum in the same order, so that results have the same bits.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from fastbp.cpu.zeros import first_step
 
 
 class Left(NamedTuple):
-    """Left operand of a product: where a tile's element (row, depth) is."""
+    """Left operand of a product: where element (row, depth) of a tile is stored."""
 
     array: np.ndarray
     start: int
@@ -30,12 +30,12 @@ class Left(NamedTuple):
     depth_stride: int
     panel_stride: int
     panel_length: int
-    last_fetch: int  # how many steps are left when panels are not fetched ahead any more
+    last_fetch: int  # with at most this many steps left, no more panels are prefetched
 
 
 @inlined
 def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bias_start):
-    """Compute one tile of a panel of `layer`: left · right + bias; the padding is left alone."""
+    """Compute one tile of a panel of `layer`, left · right + bias; padding is not written."""
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_tile(out, start, width, left, right, right_start, bias, bias_start, depth)
@@ -46,7 +46,7 @@ def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bi
 @kernel
 def multiply_listed(out, start, layer, panel, left, right, right_start, steps, tile, bias,
                     bias_start):  # fmt: skip
-    """Compute one tile of a panel of `layer`, left · right + bias, by the steps of `tile` only."""
+    """Compute one tile of a panel of `layer`, left · right + bias, by the listed steps only."""
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_listed_tile(
@@ -62,7 +62,7 @@ def multiply_listed(out, start, layer, panel, left, right, right_start, steps, t
 
 @kernel
 def multiply_lines(out, start, layer, panel, lines, line, right, right_start, bias, bias_start):
-    """Compute one tile of a panel of `layer`: entries · right + bias, from a line on."""
+    """Compute one tile of a panel of `layer`, entries · right + bias, from `line` on."""
     width = layer[WIDTH]
     is_wide = layer[N_OUTPUTS] - panel * width > layer[LANES]
     for i in range(TILE_ROWS):

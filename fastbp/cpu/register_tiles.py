@@ -36,7 +36,7 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
 
     `strides` are the left operand's row, depth and panel strides, the panel's length, the number of
     steps that are left when no more panels are fetched ahead, and the right operand's stride.
-    Returns the accumulators behind the loops.
+    Returns the accumulators after the loops.
     """
     builder = vectors.builder
     row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride = strides
@@ -96,7 +96,7 @@ def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
     """Accumulate over the steps of a list.
 
     `strides` are the left operand's row and depth strides and the right operand's stride. Returns
-    the accumulators behind the loop.
+    the accumulators after the loop.
     """
     builder = vectors.builder
     row_stride, depth_stride, right_stride = strides

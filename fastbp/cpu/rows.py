@@ -1,10 +1,10 @@
-"""The rows of X as kernels read them: whether they are dense or sparse is asked here, once."""
+"""The rows of X as kernels read them. Whether they are dense or sparse is decided here, once."""
 
 from scipy.sparse import issparse
 
 from fastbp.cpu.gather import source_of
 from fastbp.cpu.sparse import density_of, make_entries, most_entries
-from fastbp.cpu.zeros import is_worth_a_look
+from fastbp.cpu.zeros import pays_to_skip_zeros
 
 
 class Rows:
@@ -18,7 +18,7 @@ class Rows:
     Attributes
     ----------
     density : float
-        The share of X to work on: what is stored, or 1 if that is much.
+        The share of X to compute with: what is stored, or 1 if that is much.
     source : fastbp.cpu.gather.Source or None
         Describes dense rows; None of sparse ones.
     """
@@ -39,7 +39,7 @@ class Rows:
         Parameters
         ----------
         order : ndarray of shape (n_rows,)
-            The rows to be worked on, in batches of `batch_size`.
+            The rows to be used, in batches of `batch_size`.
         batch_size, n_threads : int
         dtype : numpy dtype
         learns : bool, default=True
@@ -52,6 +52,6 @@ class Rows:
             make_entries(self.X, batch_size, n_entries, dtype, learns) for _ in range(n_threads)
         ]
 
-    def are_worth_a_look(self, order, units, passes):
-        """Whether products with zeros of gathered rows are worth leaving out."""
-        return self.are_gathered and is_worth_a_look(self.X, order, units, passes)
+    def pays_to_skip_zeros(self, order, units, passes):
+        """Whether skipping products with the zeros of gathered rows pays: see the function."""
+        return self.are_gathered and pays_to_skip_zeros(self.X, order, units, passes)

@@ -1,4 +1,4 @@
-"""Who works on what: a layer's tiles, shared out to a team by what they cost."""
+"""How the tiles of a layer are shared out to a team, by their cost."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from fastbp.cpu.layout import LANES, N_OUTPUTS, N_PANELS, WIDTH
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.spans import ZERO
 
-# Of a tile of two vectors, and of one, which waits longer for what it loads.
+# Of a tile of two vectors, and of a tile of one, which waits longer for its loads.
 WIDE_COST, NARROW_COST = 4, 3
 
 
 @kernel
 def share(count, rank, size):
-    """The part of `count` items that falls to one thread, as (first, last + 1)."""
+    """One thread's part of `count` items, as (first, last + 1)."""
     return count * rank // size, count * (rank + 1) // size
 
 
@@ -21,14 +21,14 @@ class Tiles(NamedTuple):
     """The tiles of a layer's panels that one thread works on, counted panel by panel."""
 
     first: int
-    last: int  # one behind the last
+    last: int  # one past the last
     blocks: int  # tiles of a panel
     row: int  # where the first of a panel starts
 
 
 @kernel
-def tile_behind(cost, n_wide):
-    """The first tile that starts behind tiles of so much cost."""
+def first_tile_after(cost, n_wide):
+    """The first tile that starts at or past this cost of the tiles before it."""
     if cost < n_wide * WIDE_COST:
         return (cost + WIDE_COST - 1) // WIDE_COST
     return n_wide + (cost - n_wide * WIDE_COST + NARROW_COST - 1) // NARROW_COST
@@ -44,7 +44,7 @@ def all_rows(layer, blocks, rank, size):
     n_wide = (layer[N_PANELS] - is_narrow) * blocks
     cost = n_wide * WIDE_COST + is_narrow * blocks * NARROW_COST
     start, stop = share(cost, rank, size)
-    return Tiles(tile_behind(start, n_wide), tile_behind(stop, n_wide), blocks, ZERO)
+    return Tiles(first_tile_after(start, n_wide), first_tile_after(stop, n_wide), blocks, ZERO)
 
 
 @kernel

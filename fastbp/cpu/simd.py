@@ -39,7 +39,7 @@ def lanes(dtype):
 
 
 def spread_number(builder, scalar, count):
-    """A vector with the same number in all of so many lanes."""
+    """A vector of `count` lanes that all hold the same number."""
     undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
     first = builder.insert_element(undefined, scalar, _INT32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, count), None))
@@ -64,7 +64,7 @@ class Vectors:
         return self.builder.bitcast(pointer, self.type.as_pointer())
 
     def offsets(self, n_vectors):
-        """Where so many neighbouring vectors start."""
+        """The offsets at which `n_vectors` neighbouring vectors start."""
         return [_INT64(v * self.count) for v in range(n_vectors)]
 
     def load(self, pointer, offset):
@@ -196,7 +196,7 @@ def prefetch_tile(typing_context, array, start):
 def read_floats(typing_context, row, address, scale, dtype):
     """Fill `row` with as many numbers of a float `dtype` from an address, times `scale`.
 
-    What is left behind whole vectors takes masked ones: nothing else is read or written.
+    The rest after whole vectors takes masked ones: nothing else is read or written.
     """
     signature = types.void(row, types.intp, row.dtype, dtype)
 

@@ -36,7 +36,7 @@ ZERO, ONE = np.int64(0), np.int64(1)
 
 
 class Span(types.Type):
-    """Numba's type of so many numbers of one dtype that lie together."""
+    """Numba's type of a contiguous run of numbers of one dtype."""
 
     def __init__(self, dtype):
         self.dtype = dtype

@@ -61,7 +61,7 @@ def most_entries(matrix, order, rows):
 
 
 def make_entries(matrix, rows, n_entries, dtype, learns=True):
-    """Make room for batches of up to so many rows of a CSR matrix, with so many entries in all.
+    """Allocate the entries of a batch: at most `rows` rows of a CSR matrix and `n_entries`.
 
     The caller keeps the matrix alive while kernels read it.
     """

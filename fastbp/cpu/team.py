@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.spans import address_of
 
-# How often to look before giving the core away. A barrier that only spins collapses when another
+# How often to look before yielding the core. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
 SPINS_BEFORE_YIELD = 2000
 _LOOK_SECONDS = 0.001  # how often an interrupted caller looks for ranks at work
@@ -100,10 +100,10 @@ def barrier(control, passed, size):
 
 
 def _spread_out(rank, cores):
-    """Move this thread to a core of its own, from where the system may move it on.
+    """Move this thread to a core of its own, from which the system may move it on.
 
-    New threads come to lie on one core together, now and then, beside an idle one: waiting for each
-    other they are slower than one thread, for some 20 ms until the system evens the load out.
+    Now and then new threads start on the same core although another is idle. Waiting for each
+    other they are slower than one thread, for about 20 ms until the system balances the load.
     """
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {cores[rank]})
@@ -172,7 +172,7 @@ def run_team(size, member, control):
         with entry:
             if len(begun) < size:
                 abandoned.append(True)
-                control[ABORTED] = 1  # those at work get no further than a barrier
+                control[ABORTED] = 1  # the ranks that run get no further than a barrier
         _wait_for(begun, ended)
         raise
     for error in failures:

@@ -1,6 +1,7 @@
-"""The arrays that kernels work in: those that a team shares, and each thread's own.
+"""The arrays that kernels work in: those that a team shares, and those of each thread.
 
-All are aligned: where two threads' arrays have a cache line in common, each waits for the other's.
+All are aligned, so that no cache line belongs to the arrays of two threads, which would then wait
+for each other.
 """
 
 from itertools import accumulate
@@ -18,10 +19,10 @@ from fastbp.cpu.team import CONTROL_SIZE
 from fastbp.cpu.zeros import Steps, make_steps, no_steps
 from fastbp.data import Data
 
-# Vectors of samples whose outputs are worked on at once: loops of that length are unrolled.
+# Vectors of samples whose outputs are computed at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
-MANY_OUTPUTS = 64  # with more of them one vector, to stay in the first cache
-SMALL_BYTES = 2**20  # arrays that cost next to no memory are kept between the epochs of a fit
+MANY_OUTPUTS = 64  # with more outputs one vector, to stay in the L1 cache
+SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 
 
 @by_reference
@@ -31,7 +32,7 @@ class Memory(NamedTuple):
     layers: np.ndarray  # layer table, int64
     capacity: int  # rows of an activation or delta panel; a batch may have fewer
     weights: np.ndarray  # padded parameters, real
-    first_moment: np.ndarray  # of the update rule, as many as it has; real
+    first_moment: np.ndarray  # of the update rule; empty if it has fewer moments; real
     second_moment: np.ndarray
     activations: np.ndarray  # all layers' outputs for one batch, real
     deltas: np.ndarray  # likewise; on the way forward f′(z) of activations that need z
@@ -48,10 +49,10 @@ class Workspace(NamedTuple):
     input_stride: int
     transposed: np.ndarray  # one transposed weight panel
     tile: np.ndarray  # one tile of a product, on its way
-    zeros: np.ndarray  # as many as a tile is wide, for products without bias
+    zeros: np.ndarray  # one for each column of a tile, for products without bias
     one: np.ndarray  # the number 1, for sums
     lanes: int  # numbers in a vector
-    samples: np.ndarray  # a number for each of the samples whose outputs are worked on at once
+    samples: np.ndarray  # a number for each of the samples whose outputs are computed at once
     outputs: np.ndarray  # their outputs, unit by unit
     targets: np.ndarray  # likewise, then their δ
     errors: np.ndarray  # likewise, on the way from targets to δ
@@ -61,19 +62,19 @@ class Workspace(NamedTuple):
     entries: Entries | None  # of a batch of sparse rows; None where rows are dense
 
 
-class Desk(NamedTuple):
-    """All that a team trains with, from one epoch to the next."""
+class TrainingBuffers(NamedTuple):
+    """Everything that a team trains with, which later epochs may reuse."""
 
     data: Data
     batch_size: int  # rows of the largest batch
     objective: Objective
     memory: Memory
     source: Source | None  # of dense rows
-    workspaces: list  # one a thread of the largest team
-    batches_per_call: int  # that one call into the kernel goes through, at most
+    workspaces: list  # one for each thread of the largest team
+    batches_per_call: int  # most batches of one call of the kernel
 
-    def serves(self, data, batch_size, size, weights, moments):
-        """Whether it is for this data, for as many threads, and for these very arrays."""
+    def fit(self, data, batch_size, size, weights, moments):
+        """Whether they are for this data, batch size and team, and for these very arrays."""
         memory = self.memory
         return (
             data is self.data
@@ -84,7 +85,7 @@ class Desk(NamedTuple):
         )
 
     def parts(self, order, table):
-        """The rows and the steps of every call into the kernel: whole batches, as many as can be.
+        """The rows and steps of each call of the kernel: as many whole batches as it may take.
 
         Parameters
         ----------
@@ -99,15 +100,15 @@ class Desk(NamedTuple):
             for first in range(0, len(table), stride)
         ]
 
-    def is_small(self):
-        """Whether it is worth keeping: to make its arrays takes longer than to fill them."""
+    def are_small(self):
+        """Whether to keep them: making such small arrays takes longer than filling them."""
         inputs = sum(workspace.inputs.nbytes for workspace in self.workspaces)
         activations = self.memory.activations.nbytes + self.memory.deltas.nbytes
         return self.source is not None and inputs + activations < SMALL_BYTES
 
 
 def _aligned_arrays(dtype, **sizes):
-    """Arrays of zeros of these sizes by their names, in one piece: each alone takes 1.5 µs."""
+    """Named arrays of zeros in one allocation; one for each would take 1.5 µs each."""
     line = ALIGNMENT // np.dtype(dtype).itemsize
     *starts, end = accumulate((round_up(size, line) for size in sizes.values()), initial=0)
     memory = aligned_zeros(end, dtype)

@@ -1,9 +1,9 @@
-"""Zeros in dense rows: tiles of the first layer make no step at which their left operand is zero.
+"""Zeros in dense rows: tiles of the first layer skip the steps at which their left operand is zero.
 
 Images have empty margins, and one-hot columns are nearly empty. A tile multiplies several rows at
-once, or a gradient's several columns, so it leaves a step out if all of these are zero there. What
-is left out would have added nothing: results are the same to the bit, unless weights are infinite,
-for zero times those is NaN.
+once, or a gradient's several columns, and skips a step if all of these are zero there. What is
+skipped would have added nothing: results are the same to the bit, unless weights are infinite, for
+zero times those is NaN.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from fastbp.cpu.spans import address_of
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
-# To look at a number takes as long as so many multiply-adds.
+# Looking at a number takes as long as this many multiply-adds.
 LOOK_WORK = 16
 FEWEST_FEATURES, MOST_SAMPLES = 32, 64
 _ALL_ROWS = 2**TILE_ROWS - 1  # a bit for each row of a tile; numba has powers of integers compiled
@@ -38,7 +38,7 @@ class Steps(NamedTuple):
 
 
 def make_steps(rows, n_features, learns=True):
-    """Make room for the steps of a batch of up to so many rows, the columns' only for gradients."""
+    """Allocate the steps of a batch of at most `rows` rows; those of columns if it `learns`."""
     rows, columns = round_up(rows, TILE_ROWS), round_up(n_features, TILE_ROWS)
     tiles = rows // TILE_ROWS + (columns // TILE_ROWS if learns else 0)
     numbers = rows // TILE_ROWS * columns + (columns // TILE_ROWS * rows if learns else 0)
@@ -46,18 +46,18 @@ def make_steps(rows, n_features, learns=True):
 
 
 def no_steps():
-    """What says that no step is left out."""
+    """The steps of a tile that skips none."""
     return Steps(np.zeros(0, np.int64), np.zeros(0, np.int32), 0, 0)
 
 
-def is_worth_a_look(X, order, units, passes):
-    """Whether to leave steps out saves more than finding them costs, judged by a few of the rows.
+def pays_to_skip_zeros(X, order, units, passes):
+    """Whether skipping steps saves more than finding them costs, estimated from a few rows.
 
     Parameters
     ----------
     X : ndarray or CSR matrix of shape (n_samples, n_features)
     order : ndarray of shape (n_rows,)
-        The rows to be worked on.
+        The rows to be used.
     units : float
         Of the first layer, for each thread.
     passes : int
@@ -111,7 +111,7 @@ def _positions(bits):
 
 @intrinsic
 def append_positions(typing_context, numbers, end, base, bits):
-    """Write the positions of a set's bits, plus `base`, behind the end of a list of int32.
+    """Write the positions of a set's bits, plus `base`, past the end of a list of int32.
 
     `bits` are less than 2 ** TILE_ROWS, and TILE_ROWS numbers are written in any case. Returns the
     new end.
@@ -156,7 +156,7 @@ def first_step(steps, tile):
 def find_steps(steps, inputs, stride, tile, rows):
     """Find the steps of one tile of a batch's rows, and what it adds to those of the columns.
 
-    The tiles come in order, `rows` are the batch's; behind the last are an earlier batch's.
+    The tiles come in order, `rows` are the batch's; any later ones are an earlier batch's.
     """
     row = tile * TILE_ROWS
     valid = _ALL_ROWS if rows - row >= TILE_ROWS else (1 << (rows - row)) - 1

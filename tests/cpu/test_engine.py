@@ -351,7 +351,7 @@ def test_what_an_epoch_leaves_serves_only_its_like():
                 engine.load_moments(engine.store_moments())
                 continue
             if not keeps:
-                engine._desk = None
+                engine._buffers = None
             data, batch_size = step
             planner = StepPlanner(optimizer, 20, batch_size, data.sample_weight, 0.01, 1)
             engine.train_epoch(data, order, planner.next_epoch(order))

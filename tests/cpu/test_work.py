@@ -9,14 +9,14 @@ def run(trials, seconds, calls):
     chosen = []
     for _ in range(calls):
         chosen.append(trials.choose())
-        trials.note(100, 100 * seconds[chosen[-1]])
+        trials.record(100, 100 * seconds[chosen[-1]])
     return chosen
 
 
-def test_a_team_is_tried_against_one_thread_where_it_is_doubtful():
+def test_a_team_is_tried_against_one_thread_where_it_may_be_faster():
     """Two threads went slower than one for minutes, where a barrier takes 250 ns."""
     near, far = {2: 10.0, 1: 15.0}, {2: 18.0, 1: 15.0}
-    trials = Trials(2, is_doubtful=True)
+    trials = Trials(2, may_favour_fewer=True)
     assert run(trials, near, 10) == [2] + TRIAL_CALLS * [2] + TRIAL_CALLS * [1] + 3 * [2]
     assert run(trials, far, 6) == TRIAL_CALLS * [2] + 3 * [1]
     again = run(trials, far, 4 * (CALLS_TO_MORE + TRIAL_CALLS)).count(2)
@@ -27,13 +27,13 @@ def test_a_team_is_tried_against_one_thread_where_it_is_doubtful():
 
 def test_the_first_call_does_not_count():
     """It compiles the kernel: the team looked a thousand times slower than one thread."""
-    trials = Trials(2, is_doubtful=True)
+    trials = Trials(2, may_favour_fewer=True)
     assert run(trials, {2: 5000.0, 1: 5000.0}, 1) == [2]
     assert run(trials, {2: 10.0, 1: 15.0}, 8)[-2:] == [2, 2]
 
 
 def test_a_large_network_keeps_its_team_unless_something_is_wrong():
-    trials = Trials(2, is_doubtful=False)
+    trials = Trials(2, may_favour_fewer=False)
     assert run(trials, {2: 10.0, 1: 19.0}, 200) == [2] * 200
     beside_a_busy_process = {2: 24.0, 1: 20.0}
     assert run(trials, beside_a_busy_process, TRIAL_CALLS + 2) == [2] * TRIAL_CALLS + [1, 1]
@@ -42,7 +42,7 @@ def test_a_large_network_keeps_its_team_unless_something_is_wrong():
 
 
 def test_one_slow_call_changes_nothing():
-    trials = Trials(2, is_doubtful=False)
+    trials = Trials(2, may_favour_fewer=False)
     run(trials, {2: 10.0}, 10)
     run(trials, {2: 100.0}, TRIAL_CALLS - 1)
     assert run(trials, {2: 10.0}, 10) == [2] * 10
@@ -50,18 +50,18 @@ def test_one_slow_call_changes_nothing():
 
 def test_a_team_shrinks_and_grows_by_halves():
     fastest_with_three = {12: 20.0, 6: 12.0, 3: 9.0, 1: 30.0}
-    trials = Trials(12, is_doubtful=True)
+    trials = Trials(12, may_favour_fewer=True)
     chosen = run(trials, fastest_with_three, 20)
     assert list(dict.fromkeys(chosen)) == [12, 6, 3, 1]
     assert chosen[-6:] == [3] * 6
-    assert Trials(1, is_doubtful=True).choose() == 1
+    assert Trials(1, may_favour_fewer=True).choose() == 1
 
 
-def test_what_is_doubtful():
+def test_where_fewer_threads_may_be_faster():
     small, large = (Network(sizes, ("tanh",) * (len(sizes) - 2), "softmax", "log_loss")
                     for sizes in ((30, 64, 64, 3), (784, 128, 10)))  # fmt: skip
     assert Work(small).useful_threads(64) >= 2
-    assert Work(small).is_doubtful(64, 2)
-    assert not Work(large).is_doubtful(64, 2)
-    assert Work(large).is_doubtful(64, 2, density=0.01), "sparse rows"
+    assert Work(small).may_favour_fewer(64, 2)
+    assert not Work(large).may_favour_fewer(64, 2)
+    assert Work(large).may_favour_fewer(64, 2, density=0.01), "sparse rows"
     assert Work(large).useful_threads(64, n_rows=64) == 1, "not worth starting threads"

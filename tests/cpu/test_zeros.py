@@ -11,7 +11,7 @@ from fastbp.cpu.engine import Engine
 from fastbp.cpu.rows import Rows
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.sparse import density_of
-from fastbp.cpu.zeros import column_tile, find_steps, first_step, is_worth_a_look, make_steps
+from fastbp.cpu.zeros import column_tile, find_steps, first_step, make_steps, pays_to_skip_zeros
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -74,7 +74,7 @@ def almost_dense():
 
 def trained(monkeypatch, skips, X, hidden, solver, dtype, n_threads, batch_size=44):
     """Weights after two epochs, and predictions."""
-    monkeypatch.setattr(rows_module, "is_worth_a_look", lambda *arguments, **_: skips)
+    monkeypatch.setattr(rows_module, "pays_to_skip_zeros", lambda *arguments, **_: skips)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(work, "WORK_PER_START", 1)
     generator = np.random.RandomState(1)
@@ -123,7 +123,7 @@ def test_not_a_number_is_not_zero():
     X = np.zeros((320, 64), np.float32)
     X[7::16, 5] = np.nan
     network = Network((64, 64, 2), ("relu",), "softmax", "log_loss")
-    assert is_worth_a_look(X, np.arange(len(X)), 64, 1)
+    assert pays_to_skip_zeros(X, np.arange(len(X)), 64, 1)
     with Engine(network, "float32", 1) as engine:
         engine.load_parameters(
             network.initialise(
@@ -139,15 +139,15 @@ def test_worth_a_look():
     """Only where enough of the products would be left out."""
     order, half = np.arange(400), np.ones((400, 64))
     half[:, ::2] = 0
-    assert is_worth_a_look(half, order, 64, 2)
-    assert not is_worth_a_look(half, order, 8, 2)  # too few units gain from it
-    assert not is_worth_a_look(half, order[:20], 64, 2)  # too few rows to judge by
-    assert not is_worth_a_look(half[:, :16], order, 64, 2)
-    assert not is_worth_a_look(np.ones((400, 64)), order, 64, 2)
+    assert pays_to_skip_zeros(half, order, 64, 2)
+    assert not pays_to_skip_zeros(half, order, 8, 2)  # too few units gain from it
+    assert not pays_to_skip_zeros(half, order[:20], 64, 2)  # too few rows to judge by
+    assert not pays_to_skip_zeros(half[:, :16], order, 64, 2)
+    assert not pays_to_skip_zeros(np.ones((400, 64)), order, 64, 2)
     apart = np.zeros((400, 64))
     apart[np.arange(400), np.arange(400) % 64] = 1  # every tile of 8 rows has 8 columns
-    assert is_worth_a_look(apart, order, 64, 2)
-    assert not is_worth_a_look(half, np.zeros(0, int), 64, 2)
+    assert pays_to_skip_zeros(apart, order, 64, 2)
+    assert not pays_to_skip_zeros(half, np.zeros(0, int), 64, 2)
 
 
 def test_predictions_look_for_rows_only():

@@ -85,7 +85,7 @@ class Settings:
 
 @dataclass
 class Progress:
-    """How far training has come. Warm starts and partial fits go on from the last one's.
+    """How far training has come. Warm starts and partial fits continue from the last one's.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Progress:
     loss: float = nan
 
     def end_epoch(self, loss, score, n_samples, tol):
-        """Note an epoch down; return whether it was the best so far."""
+        """Record an epoch; return whether it was the best so far."""
         self.n_iter += 1
         self.n_samples_seen += n_samples
         self.loss = loss = np.float64(loss)  # NumPy's, as in scikit-learn: people round() it
@@ -152,7 +152,7 @@ class Split:
 
 @dataclass
 class Training:
-    """One fit: what it works with, and what it has reached.
+    """One fit: what it is made of, and how far it has come.
 
     Parameters
     ----------
@@ -380,7 +380,7 @@ def has_converged(training, planner):
 
 
 def clip_batch_size(batch_size, n_samples):
-    """Turn the `batch_size` parameter into rows a batch, not more than there are."""
+    """Resolve the `batch_size` parameter to rows per batch, at most all of them."""
     if batch_size == "auto":
         return min(200, n_samples)
     if batch_size > n_samples:

@@ -18,7 +18,7 @@ def share(count, rank, size):
 
 
 class Tiles(NamedTuple):
-    """The tiles of a layer's panels that one thread works on, counted panel by panel."""
+    """The tiles of a layer's panels that one thread computes, counted panel by panel."""
 
     first: int
     last: int  # one past the last
@@ -36,7 +36,7 @@ def first_tile_after(cost, n_wide):
 
 @kernel
 def all_rows(layer, blocks, rank, size):
-    """A thread's share of all tiles of a layer, `blocks` in each panel, by what they cost.
+    """A thread's share of all tiles of a layer, `blocks` in each panel, by their cost.
 
     A last panel may be only one vector wide.
     """

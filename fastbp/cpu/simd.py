@@ -19,7 +19,7 @@ CACHE_LINE = 64  # bytes
 
 
 def _vector_bits():
-    """Width of the widest registers that pay: 512, 256 or 128 bits."""
+    """Bits of the widest registers worth using: 512, 256 or 128."""
     features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
     if "+avx512f" in features:
         return 512
@@ -113,7 +113,7 @@ class Vectors:
 
 
 def keep_rolled(builder):
-    """Have LLVM leave the loop around here as it is: unrolled, a tile needs too many registers.
+    """Keep LLVM from unrolling the loop around here: unrolled, a tile needs too many registers.
 
     What is convergent must not come to depend on another condition, and an unrolled loop's surplus
     steps do.
@@ -171,7 +171,7 @@ def transpose_square(
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Have the cache line at an integer address fetched into the second-level cache."""
+    """Prefetch the cache line at an integer address into the second-level cache."""
 
     def codegen(context, builder, signature, arguments):
         fetch_line(builder, builder.inttoptr(arguments[0], _BYTES), 2)
@@ -182,7 +182,7 @@ def prefetch(typing_context, address):
 
 @intrinsic
 def prefetch_tile(typing_context, array, start):
-    """Have the tile that starts at a number of an array fetched into the first-level cache."""
+    """Prefetch the tile that starts at a number of an array into the first-level cache."""
 
     def codegen(context, builder, signature, arguments):
         pointer = address_of(context, builder, signature.args[0], arguments[0], arguments[1])
@@ -194,7 +194,7 @@ def prefetch_tile(typing_context, array, start):
 
 @intrinsic
 def read_floats(typing_context, row, address, scale, dtype):
-    """Fill `row` with as many numbers of a float `dtype` from an address, times `scale`.
+    """Fill `row` with numbers of a float `dtype` from an address, times `scale`.
 
     The rest after whole vectors takes masked ones: nothing else is read or written.
     """

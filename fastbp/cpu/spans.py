@@ -88,7 +88,7 @@ def _set_number(context, builder, signature, arguments):
 
 @intrinsic
 def section(typing_context, span, start, size):
-    """So many numbers of a span from `start` on, as a span of their own."""
+    """A part of a span, `size` numbers from `start` on, as a span of its own."""
 
     def codegen(context, builder, signature, arguments):
         span, start, size = arguments

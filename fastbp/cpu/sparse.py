@@ -47,13 +47,13 @@ class Entries(NamedTuple):
 
 
 def density_of(X):
-    """The share of a CSR matrix's elements to work on: those stored, or all if there are many."""
+    """The share of a CSR matrix's elements to compute with: those stored, or all if many are."""
     density = X.nnz / max(1, X.shape[0] * X.shape[1])
     return density if density < DENSE_ENOUGH else 1.0
 
 
 def most_entries(matrix, order, rows):
-    """Entries that `rows` neighbours in `order` have at most."""
+    """The most entries that `rows` consecutive rows of `order` have."""
     ends = np.zeros(len(order) + 1, np.int64)
     np.cumsum(np.diff(matrix.indptr)[order], out=ends[1:])
     rows = min(rows, len(order))

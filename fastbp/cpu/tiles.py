@@ -114,7 +114,7 @@ def forward_layer(memory, workspace, entries, index, tiles):
 
 @kernel
 def clear_padding(tile, layer, panel):
-    """Clear what the product leaves alone of a tile whose panel is only one vector wide."""
+    """Zero the padding of a tile whose panel is one vector wide: the product does not write it."""
     width, lanes = layer[WIDTH], layer[LANES]
     if layer[N_OUTPUTS] - panel * width <= lanes < width:
         for row in range(TILE_ROWS):
@@ -175,7 +175,7 @@ def square_norm(values):
 
 @kernel
 def prefetch_state(memory, start):
-    """Have the weights and moments of an update on their way while its gradient is computed."""
+    """Prefetch the weights and moments of an update while its gradient is computed."""
     prefetch_tile(memory.weights, start)
     prefetch_tile(memory.first_moment, start)
     if memory.second_moment.size > 0:
@@ -251,7 +251,7 @@ def update_layer(memory, workspace, entries, index, depth, rule, step, tiles):
             memory.square_norms[layer[FIRST_BLOCK] + item] = square_norm(weights)
         gradient = section(workspace.tile, ZERO, weights.size)
         first_moment = section(memory.first_moment, start, weights.size)
-        # Of a rule with one moment it is empty, and left alone.
+        # Empty if the rule has one moment, and not used then.
         second_moment = section(memory.second_moment, start, weights.size)
         update_weights(
             rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage

@@ -378,11 +378,13 @@ def _train_on_gpu(members, device_shuffle):
                 plan = plan_for(fit.network, fit.training, device) if is_single else None
                 (others if plan is None else small).append((member, plan))
         if small and not _is_small_trusted(device, small[0][0]):
-            small, others = [], [*small, *others]
+            # One that the trial has failed is as before, and cannot go on.
+            others = [each for each in (*small, *others) if each[0].outcome is None]
+            small = []
         states = [member.fit.training.random_state.get_state() for member, _ in small]
         begun = [(member.fit.network, member.fit.training, plan) for member, plan in small]
         try:
-            trained = train_together(device, begun, device_shuffle)
+            trained = train_together(device, begun, device_shuffle) if begun else []
         except Exception as error:  # of the device: it has failed all of them
             trained = []
             for member, _ in small:

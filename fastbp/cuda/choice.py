@@ -22,6 +22,7 @@ class Gpu:
     name: str = "NVIDIA H200"
     capability: tuple = (9, 0)
     shared_memory: int = 232_448
+    n_multiprocessors: int = 132
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fastbp.cuda.data import DeviceData, Epoch
 from fastbp.cuda.small.fits import batch_rows, plan_for, train_together
 from fastbp.cuda.task import Task
 from fastbp.cuda.toolkit import DeviceError, DeviceMemoryError, is_simulated
+from fastbp.cuda.wide.layer_products import choose_tiles
 from fastbp.data import Data
 from fastbp.optimizers import optimizer_of
 from fastbp.schedules import StepPlanner
@@ -41,12 +42,13 @@ class Trial:
     Parameters
     ----------
     task : Task
-        Its network's layers are cut to MOST_UNITS units, and its batches to MOST_BATCH rows.
+        Its network's layers are cut to MOST_UNITS units, and its batches to MOST_BATCH rows; the
+        tiles of its products stay.
     """
 
     def __init__(self, task):
         sizes = tuple(min(size, MOST_UNITS) for size in task.network.layer_sizes)
-        self.network, self.rule = replace(task.network, layer_sizes=sizes), task.rule
+        self.task, self.network = task, replace(task.network, layer_sizes=sizes)
         self.batch_size, random = min(task.batch_size, MOST_BATCH), np.random.RandomState(0)
         n_rows = 2 * self.batch_size + max(1, self.batch_size // 2)
         targets = random.random_sample((n_rows, sizes[-1]))
@@ -56,7 +58,7 @@ class Trial:
         self.start = self.network.initialise(random, np.float32, default_activation="relu")
 
     def _make_optimizer(self):
-        optimizer = optimizer_of(self.rule, RATE)
+        optimizer = optimizer_of(self.task.rule, RATE)
         optimizer.reset(self.network.n_parameters, np.float32)
         return optimizer
 
@@ -68,7 +70,10 @@ class Trial:
         losses : list of float
         parameters : ndarray of shape (n_parameters,)
         """
-        task = Task(self.network, np.dtype(np.float32), precision, self.batch_size, self.rule)
+        task = replace(
+            self.task, network=self.network, precision=precision, batch_size=self.batch_size,
+            stands_for=self.task,
+        )  # fmt: skip
         program, optimizer = choose(task, device).load()(device, task), self._make_optimizer()
         program.load_parameters(self.start)
         program.load_moments(optimizer.moments)
@@ -117,7 +122,13 @@ def trusted_task(device, task):
     if name == "general" or is_simulated():
         return task
     kind = sorted({*task.network.activations, task.network.loss})
-    name, trial = f"{name} ({', '.join([task.precision, task.rule.name, *kind])})", Trial(task)
+    tiles = {
+        f"{product} {tile.rows}x{tile.columns}x{tile.stages}"
+        for product, some in choose_tiles(task, device).items()
+        for tile in some
+    }
+    kind = ", ".join([task.precision, task.rule.name, *kind, *sorted(tiles)])
+    name, trial = f"{name} ({kind})", Trial(task)
     if is_trusted(device, name, trial, task.precision, lambda: trial.run(device, task.precision)):
         return task
     return replace(task, precision=task.dtype.name)
@@ -170,8 +181,13 @@ def is_trusted(device, name, trial, precision, attempt):
 def describe(device):
     """What `fastbp info` says of the programs that have been tried on this GPU."""
     verdicts = _verdicts.get(fingerprint(device)) or _read(device)
-    tried = [f"{name}: {bad or 'trusted'}" for name, bad in sorted(verdicts.items())]
-    return "; ".join(tried) or "small and wide not tried yet"
+    said = [
+        f"{name}: {f'not trusted, {bad}' if bad else 'trusted'}"
+        for name, bad in sorted(verdicts.items())
+    ]
+    tried = {name.split(" ")[0] for name in verdicts}
+    said += [f"{name}: not tried yet" for name in ("small", "wide") if name not in tried]
+    return "; ".join(said)
 
 
 @cache

@@ -26,6 +26,8 @@ class Task:
     rule : UpdateRule
         With SUM_GRADIENTS (the general program only) nothing is updated, and the gradients of all
         steps add up in the first moment.
+    stands_for : Task or None, default=None
+        In a trial, the larger task whose kernels are tried.
     """
 
     network: Network
@@ -33,3 +35,4 @@ class Task:
     precision: str
     batch_size: int
     rule: UpdateRule
+    stands_for: "Task | None" = None

@@ -1,6 +1,7 @@
 """Programs other than the general one are tried before they are trusted."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from fastbp.cuda import choice, proof, toolkit
 from fastbp.cuda.device import Device
 from fastbp.cuda.task import Task
 from fastbp.cuda.toolkit import DeviceError, DeviceMemoryError
+from fastbp.cuda.wide.layer_products import choose_tiles
 from fastbp.fitting import Fit, GivenData
 from fastbp.network import Network
 from fastbp.optimizers import RULES
@@ -73,11 +75,15 @@ def test_results_within_rounding_are_trusted_and_kept(monkeypatch, fresh):
     restart(monkeypatch)
     assert try_wide(monkeypatch, (5.0, 5.0)) is TASK  # not tried again
     assert FakeTrial.calls == 0
-    assert "trusted" in proof.describe(Gpu())
+    said = r"wide \(bfloat16, adam, .*forward 64x64x4.*\): trusted; small: not tried yet"
+    assert re.fullmatch(said, proof.describe(Gpu()))
     monkeypatch.setattr(toolkit, "look_around", lambda: toolkit.Findings(driver_version=14000))
     restart(monkeypatch)
     with pytest.warns(UserWarning, match="losses are off"):
         try_wide(monkeypatch, (5.0, 1.0))
+    said = proof.describe(Gpu())
+    assert "): not trusted, losses are off by" in said
+    assert "small: not tried yet" in said
     kept = json.loads((fresh / "verdicts.json").read_text())
     assert len(kept) == 2  # the first driver's verdict is still there
 
@@ -148,6 +154,28 @@ def test_trials_are_small_and_of_the_kind():
     assert trial.data.X.shape == (640, 512)
 
 
+def test_a_trial_tries_the_kernels_of_the_fit(monkeypatch):
+    """Tiles went by the trial's own sizes: those of large networks were trusted untried."""
+    network = Network((4096, 4096, 10), ("relu",), "softmax", "log_loss")
+    task, asked = replace(TASK, network=network, batch_size=4096), []
+    monkeypatch.setattr(proof, "choose", lambda task, device: asked.append(task) or choice)
+    with pytest.raises(AttributeError):  # there is nothing to load
+        proof.Trial(task).run(Gpu(), "bfloat16")
+    (tried,) = asked
+    assert tried.network.layer_sizes == (512, 512, 10)
+    assert choose_tiles(tried, Gpu()) == choose_tiles(task, Gpu())
+    assert choose_tiles(replace(tried, stands_for=None), Gpu()) != choose_tiles(task, Gpu())
+
+
+def test_other_tiles_are_tried_by_themselves(monkeypatch):
+    try_wide(monkeypatch, (0.9, 1.0))
+    network = Network((4096, 4096, 3), ("relu",), "softmax", "log_loss")
+    FakeTrial.calls = 0
+    proof.trusted_task(Gpu(), replace(TASK, network=network, batch_size=4096))
+    assert FakeTrial.calls == 3
+    assert len(proof._verdicts[proof.fingerprint(Gpu())]) == 2
+
+
 def test_the_small_program_proves_itself_in_the_simulator(monkeypatch):
     device = Device()
     model, X, y = make_small("multiclass", hidden_layer_sizes=(5,), precision="float32")
@@ -177,3 +205,23 @@ def test_fit_many_goes_on_by_the_general_program(monkeypatch):
     with pytest.warns(UserWarning, match="Maximum iterations"):
         alone.fit(X[:30], y[:30])
     np.testing.assert_array_equal(weights(models[0]), weights(alone))
+
+
+def test_a_trial_that_cannot_be_made_costs_one_fit(monkeypatch):
+    """The estimator was put back and then trained all the same, without its classes."""
+
+    def fail(*_):
+        raise DeviceMemoryError("full")
+
+    monkeypatch.setattr(proof, "is_trusted", fail)
+    settings = dict(hidden_layer_sizes=(5,), max_iter=1, precision="float32", device="cuda")
+    models = [make_small("multiclass", **settings)[0] for _ in range(2)]
+    _, X, y = make_small("multiclass")
+    with (
+        pytest.raises(MemoryError, match="full") as caught,
+        pytest.warns(UserWarning, match="Maximum iterations"),
+    ):
+        fit_many(models, X[:30], y[:30])
+    assert "left as before: estimators[0];" in caught.value.__notes__[0]
+    assert vars(models[0]) == vars(clone(models[0]))
+    models[1].predict(X[:3])

@@ -94,6 +94,15 @@ def test_a_precision_without_a_program_names_the_remedy(precision):
     assert not hasattr(model, "coefs_")
 
 
+def test_tensor_cores_refuse_what_needs_the_pre_activation(monkeypatch):
+    monkeypatch.setattr("fastbp.cuda.choice.SMALLEST_TILE", 0)  # the simulator has less
+    model, X, y = small("multiclass", device="cuda", precision="bfloat16", **QUICK)
+    model.set_params(activation="gelu")
+    with pytest.raises(ValueError, match=r"'bfloat16'.*activation='gelu'.*precision='float32'"):
+        model.fit(X, y)
+    assert not hasattr(model, "coefs_")
+
+
 def test_no_memory_left_is_an_error_with_the_remedy(monkeypatch):
     from fastbp.cuda.toolkit import cuda
 

@@ -62,7 +62,7 @@ def _step_numbers(rule, coefficients, n_steps):
     for column, numbers in enumerate((factors, *coefficients)):
         rows[:, column] = numbers
     differ = np.flatnonzero((rows != rows[-1]).any(axis=1))
-    return rows[: differ[-1] + 2 if len(differ) else 1]
+    return rows[: differ[-1] + 2 if len(differ) else 1].copy()  # all of them may be many
 
 
 @dataclass

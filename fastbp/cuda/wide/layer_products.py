@@ -11,8 +11,6 @@ update    Hᵀ Δ, the gradient, and what the optimizer makes of it
 The kernels are those of `fastbp.cuda.wide.layer_kernels`.
 """
 
-from itertools import pairwise
-
 from fastbp.cuda import formulas
 from fastbp.cuda.wide import layer_kernels
 from fastbp.cuda.wide.matrices import ceil_divide
@@ -40,6 +38,28 @@ def choose_tile(rows, columns, n_multiprocessors, shared_memory):
     return min((tile for tile in TILES if tile.shared_memory <= available), key=cost)
 
 
+def choose_tiles(task, gpu):
+    """The tiles of every layer's products, by their names.
+
+    Parameters
+    ----------
+    task : Task
+        In a trial, the larger task that it stands for decides.
+    gpu : Device or Gpu
+    """
+    task = task.stands_for or task
+    batch, shapes = task.batch_size, task.network.shapes
+    products = {
+        "forward": [(batch, n) for _, n in shapes],
+        "backward": [(batch, m) for m, _ in shapes],
+        "gradient": shapes,
+    }
+    return {
+        name: [choose_tile(*sizes, gpu.n_multiprocessors, gpu.shared_memory) for sizes in some]
+        for name, some in products.items()
+    }
+
+
 class LayerProducts:
     """Launches the products of a task's layers.
 
@@ -55,20 +75,11 @@ class LayerProducts:
 
     def __init__(self, matrices):
         self.matrices = matrices
-        batch, sizes = matrices.task.batch_size, matrices.sizes
-        shapes = {
-            "forward": lambda m, n: (batch, n),
-            "backward": lambda m, n: (batch, m),
-            "gradient": lambda m, n: (m, n),
-        }
-        gpu = matrices.device.n_multiprocessors, matrices.device.shared_memory
-        self.tiles = {
-            name: [choose_tile(*shape(m, n), *gpu) for m, n in pairwise(sizes)]
-            for name, shape in shapes.items()
-        }
+        self.tiles = choose_tiles(matrices.task, matrices.device)
+        batch = matrices.task.batch_size
         self.sums = [
             matrices.matrix(ceil_divide(batch, self.rows_a_sum(index)), n, 4)
-            for index, n in enumerate(sizes[1:])
+            for index, n in enumerate(matrices.sizes[1:])
         ]
 
     def rows_a_sum(self, index):

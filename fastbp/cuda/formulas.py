@@ -69,13 +69,9 @@ derivative = _by_formula(
 )
 # δ from ∂L/∂f(z), and f(z).
 _backward = _by_formula(
-    "backward",
-    "code, delta, h",
-    [pair for pair in _ELEMENTWISE if pair not in _FROM_Z],
-    "return {f}(delta, h)",
-    "backward",
-    "return delta",
-)
+    "backward", "code, delta, h", [pair for pair in _ELEMENTWISE if pair not in _FROM_Z],
+    "return {f}(delta, h)", "backward", "return delta",
+)  # fmt: skip
 
 
 @device_function
@@ -89,21 +85,13 @@ def activate_backward(code, delta, kept):
 _LOSSES = list(enumerate(losses.LOSSES))
 # One output's share of its row's loss.
 output_loss = _by_formula(
-    "output_loss",
-    "loss, target, output, eps",
-    _LOSSES,
-    "return {f}(target, output, eps)",
-    "share",
-    "return output",
-)
+    "output_loss", "loss, target, output, eps", _LOSSES, "return {f}(target, output, eps)",
+    "share", "return output",
+)  # fmt: skip
 _output_error = _by_formula(
-    "output_error",
-    "loss, target, output",
-    _LOSSES,
-    "return {f}(target, output)",
-    "error",
+    "output_error", "loss, target, output", _LOSSES, "return {f}(target, output)", "error",
     "return output",
-)
+)  # fmt: skip
 _joins_activation = _whether(
     "joins_activation", "loss", _LOSSES, lambda loss: loss.joins_activation
 )

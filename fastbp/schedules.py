@@ -73,6 +73,7 @@ def schedule_of(optimizer):
 # α / weight; what decoupled decay takes from a weight; and the rule's coefficients from there on.
 ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, COEFFICIENTS = range(6)
 TABLE_WIDTH = COEFFICIENTS + N_COEFFICIENTS
+MOST_AHEAD = 4096  # rows that are planned ahead at most
 
 
 @dataclass
@@ -128,13 +129,13 @@ class StepPlanner:
         self._batch_size, self._alpha = batch_size, float(alpha)
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
         self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
-        self._starts = np.arange(0, n_rows, batch_size)
-        self._planned = max_iter * len(self._starts)
         self._table = empty_table(n_rows, batch_size)
-        self._counts = np.arange(1, len(self._starts) + 1)
+        self._planned = max_iter * len(self._table)
         if sample_weight is None:
-            self._weigh(self._table[:, ROWS])
-        self._rates = None  # that the table holds, where they stay the same
+            self._table[:, WEIGHT] = self._table[:, ROWS]
+            self._table[:, PENALTY] = self._alpha / self._table[:, ROWS]
+        # Tables of some epochs ahead, the rows taken, and what they were planned for.
+        self._ahead, self._taken, self._planned_for = self._table[:0], 0, None
 
     def next_epoch(self, order):
         """Plan the next epoch, by the optimizer's present state.
@@ -147,26 +148,52 @@ class StepPlanner:
         Returns
         -------
         steps : Steps
-            Its table is the same array each time.
+            Its table is good until the next epoch.
         """
+        if self._weight is None and self._schedule.factor is None:
+            table = self._take_ahead()
+        else:
+            table = self._plan_anew(order)
+        return Steps(self._rule, table, self._batch_size, self._alpha)
+
+    def _take_ahead(self):
+        """The next epoch's table where it depends on nothing but η and the number of updates.
+
+        Short epochs take as long as planning one, so twice as many are planned each time.
+        """
+        rate, step, n_steps = self._optimizer.learning_rate, self._optimizer.step, len(self._table)
+        changes = self._rule.numbers is not None
+        state = rate, step if changes else None
+        if state != self._planned_for or self._taken == len(self._ahead):
+            n_epochs = 1
+            if changes and state == self._planned_for:
+                n_epochs = max(1, min(2 * len(self._ahead), MOST_AHEAD) // n_steps)
+            self._ahead, self._taken = np.tile(self._table, (n_epochs, 1)), 0
+            self._fill(self._ahead, rate, np.arange(step + 1, step + 1 + len(self._ahead)))
+        table = self._ahead[self._taken : self._taken + n_steps]
+        if changes:
+            self._taken += n_steps
+            state = rate, step + n_steps
+        self._planned_for = state
+        return table
+
+    def _plan_anew(self, order):
+        """The next epoch's table where it depends on the rows' order, or on a function."""
+        optimizer, table = self._optimizer, self._table
+        counts = np.arange(1, len(table) + 1)
         if self._weight is not None:
-            weight = np.add.reduceat(self._weight[order], self._starts)
-            self._weigh(weight)
-            self._counts = np.cumsum(weight != 0)
-        optimizer, updates = self._optimizer, self._optimizer.step + self._counts
+            weight = np.add.reduceat(
+                self._weight[order], np.arange(0, len(order), self._batch_size)
+            )
+            table[:, WEIGHT], counts = weight, np.cumsum(weight != 0)
+            with np.errstate(divide="ignore", invalid="ignore"):  # those are left out
+                table[:, PENALTY] = self._alpha / weight
+        updates, rates = optimizer.step + counts, optimizer.learning_rate
         if self._schedule.factor is not None:
             rates = optimizer.learning_rate_init * self._factors(updates)
             optimizer.learning_rate = float(rates[-1])
-            self._fill(rates, updates)
-        elif self._rule.numbers is not None or optimizer.learning_rate != self._rates:
-            self._fill(optimizer.learning_rate, updates)
-            self._rates = optimizer.learning_rate
-        return Steps(self._rule, self._table, self._batch_size, self._alpha)
-
-    def _weigh(self, weight):
-        self._table[:, WEIGHT] = weight
-        with np.errstate(divide="ignore", invalid="ignore"):  # those are left out
-            np.divide(self._alpha, weight, out=self._table[:, PENALTY])
+        self._fill(table, rates, updates)
+        return table
 
     def _factors(self, updates):
         """The schedule's factors for these updates, checked: they may be the user's."""
@@ -183,9 +210,9 @@ class StepPlanner:
             )
         return np.broadcast_to(factors, progress.shape)
 
-    def _fill(self, rates, updates):
-        """Write the learning rates into the table, and what depends on them."""
-        table, coefficients = self._table, self._hyper
+    def _fill(self, table, rates, updates):
+        """Write the learning rates into a table, and what depends on them."""
+        coefficients = self._hyper
         if self._rule.decay == "decoupled":
             table[:, SHRINKAGE] = rates * self._optimizer.weight_decay
         if self._rule.numbers is not None:

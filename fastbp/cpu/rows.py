@@ -24,9 +24,10 @@ class Rows:
     """
 
     def __init__(self, X):
+        is_sparse = issparse(X)
         self.X = X
-        self.density = density_of(X) if issparse(X) else 1.0
-        self.source = None if issparse(X) else source_of(X)
+        self.density = density_of(X) if is_sparse else 1.0
+        self.source = None if is_sparse else source_of(X)
 
     @property
     def are_gathered(self):

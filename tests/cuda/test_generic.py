@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from naive import NaiveEngine
 from simulation import speed_up
 
+import fastbp.engine
 from fastbp.cuda.engine import Engine
 from fastbp.cuda.generic import forward_pass, generic_program
 from fastbp.data import Data
@@ -104,6 +105,7 @@ def train(engine, optimizer, data, epochs=2, alpha=0.01):
 def test_verbs(network, settings, dtype, weighted):
     data, tolerance = make_data(network, dtype, weighted), TOLERANCE[dtype]
     (ours, own), (oracle, its) = make_engines(network, dtype, **settings)
+    assert isinstance(ours, fastbp.engine.Engine)
     np.testing.assert_allclose(train(ours, own, data), train(oracle, its, data), **tolerance)
     assert own.step == its.step
     np.testing.assert_allclose(ours.store_parameters(), oracle.store_parameters(), **tolerance)

@@ -13,7 +13,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp.activations import ALIASES
+from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
 from fastbp.network import Network
@@ -200,7 +200,7 @@ def _single_activation(estimator, network):
     if names - set(THEIR_ACTIVATIONS):
         raise ValueError(
             f"activation={network.hidden_activations[0]!r} cannot be converted: scikit-learn has "
-            f"only {sorted(set(THEIR_ACTIVATIONS) - {'softmax'})}."
+            f"only {sorted(set(THEIR_ACTIVATIONS) & set(HIDDEN_ACTIVATIONS))}."
         )
     if names:
         return names.pop()

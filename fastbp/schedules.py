@@ -198,17 +198,19 @@ class StepPlanner:
     def _factors(self, updates):
         """The schedule's factors for these updates, checked: they may be the user's."""
         progress = np.clip((updates - 1) / self._planned, 0.0, 1.0)
-        factors = np.asarray(self._schedule.factor(progress), np.float64)
-        if factors.shape not in ((), progress.shape) or not np.isfinite(factors).all():
+        given = self._schedule.factor(progress)
+        factors = np.asarray(given)
+        is_number = factors.dtype.kind in "biuf" and factors.shape in ((), progress.shape)
+        if not (is_number and np.isfinite(factors).all()):
             raise ValueError(
                 "learning_rate as a callable must return finite factors of learning_rate_init, one "
-                f"for each of the {len(progress)} numbers that it is given; got {factors!r}."
+                f"for each of the {len(progress)} numbers that it is given; got {given!r}."
             )
         if factors.min() < 0:
             raise ValueError(
                 f"learning_rate as a callable must not be negative, got {factors.min():g}."
             )
-        return np.broadcast_to(factors, progress.shape)
+        return np.broadcast_to(factors.astype(np.float64), progress.shape)
 
     def _fill(self, table, rates, updates):
         """Write the learning rates into a table, and what depends on them."""

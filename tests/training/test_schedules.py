@@ -83,6 +83,8 @@ def test_a_callable_gets_the_progress_of_each_update():
         (lambda progress: -progress - 1, "must not be negative"),
         (lambda progress: progress * np.nan, "must return finite factors"),
         (lambda progress: [1.0, 2.0], "must return finite factors"),
+        (lambda progress: "half", "must return finite factors"),
+        (lambda progress: None, "must return finite factors"),
     ],
 )
 def test_a_callable_that_makes_no_sense_is_named(factor, message):

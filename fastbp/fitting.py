@@ -256,7 +256,7 @@ class Fit:
 
 
 def _spread(training, X, rows):
-    """Let a training that was begun for some rows of X run over X itself."""
+    """Let a training that was prepared for some rows of X read them from X itself."""
     data, split = training.data, training.split
 
     def spread(values):

@@ -43,7 +43,7 @@ class Labels:
             classes = np.arange(y.shape[1]) if classes is None else classes
             return cls("multilabel", classes, issparse(y))
         if classes is None:
-            # By way of a list, so that objects become strings, as in scikit-learn.
+            # A list first, so that objects become strings, as in scikit-learn.
             classes = np.array(list(np.unique(y)))
         return cls("multiclass" if len(classes) > 2 else "binary", classes)
 

@@ -1,4 +1,4 @@
-"""Fitting a network by L-BFGS-B, through the same engine and to the same progress as batches."""
+"""Fitting a network by L-BFGS-B, with the engine and the progress that mini-batches use."""
 
 import time
 from math import isfinite
@@ -96,7 +96,7 @@ def penalised_loss_and_gradient(engine, data, alpha):
 
 
 def _not_converged(result, max_iter):
-    """What scikit-learn says of a SciPy result that is no minimum."""
+    """scikit-learn's message for a SciPy result that is not a minimum."""
     n_iter = min(result.nit, max_iter)
     advice = (
         f"\nIncrease the number of iterations to improve the convergence (max_iter={max_iter})."

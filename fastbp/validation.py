@@ -1,4 +1,4 @@
-"""What the estimators accept as data. X stays as it came wherever the engines can read it."""
+"""What the estimators accept as data. X is not converted where the engines can read it as it is."""
 
 import numpy as np
 from scipy.sparse import issparse
@@ -82,7 +82,7 @@ def _in_order(X):
 
 
 def _check_sparse(X):
-    """Check a sparse matrix's indices, which nobody does before they serve as addresses.
+    """Check a sparse matrix's indices, which become addresses in the kernels unchecked.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def _check_sparse(X):
 
 
 def check_sample_weight(sample_weight, X):
-    """Check sample weights: one a row, finite, none negative, not all zero.
+    """Check sample weights: one for each row, finite, none negative, not all zero.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def check_sample_weight(sample_weight, X):
 
 
 def check_row_lists(rows, n_estimators, n_samples):
-    """Turn the rows of every estimator into indices from 0 on.
+    """Turn the rows of every estimator into non-negative indices.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def _check_indices(given, name, n_samples):
 
 
 def passes_as_it_is(estimator, X):
-    """Whether `check_rows` would find nothing to say of X but that a number is not finite.
+    """Whether `check_rows` would return X unchanged, unless a number is not finite.
 
     For one row the checks take most of the time, and for many that one takes a third of it: the
     engine sees every number anyway.

@@ -377,6 +377,11 @@ def show_info(options, stopwatch):
 
     task = None
     if options.layers is not None:
+        if len(options.layers) < 2:
+            raise ValueError(
+                "--layers takes the units of all layers, such as 784,128,10; got "
+                f"{options.layers[0]}"
+            )
         task = info.make_task(
             options.layers, options.batch_size or BATCH_SIZE["MNIST"], options.precision,
             options.solver,

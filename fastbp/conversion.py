@@ -13,11 +13,12 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
+from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.parameters import default_activation
 from fastbp.training import warn
 
 # Fitted attributes that mean the same on both sides; scikit-learn's lbfgs leaves some of them out.
@@ -204,8 +205,8 @@ def _single_activation(estimator, network):
         )
     if names:
         return names.pop()
-    given = estimator.activation
-    return ALIASES.get(given, given) if isinstance(given, str) else "relu"
+    name = default_activation(estimator.activation)
+    return name if name in THEIR_ACTIVATIONS else "relu"
 
 
 def _lost(estimator, network):

@@ -69,9 +69,9 @@ def make_engine(network, dtype, n_threads, device, precision=None):
 
         return CudaEngine(network, dtype, precision)
     if precision in TENSOR_CORE_PRECISIONS:
-        missing = "device='cuda'" if reason is None else f"a usable GPU, but {reason} Until then"
+        why = "set device='cuda'" if reason is None else f"no GPU can be used here ({reason})"
         raise InvalidParameterError(
-            f"precision={precision!r} is one of a GPU's tensor cores. It needs {missing}; or set "
+            f"precision={precision!r} is one of a GPU's tensor cores: {why}, or set "
             "precision='float32'."
         )
     from fastbp.cpu.engine import Engine

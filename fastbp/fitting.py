@@ -317,7 +317,8 @@ def make_optimizer(estimator, network, dtype, before=None):
     if before is None or before.solver != estimator.solver:
         optimizer.reset(network.n_parameters, dtype)
     else:
-        optimizer.step, optimizer.moments = before.step, list(before.moments)
+        optimizer.step, optimizer.epochs = before.step, before.epochs
+        optimizer.moments = list(before.moments)
         if before.learning_rate_init == estimator.learning_rate_init:
             optimizer.learning_rate = before.learning_rate
     return optimizer

@@ -68,10 +68,9 @@ def describe_gpu():
 
 def make_task(layer_sizes, batch_size, precision, solver):
     """A classifier's task, as the CUDA engine would meet it."""
-    sizes = layer_sizes if len(layer_sizes) > 1 else (*layer_sizes, 1)
-    hidden, n_outputs = sizes[1:-1], sizes[-1]
+    hidden, n_outputs = layer_sizes[1:-1], layer_sizes[-1]
     network = Network(
-        sizes, ("relu",) * len(hidden), "softmax" if n_outputs > 1 else "logistic", "log_loss"
+        layer_sizes, ("relu",) * len(hidden), "softmax" if n_outputs > 1 else "logistic", "log_loss"
     )
     dtype = np.dtype("float64" if precision == "float64" else "float32")
     return Task(network, dtype, precision, batch_size, Optimizer(solver, 0.0).rule)

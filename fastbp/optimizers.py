@@ -176,8 +176,8 @@ class Optimizer:
     ----------
     learning_rate : float
         The current η, before any correction by the rule.
-    step : int
-        Updates made.
+    step, epochs : int
+        Updates and epochs made.
     moments : list of ndarray of shape (n_parameters,)
         The velocity, or Adam's first and second moments, in the network's flat order; empty until
         `reset`.
@@ -195,6 +195,7 @@ class Optimizer:
     weight_decay: float = 0.01
     learning_rate: float = field(init=False)
     step: int = field(init=False, default=0)
+    epochs: int = field(init=False, default=0)
     moments: list = field(init=False, default_factory=list)
 
     def __post_init__(self):
@@ -209,7 +210,7 @@ class Optimizer:
     def reset(self, n_parameters, dtype):
         """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)
-        self.step = 0
+        self.step = self.epochs = 0
         zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
         self.moments = [zeros] * self.rule.n_moments
 

@@ -77,7 +77,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
         of training, 1 after `max_iter` epochs. It returns the factors by which
         `learning_rate_init` is multiplied, an array of the same shape or one number for all.
-        Training that ends after `max_iter` epochs then does not warn.
+        Training that ends after `max_iter` epochs then does not warn; `tol` may end it earlier,
+        unless `n_iter_no_change` is inf. A call of `partial_fit` counts as an epoch, also after
+        `fit`; from `max_iter` epochs on the progress stays 1.
 
     learning_rate_init : float, default=0.001
         Initial learning rate of 'sgd', 'adam' and 'adamw'.
@@ -126,7 +128,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Exponential decay rate of the second moment in 'adam' and 'adamw'.
 
     epsilon : float, default=1e-8
-        Added to the root of the second moment in 'adam' and 'adamw', for numerical stability.
+        Added to the root of the second moment, for numerical stability: in 'adam' before the
+        correction of its bias, as in scikit-learn, in 'adamw' after it, as in PyTorch.
 
     n_iter_no_change : int or inf, default=10
         Training stops after more than this number of consecutive epochs without an improvement.
@@ -142,7 +145,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     weight_decay : float, default=0.01
         Decoupled decay of the weights (not the biases) in 'adamw': each update also subtracts
-        learning rate * weight_decay * weight [3]_. Not used by the other solvers.
+        learning rate * weight_decay * weight [3]_. Not used by the other solvers. The penalty
+        `alpha` stays in force: 0 switches it off.
 
     precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
         Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,

@@ -130,7 +130,7 @@ class StepPlanner:
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
         self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
         self._table = empty_table(n_rows, batch_size)
-        self._planned = max_iter * len(self._table)
+        self._max_iter = max_iter
         if sample_weight is None:
             self._table[:, WEIGHT] = self._table[:, ROWS]
             self._table[:, PENALTY] = self._alpha / self._table[:, ROWS]
@@ -190,15 +190,23 @@ class StepPlanner:
                 table[:, PENALTY] = self._alpha / weight
         updates, rates = optimizer.step + counts, optimizer.learning_rate
         if self._schedule.factor is not None:
-            rates = optimizer.learning_rate_init * self._factors(updates)
+            rates = optimizer.learning_rate_init * self._factors(counts)
             optimizer.learning_rate = float(rates[-1])
         self._fill(table, rates, updates)
         return table
 
-    def _factors(self, updates):
-        """The schedule's factors for these updates, checked: they may be the user's."""
-        progress = np.clip((updates - 1) / self._planned, 0.0, 1.0)
-        given = self._schedule.factor(progress)
+    def _factors(self, counts):
+        """The schedule's factors for an epoch's updates, checked: they may be the user's."""
+        done = self._optimizer.epochs + (counts - 1) / len(self._table)
+        progress = np.clip(done / self._max_iter, 0.0, 1.0)
+        try:
+            given = self._schedule.factor(progress)
+        except Exception as error:
+            error.add_note(
+                "It comes from learning_rate, which is called with an array: the progress of each "
+                f"of an epoch's {len(progress)} updates."
+            )
+            raise
         factors = np.asarray(given)
         is_number = factors.dtype.kind in "biuf" and factors.shape in ((), progress.shape)
         if not (is_number and np.isfinite(factors).all()):
@@ -208,7 +216,8 @@ class StepPlanner:
             )
         if factors.min() < 0:
             raise ValueError(
-                f"learning_rate as a callable must not be negative, got {factors.min():g}."
+                "learning_rate as a callable must not return negative factors, got "
+                f"{factors.min():g}."
             )
         return np.broadcast_to(factors.astype(np.float64), progress.shape)
 
@@ -224,7 +233,8 @@ class StepPlanner:
             table[:, column] = numbers
 
     def after_epoch(self, n_samples_seen):
-        """Let the schedule act after an epoch."""
+        """Count an epoch, and let the schedule act after it."""
+        self._optimizer.epochs += 1
         if self._schedule.after_epoch is not None:
             rate = self._schedule.after_epoch(self._optimizer, n_samples_seen)
             self._optimizer.learning_rate = rate

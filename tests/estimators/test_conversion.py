@@ -342,3 +342,10 @@ def test_onnx_of_a_pipeline_on_bytes():
     pipeline.steps[-1] = ("classifier", pipeline[-1].to_sklearn())
     found = run_onnx(pipeline, pixels)
     np.testing.assert_array_equal(found["label"], pipeline.predict(pixels))
+
+
+def test_an_activation_that_no_layer_applies_is_no_obstacle():
+    """gelu without hidden layers came out as a name that scikit-learn does not know."""
+    model, X, y = small("multiclass", hidden_layer_sizes=(), activation="gelu")
+    theirs = model.fit(X, y).to_sklearn()
+    np.testing.assert_allclose(theirs.predict_proba(X), model.predict_proba(X))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fastbp import MLPClassifier
 from fastbp.data import Data
 from fastbp.optimizers import Optimizer, adam_learning_rate
 from fastbp.schedules import (
@@ -70,7 +71,7 @@ def test_a_callable_gets_the_progress_of_each_update():
     planner, rates = plan(optimizer, 10, 4, max_iter=2), []
     for _ in range(3):  # one epoch more than planned
         rates += planner.next_epoch(np.arange(10)).table[:, RATE].tolist()
-        optimizer.step += 3
+        planner.after_epoch(0)
     np.testing.assert_allclose(asked, [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1])
     np.testing.assert_allclose(rates, 0.1 * (1 - np.array(asked) / 2))
     assert optimizer.learning_rate == pytest.approx(0.05)
@@ -80,7 +81,7 @@ def test_a_callable_gets_the_progress_of_each_update():
 @pytest.mark.parametrize(
     ("factor", "message"),
     [
-        (lambda progress: -progress - 1, "must not be negative"),
+        (lambda progress: -progress - 1, "must not return negative"),
         (lambda progress: progress * np.nan, "must return finite factors"),
         (lambda progress: [1.0, 2.0], "must return finite factors"),
         (lambda progress: "half", "must return finite factors"),
@@ -115,3 +116,28 @@ def test_gradient_steps_weigh_all_rows_alike():
     assert total == 6
     assert steps.table[:, WEIGHT].tolist() == [6, 0, 6]
     assert steps.rule.n_moments == 1
+
+
+def test_an_error_in_a_callable_says_where_it_comes_from():
+    def scalar(progress):
+        return 1 if progress < 0.5 else 0.1
+
+    with pytest.raises(ValueError, match="ambiguous") as caught:
+        plan(Optimizer("sgd", 0.1, schedule=scalar)).next_epoch(np.arange(10))
+    assert "learning_rate, which is called with an array" in caught.value.__notes__[0]
+
+
+def test_progress_never_goes_back_in_partial_fits_of_any_size():
+    """It was counted in batches of the present call: a larger one made it go back."""
+    asked = []
+
+    def factor(progress):
+        asked.extend(progress)
+        return np.ones_like(progress)
+
+    model = MLPClassifier((3,), learning_rate=factor, max_iter=4, batch_size=10)
+    for n_rows in (10, 10, 50, 10, 10):
+        X = np.random.default_rng(0).normal(size=(n_rows, 2))
+        model.partial_fit(X, X[:, 0] > 0, classes=[False, True])
+    expected = [0, 1 / 4, *(np.arange(10, 15) / 20), 3 / 4, 1]
+    np.testing.assert_allclose(asked, expected)

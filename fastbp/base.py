@@ -1,4 +1,4 @@
-"""What the estimators share: fitting, prediction, and what a model takes along."""
+"""What the estimators share: fitting, prediction, and what pickles and copies contain."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -18,6 +18,7 @@ from fastbp.validation import check_rows, passes_as_it_is
 
 
 def takes_batches(estimator):
+    """True, or AttributeError: whether an estimator's solver has `partial_fit`."""
     if estimator.solver == "lbfgs":
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic: set "
@@ -27,7 +28,7 @@ def takes_batches(estimator):
 
 
 class BaseMLP(ConversionMixin, BaseEstimator, ABC):
-    """The estimators, except for the encoding of targets and the decoding of outputs."""
+    """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
 
@@ -81,15 +82,16 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             raise
         return self
 
-    # ---- what has been learned ----------------------------------------------------------------
+    # ---- fitted parameters --------------------------------------------------------------------
 
     def _parameter_dtype(self):
+        """The dtype that the model computes in: float32 if all of its parameters are."""
         arrays = self._learned("coefs_") + self._learned("intercepts_")
         single = all(array.dtype == np.float32 for array in arrays)
         return np.dtype(np.float32 if single else np.float64)
 
     def _learned(self, name):
-        """Take `coefs_` or `intercepts_`, which users may have changed, as arrays of numbers."""
+        """Return `coefs_` or `intercepts_`, which users may have changed, as checked arrays."""
         given = getattr(self, name)
         try:
             arrays = [np.asarray(array) for array in given]
@@ -112,20 +114,20 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
 
     def __getstate__(self):
-        """Leave the optimizer out of pickles, except where `partial_fit` has been at work."""
+        """Leave the optimizer out of pickles, unless the model comes from `partial_fit`."""
         state = dict(super().__getstate__())
         if not state.get("_incremental", False):
             state.pop("_optimizer", None)
         return state
 
     def __setstate__(self, state):
-        """Give parameters that the pickle's version did not know their defaults."""
+        """Set parameters that are newer than the pickle to their defaults."""
         parameters = signature(self.__class__).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         super().__setstate__(defaults | state)
 
     def __deepcopy__(self, memo):
-        """Copy the optimizer too, which pickles may leave out: the copy trains as the original."""
+        """Copy the optimizer, too, which a pickle may lack: the copy trains like the original."""
         copied = memo[id(self)] = object.__new__(self.__class__)
         vars(copied).update(copy.deepcopy(vars(self), memo))
         return copied
@@ -144,7 +146,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
         if not (is_checked or engine.inputs_were_finite):
             check_rows(self, X)  # raises, unless only the conversion to float32 overflowed
-        # What is finite in X may not be in the model's arithmetic.
+        # Finite numbers of X may overflow in the model's dtype.
         if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
             raise ValueError(
                 "X is too large for this float32 model: the outputs are not finite. Scale X as in "
@@ -157,7 +159,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         tags.input_tags.sparse = True
         return tags
 
-    # ---- what y and the outputs mean ----------------------------------------------------------
+    # ---- targets and outputs ------------------------------------------------------------------
 
     @abstractmethod
     def _encode(self, y, dtype, goes_on, incremental, classes):
@@ -169,7 +171,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _labels_to_stratify(self, targets):
-        """The class of each row, to hold out in proportion, or None."""
+        """The class of each row, for a stratified split, or None."""
 
     @abstractmethod
     def _score_outputs(self, outputs, targets, sample_weight):

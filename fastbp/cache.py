@@ -1,4 +1,4 @@
-"""The folder where compiled code and other results outlive a process."""
+"""The folder where compiled code and other results are cached between processes."""
 
 import functools
 import hashlib
@@ -33,21 +33,21 @@ def digest_of(paths, versions):
 
 @functools.cache
 def cache_folder(name):
-    """Where files are kept that later processes execute: in the first folder that serves.
+    """Find a folder for cached files, which later processes execute.
 
-    Tried are FASTBP_CACHE_DIR, NUMBA_CACHE_DIR, the user's cache folder and a private folder among
-    the temporary files. A folder that has been filled before, in a container image say, need not
-    be writable.
+    It is in the first usable of FASTBP_CACHE_DIR, NUMBA_CACHE_DIR, the user's cache folder and a
+    private folder for temporary files. A folder that already has files, as in a container image,
+    need not be writable.
 
     Parameters
     ----------
     name : str
-        Of the folder in there, with a fingerprint of what its files are made of.
+        Name of the folder, which contains a fingerprint of what its files are made from.
 
     Returns
     -------
     folder : str or None
-        None where nothing can be kept.
+        None where no folder can be used.
     """
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     user = getattr(os, "getuid", lambda: "user")()

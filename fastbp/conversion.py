@@ -1,4 +1,4 @@
-"""Models from and to scikit-learn: the same numbers under the names that each side gives them."""
+"""Conversion of models from and to scikit-learn."""
 
 from copy import deepcopy
 from inspect import signature
@@ -21,7 +21,7 @@ from fastbp.optimizers import Optimizer, adam_learning_rate
 from fastbp.parameters import default_activation
 from fastbp.training import warn
 
-# Fitted attributes that mean the same on both sides; scikit-learn's lbfgs leaves some of them out.
+# Fitted attributes with the same meaning on both sides; scikit-learn's lbfgs lacks some of them.
 _SAME_ATTRIBUTES = (
     "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_",
     "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_",
@@ -41,7 +41,7 @@ _LABEL_KINDS = {
 
 
 def _counterpart(estimator_class):
-    """scikit-learn's class that does what one of fastbp's does."""
+    """The scikit-learn class that corresponds to one of fastbp's."""
     if issubclass(estimator_class, ClassifierMixin):
         return sklearn.neural_network.MLPClassifier
     return sklearn.neural_network.MLPRegressor
@@ -180,7 +180,7 @@ class ConversionMixin:
         if optimizer is not None:
             dtype = converted._parameter_dtype()
             converted._optimizer = _from_their_optimizer(optimizer, network, dtype)
-            # Nothing says whether it comes from `partial_fit`, so pickles keep it.
+            # It may come from `partial_fit`: pickles keep it.
             converted._incremental = True
         if getattr(estimator, "validation_scores_", None) is not None:
             converted._holdout_state = _state_before_split(estimator.random_state, network)
@@ -210,7 +210,7 @@ def _single_activation(estimator, network):
 
 
 def _lost(estimator, network):
-    """Name what scikit-learn cannot train with; raise where it cannot even predict the same."""
+    """List what scikit-learn cannot train with; raise where it cannot even predict the same."""
     lost = []
     if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
         if estimator._labels.kind == "multiclass":
@@ -273,7 +273,7 @@ def _to_their_optimizer(optimizer, network):
 
 
 def _network_of(estimator):
-    """Read the network off fitted attributes, for the parameters may have been changed since."""
+    """Read the network from fitted attributes, as parameters may have been changed since."""
     sizes = [estimator.coefs_[0].shape[0], *(array.shape[1] for array in estimator.coefs_)]
     return Network(
         layer_sizes=tuple(sizes),
@@ -287,7 +287,7 @@ def _network_of(estimator):
 def _from_their_optimizer(optimizer, network, dtype):
     """An `Optimizer` in the state of one of scikit-learn's.
 
-    Of its other hyper-parameters nothing is taken: training reads the estimator's.
+    Its other hyper-parameters are ignored: training reads the estimator's.
     """
     is_sgd = isinstance(optimizer, SGDOptimizer)
     converted = Optimizer("sgd" if is_sgd else "adam", optimizer.learning_rate_init)
@@ -304,7 +304,7 @@ def _from_their_optimizer(optimizer, network, dtype):
 
 
 def _state_before_split(random_state, network):
-    """The random state in which a first fit held out its rows, where the seed still tells."""
+    """The random state in which the first fit drew its split, if an integer seed reproduces it."""
     if not isinstance(random_state, Integral):
         return None
     random_state = np.random.RandomState(random_state)

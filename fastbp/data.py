@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What the engines read in place, whatever the strides; everything else is converted first.
+# Dtypes that the engines read in place, whatever the strides; others are converted first.
 _READABLE = "float32 float64 bool uint8 int8 uint16 int16 uint32 int32 uint64 int64"
 READABLE_DTYPES = tuple(map(np.dtype, _READABLE.split()))
 
@@ -18,12 +18,11 @@ class Data:
     X : ndarray of shape (n_samples, n_features) or CSR matrix or array
         Of a dtype in `READABLE_DTYPES`, any strides, read-only or not. Rows are converted to the
         engine's dtype as they are gathered; X as a whole never is. Of sparse rows only the entries
-        are read, in their order: results have the dense matrix's bits where that is the columns'
-        and no column comes twice in a row.
+        are read, in their order: if columns are sorted and unique in each row, results have the
+        same bits as the dense matrix's.
     targets : ndarray or None
-        Class indices of shape (n_samples,) and dtype int64, where the network's outputs stand for
-        exclusive classes; else numbers of shape (n_samples, n_outputs), read like X. None to
-        predict only.
+        Class indices of shape (n_samples,) and dtype int64, where outputs are exclusive classes;
+        otherwise numbers of shape (n_samples, n_outputs), read like X. None to predict only.
     sample_weight : ndarray of shape (n_samples,), dtype float64, or None
     input_scale : float, default=1.0
         Multiplies every number of X as it is gathered.

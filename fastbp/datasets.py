@@ -58,26 +58,26 @@ def load_mnist(path=None, *, verbose=False):
     -------
     data : sklearn.utils.Bunch
         X_train : ndarray of shape (60000, 784), dtype uint8
-            A row an image of 28 x 28 pixels, 0 to 255.
+            Each row an image of 28 x 28 pixels, 0 to 255.
         y_train : ndarray of shape (60000,), dtype int64
             The digits, 0 to 9.
         X_test, y_test : ndarray of shape (10000, 784) and (10000,)
         input_scale : float
-            1/255, which takes the pixels to [0, 1].
+            1/255, which scales the pixels to [0, 1].
         source : str
             Where the data came from.
 
     Raises
     ------
     FileNotFoundError
-        Where a folder is named and it, or one of the four files, does not exist.
+        If a folder is named and it, or one of the four files, does not exist.
     NotADirectoryError
-        Where what is named is a file.
+        If a file is named instead of a folder.
     ValueError
-        Where a file is damaged or is not what its name says.
+        If a file is damaged or is not what its name says.
     ConnectionError
-        Where there is no copy and the download fails: at the latest 10 seconds after the last
-        sign of life from the server.
+        If there is no copy and the download fails, at most 10 seconds after the server's last
+        response.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def load_mnist(path=None, *, verbose=False):
 
 
 def load_digits():
-    """Load the 8x8 digits that scikit-learn brings along, as bytes, split for training and test.
+    """Load the 8x8 digits bundled with scikit-learn, as bytes, split for training and test.
 
     The split is always the same, with every digit's share equal in both parts.
 
@@ -111,10 +111,10 @@ def load_digits():
     -------
     data : sklearn.utils.Bunch
         X_train, X_test : ndarray of shape (1437, 64) and (360, 64), dtype uint8
-            A row an image, 0 to 16.
+            Each row an image, 0 to 16.
         y_train, y_test : ndarray of shape (1437,) and (360,), dtype int64
         input_scale : float
-            1/16, which takes the pixels to [0, 1].
+            1/16, which scales the pixels to [0, 1].
         source : str
 
     Examples
@@ -291,7 +291,7 @@ def _is_in_scikit_learn_cache():
 def _probe():
     """Raise an OSError unless the server answers within `_PROBE_SECONDS`.
 
-    In a thread that is abandoned then: a name lookup knows no timeout and can take a minute.
+    It runs in a thread that is abandoned then: a name lookup has no timeout and can take a minute.
     """
     outcome = []
 

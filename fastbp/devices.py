@@ -1,4 +1,4 @@
-"""Which engine computes: the CPU's or CUDA's, by the estimators' `device` and `precision`."""
+"""The choice of an engine, CPU or CUDA, by the estimators' `device` and `precision`."""
 
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -18,14 +18,14 @@ def resolve(device):
     -------
     resolved : {"cpu", "cuda"}
     reason : str or None
-        Why "auto" is the CPU, with the remedy.
+        Why "auto" means the CPU, and the remedy.
 
     Raises
     ------
     InvalidParameterError
-        A ValueError: another device.
+        A ValueError, for an unknown device.
     fastbp.cuda.toolkit.DeviceError
-        A RuntimeError: "cuda" without a usable GPU, with what is missing and the remedy.
+        A RuntimeError, for "cuda" without a usable GPU; it says what is missing and the remedy.
 
     Examples
     --------
@@ -46,22 +46,22 @@ def resolve(device):
 
 
 def make_engine(network, dtype, n_threads, device, precision=None):
-    """Make the engine of a device. Its kernels are imported here, at the first use.
+    """Make the engine of a device, whose kernels are imported only now.
 
     Parameters
     ----------
     network : Network
     dtype : numpy dtype, float32 or float64
     n_threads : int or None
-        Of the CPU.
+        Threads of the CPU.
     device : {"cpu", "cuda", "auto"}
     precision : str or None, default=None
-        Of the GPU's products; None is `dtype`.
+        Precision of the GPU's matrix products; None means `dtype`.
 
     Raises
     ------
     InvalidParameterError
-        A ValueError: a precision that the CPU does not have.
+        A ValueError, for a precision that the CPU does not have.
     """
     device, reason = resolve(device)
     if device == "cuda":

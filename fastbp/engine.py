@@ -1,8 +1,9 @@
-"""What an engine is: one network's parameters and optimizer state on one device, and a few verbs.
+"""The engine protocol: one network's parameters and optimizer state on one device.
 
-The training loop, L-BFGS, prediction and inspection know nothing else of a device. A new device is
-a new class with these verbs. All arrays here are the host's; parameters, gradients and moments are
-flat vectors of shape (n_parameters,) in the network's order W₀ b₀ W₁ b₁ …, each matrix row by row.
+The training loop, L-BFGS, prediction and inspection use a device by these methods alone. A new
+device is a new class with them. All arrays here are the host's; parameters, gradients and moments
+are flat vectors of shape (n_parameters,) in the network's order W₀ b₀ W₁ b₁ …, each matrix row by
+row.
 """
 
 from typing import Protocol, runtime_checkable
@@ -18,7 +19,7 @@ class Engine(Protocol):
     dtype : numpy dtype
         Of the parameters, float32 or float64.
     inputs_were_finite : bool
-        Whether all inputs of the last `predict` were.
+        Whether all inputs of the last `predict` were finite.
     """
 
     def __enter__(self): ...
@@ -26,19 +27,19 @@ class Engine(Protocol):
     def __exit__(self, *exception): ...
 
     def load_parameters(self, parameters):
-        """Take over parameters: a flat vector, which must not change before the next call."""
+        """Set the parameters from a flat vector, which must not change before the next call."""
 
     def store_parameters(self):
         """Return the parameters as a new flat vector of `dtype`."""
 
     def load_moments(self, moments):
-        """Take over the optimizer's moments, a list of flat vectors."""
+        """Set the optimizer's moments from a list of flat vectors."""
 
     def store_moments(self):
         """Return the optimizer's moments as a list of new flat vectors."""
 
     def train_epoch(self, data, order, steps):
-        """Go through rows once, batch by batch, and update the parameters after each.
+        """Train on rows once, batch by batch, with an update after each.
 
         Parameters
         ----------
@@ -47,18 +48,19 @@ class Engine(Protocol):
         order : ndarray of shape (n_rows,), dtype int64
             The rows of the data, in the order of their use.
         steps : fastbp.schedules.Steps
-            A row for each batch. Its `made` counts the updates, also if an exception ends them.
+            One row for each batch. Its `made` is set to the number of updates, even if an exception
+            ends the epoch.
 
         Returns
         -------
         loss : float
-            Mean over the samples by weight, with the L2 penalty, each batch's from before its
-            update. Not finite when a batch's loss was not, which was then the last; NaN when no
-            row has weight.
+            Weighted mean over the samples, with the L2 penalty, each batch's from before its
+            update. Not finite if a batch's loss was not, which ends the epoch; NaN if no row has
+            weight.
         """
 
     def loss_and_gradient(self, data):
-        """Compute the mean loss of all rows by weight, without penalty, and its gradient.
+        """Compute the weighted mean loss of all rows, without penalty, and its gradient.
 
         Returns
         -------
@@ -77,7 +79,7 @@ class Engine(Protocol):
         rows : ndarray of shape (n_rows,), dtype int64, or None
             None for all rows.
         activation : str or None
-            Another output activation than the network's; "identity" gives the logits.
+            Replaces the network's output activation; "identity" gives the logits.
 
         Returns
         -------

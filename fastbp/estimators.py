@@ -1,4 +1,4 @@
-"""Both estimators under one name, by which pickles of early models find them."""
+"""Both estimators in one module, where pickles of early versions look for them."""
 
 from fastbp.classifier import MLPClassifier
 from fastbp.regressor import MLPRegressor

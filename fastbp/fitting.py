@@ -19,7 +19,7 @@ from fastbp.validation import check_sample_weight, check_training_data
 
 @dataclass(frozen=True)
 class GivenData:
-    """What one call of `fit` or `partial_fit` was given, not yet checked.
+    """The arguments of a call of `fit` or `partial_fit`, not yet checked.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class GivenData:
         ----------
         estimator : estimator
         reset : bool
-            Whether the estimator takes the features of X, or they must agree.
+            Whether the estimator adopts the features of X; otherwise they must agree.
 
         Returns
         -------
@@ -55,7 +55,7 @@ class GivenData:
 
 
 class Fit:
-    """One call of `fit` or `partial_fit`, from what is given to fitted attributes.
+    """One call of `fit` or `partial_fit`, from its arguments to fitted attributes.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Fit:
     Attributes
     ----------
     goes_on : bool
-        Whether training goes on from the present weights.
+        Whether training continues from the present weights.
     network : Network
     training : Training
         Both from `prepare` on.
@@ -82,14 +82,14 @@ class Fit:
         self._before = vars(estimator).copy()
 
     def undo(self):
-        """Put all of the estimator's attributes back. None is ever changed in place."""
+        """Restore all of the estimator's attributes, none of which is ever changed in place."""
         vars(self.estimator).clear()
         vars(self.estimator).update(self._before)
 
     # ---- prepare ------------------------------------------------------------------------------
 
     def prepare(self, given):
-        """Check the data, encode y, and make all draws that come before the first epoch.
+        """Check the data, encode y, and draw all random numbers needed before the first epoch.
 
         The draws are scikit-learn's, in its order.
 
@@ -106,7 +106,7 @@ class Fit:
         rows, data_rows = given.rows, X
         if rows is not None and estimator.solver == "lbfgs":
             rows, data_rows = None, X[rows]
-        elif rows is not None:  # the draws need no more of X than its shape
+        elif rows is not None:  # the draws need only the shape of X
             data_rows = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
         data = Data(data_rows, targets, weight, float(estimator.input_scale))
         self.training = self._begin(data, dtype)
@@ -118,7 +118,7 @@ class Fit:
         return self.estimator._encode(y, dtype, self.goes_on, self.incremental, self.classes)
 
     def _begin(self, data, dtype):
-        """A training without an engine yet."""
+        """Make the `Training`, which has no engine yet."""
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
         start = self._first_parameters(dtype, random_state)
@@ -145,7 +145,7 @@ class Fit:
         return np.dtype(np.float32 if is_single else np.float64)
 
     def _first_parameters(self, dtype, random_state):
-        """Draw the initial parameters, or take those that training goes on from."""
+        """Draw the initial parameters, or take those that training continues from."""
         estimator, network = self.estimator, self.network
         if not self.goes_on:
             default = params.default_activation(estimator.activation)
@@ -192,7 +192,7 @@ class Fit:
         if state is None:
             estimator._holdout_state = random_state.get_state()
         else:
-            # A warm start draws as the first fit did, so that no row changes sides.
+            # A warm start draws the same split as the first fit.
             random_state = np.random.RandomState()
             random_state.set_state(state)
         labels = estimator._labels_to_stratify(data.targets)
@@ -226,7 +226,7 @@ class Fit:
             self.run(training)
 
     def run(self, training):
-        """Run a training that has its engine."""
+        """Run a training that has an engine."""
         self.training = training
         if self.estimator.solver == "lbfgs":
             self.parameters = fit_lbfgs(training)
@@ -236,7 +236,7 @@ class Fit:
             )
 
     def keep(self):
-        """Turn the result into fitted attributes."""
+        """Set the fitted attributes from the result."""
         estimator, network, progress = self.estimator, self.network, self.training.progress
         estimator.coefs_, estimator.intercepts_ = network.views(self.parameters)
         estimator.loss_ = progress.loss
@@ -272,7 +272,7 @@ def _spread(training, X, rows):
 
 
 def choose_device(estimator):
-    """Where a fit of this estimator computes: "cpu" or "cuda"; said if `verbose` and "auto"."""
+    """The device of a fit, "cpu" or "cuda"; printed if `verbose` and the device is "auto"."""
     precision = estimator.precision
     if estimator.solver == "lbfgs" and precision in devices.TENSOR_CORE_PRECISIONS:
         raise InvalidParameterError(
@@ -308,7 +308,7 @@ def make_optimizer(estimator, network, dtype, before=None):
     dtype : numpy dtype
         Of the moments.
     before : Optimizer or None, default=None
-        One whose state it takes over, if the rule keeps the same moments.
+        Its state is copied if the solver is the same.
     """
     names = (each.name for each in fields(Optimizer) if each.init and each.name != "schedule")
     optimizer = Optimizer(

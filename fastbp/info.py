@@ -1,4 +1,4 @@
-"""What `fastbp info` shows: versions, this machine, its GPU, and how that would train a network."""
+"""The command `fastbp info`: versions, this machine, its GPU, and how it would train a network."""
 
 import platform
 from importlib import metadata
@@ -52,7 +52,7 @@ def describe(task=None):
 
 
 def describe_gpu():
-    """Say what device="auto" takes here, and why; with numba-cuda's version."""
+    """Say which GPU device="auto" uses here, or why none; with numba-cuda's version."""
     problem = toolkit.problem()
     if problem is not None:
         return f"none, device='auto' is the CPU: {problem}"
@@ -67,7 +67,7 @@ def describe_gpu():
 
 
 def make_task(layer_sizes, batch_size, precision, solver):
-    """A classifier's task, as the CUDA engine would meet it."""
+    """The task that the CUDA engine would be given for a classifier."""
     hidden, n_outputs = layer_sizes[1:-1], layer_sizes[-1]
     network = Network(
         layer_sizes, ("relu",) * len(hidden), "softmax" if n_outputs > 1 else "logistic", "log_loss"
@@ -77,7 +77,7 @@ def make_task(layer_sizes, batch_size, precision, solver):
 
 
 def explain(task):
-    """Say which program a task takes, and why; on this machine's GPU, or else on an H200."""
+    """Say which program would run a task, and why: on this machine's GPU, or else on an H200."""
     gpu, where = Gpu(), "supposing an H200"
     if toolkit.problem() is None:
         from fastbp.cuda.device import Device

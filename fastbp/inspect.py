@@ -1,4 +1,4 @@
-"""Looking into backpropagation: what every layer computes for given rows, forward and backward."""
+"""Inspecting backpropagation: what every layer computes for given rows, forward and backward."""
 
 from dataclasses import dataclass, replace
 
@@ -32,7 +32,8 @@ class BackpropTrace:
     pre_activations : list of ndarray of shape (n_samples, n_units)
         z_l of every layer but the inputs; the last are the logits.
     deltas : list of ndarray of shape (n_samples, n_units)
-        δ_l of every layer but the inputs, each row's of its own loss, summed over the outputs.
+        δ_l of every layer but the inputs: each row's is that of its own loss, summed over the
+        outputs.
     coef_gradients : list of ndarray of shape (fan_in, fan_out)
         ∂loss/∂W_l, shaped as `coefs_`, the penalty's part included.
     intercept_gradients : list of ndarray of shape (fan_out,)
@@ -48,9 +49,9 @@ class BackpropTrace:
 
 
 def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight=None):
-    """Run rows through a network and back, and keep everything in between.
+    """Run rows forward and backward through a network, and keep all intermediate results.
 
-    All numbers are the engine's own. It runs once for each row, so take hundreds of rows, not
+    All numbers are the engine's own. It runs once for each row: use it with hundreds of rows, not
     millions.
 
     Parameters
@@ -61,8 +62,8 @@ def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight
         What the estimator's `fit` takes. For a network with softmax outputs class indices of shape
         (n_samples,), for another one numbers of shape (n_samples, n_outputs).
     parameters : ndarray of shape (n_parameters,), default=None
-        Of a network, which has none itself: W₀ b₀ W₁ b₁ …, as `Network.flatten` makes them.
-        The arithmetic is in float64. An estimator brings its own, and its dtype.
+        Needed for a `Network`, which has none itself: W₀ b₀ W₁ b₁ …, as from `Network.flatten`.
+        The arithmetic is in float64 then. An estimator has its own parameters and dtype.
     sample_weight : array-like of shape (n_samples,), default=None
 
     Returns
@@ -74,9 +75,9 @@ def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight
     Raises
     ------
     NotFittedError
-        For an estimator without weights.
+        If the estimator has not been fitted.
     ValueError
-        Where X, y or parameters do not fit the network.
+        If X, y or parameters do not fit the network.
 
     Examples
     --------
@@ -116,7 +117,7 @@ def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight
 
 @dataclass(frozen=True)
 class _Model:
-    """What a trace is made of, from whatever source."""
+    """What a trace is computed from."""
 
     network: Network
     parameters: np.ndarray
@@ -126,7 +127,7 @@ class _Model:
     device: str = "cpu"
 
     def make_engine(self, network):
-        """An engine with the first of the parameters, as many as the network has."""
+        """Make an engine for a network that consists of the first layers."""
         engine = make_engine(network, self.parameters.dtype, self.n_threads, self.device)
         engine.load_parameters(self.parameters[: network.n_parameters])
         return engine
@@ -143,7 +144,7 @@ def _front_of(network, layer):
 
 
 def _deltas(engine, data):
-    """Every layer's δ: the gradient of the biases where a row stands alone."""
+    """Every layer's δ, row by row: the gradient of the biases for a single row."""
     layers = engine.network.layer_sizes[1:]
     deltas = [np.empty((data.n_samples, n_units), engine.dtype) for n_units in layers]
     for row in range(data.n_samples):
@@ -165,7 +166,7 @@ def _read_estimator(estimator, X, y, sample_weight):
     check_is_fitted(estimator)
     network, dtype = estimator._network, estimator._parameter_dtype()
     X, y = check_training_data(estimator, X, y, reset=False, numeric=estimator._numeric_targets)
-    # As in partial_fit, where rows need not have every class and no label is new.
+    # As in partial_fit: rows need not have every class, but no label may be new.
     targets, n_outputs = estimator._encode(y, dtype, goes_on=True, incremental=True, classes=None)
     if n_outputs != network.layer_sizes[-1]:
         raise ValueError(f"y has {n_outputs} outputs, but the model {network.layer_sizes[-1]}.")
@@ -181,7 +182,7 @@ def _read_estimator(estimator, X, y, sample_weight):
 
 
 def _read_network(network, X, y, parameters, sample_weight):
-    """The same for a network, whose y are targets and which has no penalty."""
+    """The model of a bare network, where y are the targets and there is no penalty."""
     X = check_array(X, accept_sparse="csr", dtype=np.float64, input_name="X")
     is_class = network.output_activation == "softmax"
     y = check_array(y, dtype=None if is_class else np.float64, ensure_2d=False, input_name="y")

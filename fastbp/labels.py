@@ -1,4 +1,4 @@
-"""Class labels: how they become targets, and how outputs become labels again."""
+"""Class labels: encoding them as targets, and decoding outputs to labels."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels that a classifier tells apart.
+    """The labels of a classifier.
 
     Parameters
     ----------
     kind : {"binary", "multiclass", "multilabel"}
-        Decides the outputs: one logistic unit, one unit a class, or one logistic unit a label.
+        The outputs: one logistic unit, one unit per class, or one logistic unit per label.
     classes : ndarray of shape (n_classes,)
         Sorted; the column numbers where labels are indicators.
     sparse : bool, default=False
@@ -38,7 +38,7 @@ class Labels:
 
     @classmethod
     def of(cls, y, classes=None):
-        """Find the labels in y, or take over the given classes, of which y may have only some."""
+        """Find the labels in y, or use the given classes, of which y may have only some."""
         if _is_indicators(y):
             classes = np.arange(y.shape[1]) if classes is None else classes
             return cls("multilabel", classes, issparse(y))
@@ -59,7 +59,7 @@ class Labels:
         ----------
         y : ndarray of shape (n_samples,), or indicators of shape (n_samples, n_classes)
         dtype : numpy dtype
-            Of targets that are not class indices.
+            Dtype of targets that are not class indices.
 
         Returns
         -------
@@ -70,7 +70,7 @@ class Labels:
         Raises
         ------
         ValueError
-            On labels of another kind, or not among the classes.
+            If labels are of another kind, or not among the classes.
         """
         if _is_indicators(y) != (self.kind == "multilabel"):
             raise ValueError(f"y must hold {self.kind} labels, as when training began.")
@@ -99,20 +99,20 @@ class Labels:
         decided = self.decide(outputs)
         if self.kind == "multilabel":
             return csr_matrix(decided, dtype=int) if self.sparse else decided.astype(int)
-        # There may be a single class: then it is the answer whatever the output.
+        # A single class is the answer whatever the output.
         return self.classes.take(decided.ravel().astype(int), mode="clip")
 
     def accuracy(self, outputs, targets, sample_weight=None):
-        """Weighted share of the rows whose target, or all of whose targets, are met."""
+        """Weighted fraction of the rows for which all targets are predicted right."""
         correct = self.decide(outputs) == targets
         if correct.ndim == 2:
             correct = correct.all(axis=1)
         return np.average(correct, weights=sample_weight)
 
     def to_stratify(self, targets):
-        """The class of each row, to split rows in proportion; None for indicators.
+        """The class of each row, for a stratified split; None for indicators.
 
-        Of two classes, whether it is the second: so scikit-learn's message tells them apart.
+        For two classes, whether it is the second: scikit-learn's error message then tells which.
         """
         if self.kind == "multilabel":
             return None
@@ -124,26 +124,26 @@ class Labels:
 def as_text(labels):
     """Turn an array of bytes into strings in the same order, for scikit-learn, which refuses bytes.
 
-    Everything else comes back as it is.
+    Other arrays are returned unchanged.
     """
     return np.char.decode(labels, "latin-1") if labels.dtype.kind == "S" else labels
 
 
 def pack_bytes(labels):
-    """Turn an array of bytes objects into one of bytes; everything else comes back as it is."""
+    """Turn an array of bytes objects into one of bytes; return other arrays unchanged."""
     is_bytes = labels.dtype == object and labels.size
     is_bytes = is_bytes and all(isinstance(label, bytes) for label in labels.flat)
     return labels.astype("S") if is_bytes else labels
 
 
 def sorted_classes(classes):
-    """Sort the classes that a user lists, each once; an array of shape (n_classes,)."""
+    """Return the distinct classes that a user lists, sorted, of shape (n_classes,)."""
     labels = pack_bytes(np.asarray(classes))
     return np.unique(labels) if labels.dtype.kind == "S" else unique_labels(classes)
 
 
 def _is_indicators(y):
-    """Whether y is a matrix of label indicators, and not a vector of class labels."""
+    """Whether y is a matrix of label indicators rather than a vector of class labels."""
     found = type_of_target(as_text(y), input_name="y")
     if found not in ("binary", "multiclass", "multilabel-indicator"):
         raise ValueError(

@@ -13,7 +13,7 @@ from fastbp.training import NonFiniteLossError, warn
 def fit_lbfgs(training):
     """Train on all rows at once by SciPy's L-BFGS-B; an iteration counts as an epoch.
 
-    Takes a `Training` and brings its progress up to date. Ctrl-C, or a loss that becomes NaN or
+    Takes a `Training` and updates its progress. Ctrl-C, or a loss that becomes NaN or
     infinite, ends training with a warning and the parameters of the last iteration; at the start
     such a loss raises NonFiniteLossError. Returns parameters, of shape (n_parameters,).
     """

@@ -1,4 +1,4 @@
-"""Training many networks on the same data at once: sweeps, ensembles and folds."""
+"""Training many networks on the same data at once: sweeps, ensembles and cross-validation."""
 
 import contextlib
 from collections import Counter
@@ -129,7 +129,7 @@ def fit_many(
 
 
 def _check_estimators(estimators, n_threads):
-    """Check everything that can be said without the data."""
+    """Check everything that does not depend on the data."""
     estimators = list(estimators)
     for index, estimator in enumerate(estimators):
         if not isinstance(estimator, BaseMLP):
@@ -152,7 +152,7 @@ def _check_estimators(estimators, n_threads):
 
 @contextlib.contextmanager
 def _naming(index, estimator):
-    """Add to an error which estimator it is about."""
+    """Add to an error a note of which estimator it is about."""
     try:
         yield
     except Exception as error:
@@ -162,14 +162,14 @@ def _naming(index, estimator):
 
 @dataclass
 class _Shared:
-    """The data of all fits: checked once for each kind of y, labels encoded once for all alike.
+    """The data of all fits: checked once for each kind of y, labels encoded once where alike.
 
     Parameters
     ----------
     raw : array-like or sparse matrix
-        X as it was given, maybe with names.
+        X as it was given, possibly with feature names.
     checked_data : dict
-        Whether y is numbers -> X and y as `check_training_data` returns them.
+        Whether y is numeric -> X and y as `check_training_data` returns them.
     sample_weight : ndarray of shape (n_samples,) or None
     rows : list of ndarray or None
     """
@@ -203,7 +203,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class SharedData:
-    """One estimator's part of the data of all, as `Fit.prepare` takes it.
+    """One estimator's part of the shared data, as `Fit.prepare` takes it.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class SharedData:
         return self.shared.rows[self.index]
 
     def check(self, estimator, reset):
-        """As `fastbp.fitting.GivenData.check`, y and weights those of the rows to learn from."""
+        """The same as `fastbp.fitting.GivenData.check`, with y and weights of `rows` only."""
         shared, rows = self.shared, self.rows
         validate_data(estimator, shared.raw, reset=reset, skip_check_array=True)
         X, y = shared.checked_data[estimator._numeric_targets]
@@ -232,7 +232,7 @@ class SharedData:
         return X, y, weight
 
     def encode(self, fit, y, dtype):
-        """Encode y, or take over what an estimator before made of the same."""
+        """Encode y, or reuse what an earlier estimator encoded from the same."""
         estimator, shared, rows = fit.estimator, self.shared, self.rows
         key = type(estimator), estimator.loss, dtype, id(rows)
         with shared.lock:
@@ -248,9 +248,9 @@ class SharedData:
 
 
 class _Member:
-    """One estimator among those that are fitted, and how its fit ended.
+    """One of the estimators to be fitted, and how its fit ended.
 
-    `outcome` is None before it has ended, True when it succeeded, else the error.
+    `outcome` is None before the end, True after success, and otherwise the error.
     """
 
     def __init__(self, estimator, index, shared):
@@ -259,7 +259,7 @@ class _Member:
         self.fit, self.outcome, self.warnings = Fit(estimator), None, []
 
     def prepare(self):
-        """Check and draw all that comes before the first epoch."""
+        """Check the data, and draw all random numbers needed before the first epoch."""
         self.fit.prepare(self.data)
 
     def train(self, n_threads):
@@ -271,13 +271,13 @@ class _Member:
         self.keep()
 
     def keep(self):
-        """Turn the result into fitted attributes."""
+        """Set the fitted attributes from the result."""
         self.fit.keep()
         self.outcome = True
 
     @contextlib.contextmanager
     def attempt(self):
-        """Note warnings and errors; where there is one, the estimator is as before."""
+        """Collect warnings and errors; an error leaves the estimator as it was."""
         token = postponed_warnings.set(self.warnings)
         try:
             yield
@@ -290,12 +290,12 @@ class _Member:
             postponed_warnings.reset(token)
 
     def fail(self, error):
-        """Put all attributes back."""
+        """Restore all attributes, and record the error."""
         self.fit.undo()
         self.outcome = error
 
     def warn(self):
-        """Give the warnings out; where the user makes them errors, the fit has failed."""
+        """Issue the warnings; where the user turns them into errors, the fit has failed."""
         try:
             for message, category in self.warnings:
                 warn(message, category)
@@ -304,9 +304,9 @@ class _Member:
 
     @property
     def work(self):
-        """About how long it takes, to have the longest ones begin first."""
+        """A rough estimate of the time it takes, as the longest fits begin first."""
         n_samples, n_features = self.data.shared.shape
-        with contextlib.suppress(ValueError):  # said when its turn has come
+        with contextlib.suppress(ValueError):  # its fit will raise it
             sizes = n_features, *params.hidden_sizes(self.estimator.hidden_layer_sizes), 1
             products = sum(a * b for a, b in pairwise(sizes))
             n_rows = n_samples if self.data.rows is None else len(self.data.rows)
@@ -346,16 +346,16 @@ def _is_for_gpu(estimator):
 
 
 def _share_threads(n_threads, n_queues):
-    """How many threads work at once, and at most how many of their own each fit may have.
+    """The number of fits that run at once, and the most threads that each may use, or None.
 
-    Left to themselves the engines at work share the cores, so the last ones have more of them.
+    Without a limit the engines share the cores, and the last fits get more of them.
     """
     n_workers = min(n_queues, n_threads or available_threads())
     return n_workers, None if n_threads is None else max(1, n_threads // n_workers)
 
 
 def _run(queue, n_threads):
-    """Fit one after the other in this thread."""
+    """Fit a queue's estimators one after another in this thread."""
     for member in queue:
         with member.attempt():
             member.prepare()
@@ -385,7 +385,7 @@ def _train_on_gpu(members, device_shuffle):
         begun = [(member.fit.network, member.fit.training, plan) for member, plan in small]
         try:
             trained = train_together(device, begun, device_shuffle) if begun else []
-        except Exception as error:  # of the device: it has failed all of them
+        except Exception as error:  # the device's: all of them have failed
             trained = []
             for member, _ in small:
                 member.fail(error)
@@ -411,7 +411,7 @@ def _is_small_trusted(device, member):
 
 
 def _replay(member, training, state, device_shuffle):
-    """Go through the epochs that the device has trained, and keep what they come to."""
+    """Replay the epochs that the device has trained, and keep their result."""
     original = member.fit.training
     member.fit.run(training)
     source = original.random_state
@@ -425,7 +425,7 @@ def _replay(member, training, state, device_shuffle):
 
 
 def _report(members):
-    """Warn of everything, in the order of the estimators, and raise what went wrong first."""
+    """Issue all warnings in the order of the estimators, and raise the first error."""
     for member in members:
         member.warn()
     failed = [member for member in members if isinstance(member.outcome, BaseException)]

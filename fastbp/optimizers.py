@@ -13,7 +13,7 @@ import numpy as np
 
 
 def sum_gradients(weight, gradient, total, learning_rate):
-    """Change nothing, and add the gradient up: for a solver of its own, L-BFGS."""
+    """Accumulate the gradient and keep the weights: for L-BFGS, which updates them itself."""
     return weight, total + gradient
 
 
@@ -48,7 +48,7 @@ def adamw(
     )
 
 
-# ---- numbers that change from update to update ------------------------------------------------
+# ---- coefficients that change from update to update -------------------------------------------
 
 
 def adam_learning_rate(learning_rate, beta_1, beta_2, step):
@@ -66,7 +66,7 @@ def bias_corrections(beta, updates):
     from CPU to CPU.
     """
     known, most = _corrections.get(beta, np.zeros(0)), int(updates[-1]) if len(updates) else 0
-    is_settled = known.size and known[-1] == 1.0  # and 1 for good
+    is_settled = known.size and known[-1] == 1.0  # and stays 1
     if known.size < most and not is_settled:
         wanted = max(most, 2 * known.size)
         more = []
@@ -79,7 +79,7 @@ def bias_corrections(beta, updates):
 
 
 def adam_numbers(rates, updates, beta_1, beta_2, epsilon):
-    """Adam's step sizes, with the bias correction; β₁, β₂ and ε stay."""
+    """Adam's step sizes, with the bias correction; β₁, β₂ and ε are constant."""
     root = np.sqrt(bias_corrections(beta_2, updates))
     return rates * root / bias_corrections(beta_1, updates), (beta_1, beta_2, epsilon)
 
@@ -95,17 +95,17 @@ def adamw_numbers(rates, updates, beta_1, beta_2, epsilon):
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """How a parameter moves by its gradient.
+    """How a parameter is updated by its gradient.
 
     Parameters
     ----------
     name : str
-        Also the `solver` that users ask for; but "nesterov" is a form of "sgd".
+        Also the name of the `solver`, except for "nesterov", which is a form of "sgd".
     update : callable
         (weight, gradient, *moments, learning_rate, *coefficients) -> (weight, *moments); with
         decoupled decay a `shrinkage` comes after the learning rate.
     n_moments : {1, 2}
-        Numbers that it keeps for every parameter.
+        State variables per parameter.
     coefficients : tuple of str, default=()
         The hyper-parameters that `update` takes, by their names on `Optimizer`.
     decay : {"coupled", "decoupled"}, default="coupled"
@@ -115,7 +115,7 @@ class UpdateRule:
         (rates, updates, *coefficients) -> (rates, coefficients) for update numbers from 1 on,
         where they change from update to update (a correction of the moments' bias).
     follows_epochs : bool, default=True
-        Whether schedules concern it that act after an epoch.
+        Whether schedules that act after an epoch apply to it.
     """
 
     name: str

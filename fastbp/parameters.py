@@ -1,4 +1,4 @@
-"""The estimators' parameters: the values that each may have, and how they are read.
+"""The estimators' parameters: their valid values, and how they are interpreted.
 
 `MLPClassifier` and `MLPRegressor` share all of them except `loss` and `out_activation`.
 """
@@ -21,7 +21,7 @@ from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.schedules import SCHEDULES
 
 LARGEST_LAYER = 2**31 - 1
-# What a regressor's outputs may be. Softmax outputs are not free of each other.
+# Output activations of a regressor: all that act on each unit by itself.
 OUTPUT_CHOICES = {
     "auto",
     *(name for name in OUTPUT_ACTIVATIONS if ACTIVATIONS[name].forward is not None),
@@ -30,7 +30,7 @@ OUTPUT_CHOICES = {
 
 CONSTRAINTS = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-    # "softmax" passes here to get a better answer from `hidden_activations`.
+    # "softmax" passes here to get a better message from `hidden_activations`.
     "activation": [
         StrOptions({*HIDDEN_ACTIVATIONS, *ALIASES}),
         Hidden(StrOptions({"softmax"})),
@@ -68,7 +68,7 @@ CONSTRAINTS = {
 
 
 def hidden_sizes(hidden_layer_sizes):
-    """Read `hidden_layer_sizes`: one number, or one a hidden layer.
+    """Read `hidden_layer_sizes`: one number, or one for each hidden layer.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def hidden_activations(activation, n_hidden):
     Returns
     -------
     names : tuple of str
-        Keys of `fastbp.activations.HIDDEN_ACTIVATIONS`, as many as hidden layers.
+        Elements of `fastbp.activations.HIDDEN_ACTIVATIONS`, one for each hidden layer.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def hidden_activations(activation, n_hidden):
 
 
 def default_activation(activation):
-    """The hidden activation that initial weights go by where there is no hidden layer."""
+    """The hidden activation that decides the initial weights' bound without hidden layers."""
     name = activation if isinstance(activation, str) else ""
     return ALIASES.get(name, name if name in HIDDEN_ACTIVATIONS else "relu")
 

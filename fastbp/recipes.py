@@ -1,4 +1,4 @@
-"""How the command line and the benchmarks train on MNIST: one recipe, said once."""
+"""The recipe by which the command line and the benchmarks train on MNIST."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ def step_down(progress):
     Parameters
     ----------
     progress : array-like of float
-        The share of the planned training that lies before an update, from 0 to 1.
+        Fraction of the planned training that precedes an update, from 0 to 1.
 
     Returns
     -------
     factors : ndarray of float
-        Of `learning_rate_init`.
+        Factors of `learning_rate_init`.
 
     Examples
     --------

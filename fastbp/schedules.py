@@ -1,6 +1,6 @@
 """Schedules of the learning rate, one record each, and the table of an epoch's steps.
 
-The host plans every update of an epoch in one table, for all engines: kernels know no schedule.
+The host plans all updates of an epoch in one table, for all engines: kernels know no schedule.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SMALLEST_ADAPTIVE_RATE = 1e-6
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate η changes: by updates, after epochs, or where training would stop.
+    """How the learning rate η changes: per update, after epochs, or where training would stop.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ class Schedule:
         What users call it.
     factor : callable or None, default=None
         progress -> factor of the initial η for each of an epoch's updates, both arrays of shape
-        (n_updates,). Progress is the share of the planned training that lies before the update,
-        from 0 to 1; planned are `max_iter` epochs.
+        (n_updates,). Progress is the fraction of the planned training, `max_iter` epochs, that
+        precedes the update, from 0 to 1.
     after_epoch : callable or None, default=None
         (optimizer, n_samples_seen) -> η from now on.
     on_plateau : callable or None, default=None
-        η -> a smaller one, to go on with where training would stop, or None to stop.
+        η -> a smaller η with which to continue where training would stop, or None to stop.
     """
 
     name: str
@@ -43,7 +43,7 @@ def inverse_scaling(optimizer, n_samples_seen):
 
 
 def divided_by_five(learning_rate):
-    """A fifth, until that would make no difference any more."""
+    """A fifth, or None once it is too small to matter."""
     return learning_rate / 5.0 if learning_rate > SMALLEST_ADAPTIVE_RATE else None
 
 
@@ -92,7 +92,7 @@ class Steps:
     Attributes
     ----------
     made : int
-        Updates that the engine has made. It is right also when an exception ended the epoch.
+        Updates that the engine has made, even if an exception ended the epoch.
     """
 
     rule: UpdateRule
@@ -115,7 +115,7 @@ class StepPlanner:
     alpha : float
         Strength of the L2 penalty α / (2 Σw) ‖W‖², by the batch's summed sample weights.
     max_iter : int
-        Epochs that the schedule plans for.
+        Number of epochs that the schedule spans.
 
     Raises
     ------
@@ -138,12 +138,12 @@ class StepPlanner:
         self._ahead, self._taken, self._planned_for = self._table[:0], 0, None
 
     def next_epoch(self, order):
-        """Plan the next epoch, by the optimizer's present state.
+        """Plan the next epoch from the optimizer's present state.
 
         Parameters
         ----------
         order : ndarray of shape (n_rows,)
-            The rows of the data in the order of their use.
+            The rows of the data in the order of training.
 
         Returns
         -------
@@ -246,11 +246,11 @@ class StepPlanner:
 
     @property
     def adapts(self):
-        """Whether η comes down where training would stop."""
+        """Whether η is reduced where training would stop."""
         return self._schedule.on_plateau is not None
 
     def reduce_on_plateau(self):
-        """Let η come down; return False where training should stop instead."""
+        """Reduce η; return False if training should stop instead."""
         rate = self._schedule.on_plateau(self._optimizer.learning_rate) if self.adapts else None
         if rate is None:
             return False
@@ -259,7 +259,7 @@ class StepPlanner:
 
 
 def empty_table(n_rows, batch_size):
-    """A table with the rows of each batch, and zeros."""
+    """A step table that holds the rows of each batch, and otherwise zeros."""
     starts = np.arange(0, n_rows, batch_size)
     table = np.zeros((len(starts), TABLE_WIDTH))
     table[:, ROWS] = np.minimum(batch_size, n_rows - starts)
@@ -267,13 +267,13 @@ def empty_table(n_rows, batch_size):
 
 
 def gradient_steps(data, batch_size):
-    """Steps over all rows that sum up their gradient, each row's share by its weight.
+    """Steps that accumulate the gradient of all rows, each with its share of the total weight.
 
     Returns
     -------
     steps : Steps
     total_weight : float
-        By which every row's loss and δ are divided.
+        The divisor of every row's loss and δ.
     """
     batch_size = min(batch_size, data.n_samples)
     table = empty_table(data.n_samples, batch_size)

@@ -1,4 +1,4 @@
-"""What every target makes of the records: formulas bound to its own functions, and switches.
+"""From records to code for a target: formulas bound to its own functions, and switches.
 
 A kernel knows an activation, a loss or an update rule by an integer, and runs one branch of a
 switch. The switches are written here from the records, so that no kernel spells their names.
@@ -15,7 +15,7 @@ def bind(function, replacements, compile_formula):
     function : function
         A scalar formula.
     replacements : dict
-        Names that it uses, such as "exp" -> what they stand for on the target.
+        Names that it uses, such as "exp" -> what replaces them on the target.
     compile_formula : callable
         Compiles a formula that this one calls by name.
 
@@ -41,21 +41,21 @@ def bind(function, replacements, compile_formula):
 
 
 def make_switch(name, parameters, branches, otherwise=None, common=None):
-    """Write a function that runs one of several pieces of code, by an integer.
+    """Generate a function that runs one of several pieces of code, chosen by an integer.
 
     Parameters
     ----------
     name : str
-        Of the function.
+        Name of the function.
     parameters : str
-        Of the function, the integer first.
+        Its parameters, the integer first.
     branches : iterable of (int, str, dict)
         The integer, the lines to run, and the functions that stand for the names in braces there.
         Integers with the same lines and functions share a branch.
     otherwise : str or None, default=None
         The lines for all other integers; None for none.
     common : dict or None, default=None
-        What stands for other names in the lines.
+        What other names in the lines stand for.
 
     Returns
     -------

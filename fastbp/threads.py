@@ -1,4 +1,4 @@
-"""How many threads there may be, and threads that run jobs for a caller who may be interrupted."""
+"""The number of threads available, and running jobs in threads such that Ctrl-C stops them."""
 
 import contextlib
 import ctypes
@@ -12,11 +12,11 @@ from joblib import cpu_count
 from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
-_LOOK_SECONDS = 0.01  # how often an interrupted caller looks whether threads have ended
+_LOOK_SECONDS = 0.01  # how often an interrupted caller checks whether threads have ended
 
 
 def available_threads():
-    """Cores that this process may use now.
+    """Number of cores that this process may use now.
 
     Respects CPU affinity, the container's quota, OMP_NUM_THREADS and the limits that joblib and
     threadpoolctl set.
@@ -27,20 +27,20 @@ def available_threads():
 def run_jobs(jobs, n_workers):
     """Call all jobs in order, in `n_workers` threads.
 
-    Python raises Ctrl-C in the main thread alone: that one only waits, and passes it on to all.
+    Ctrl-C is raised in the main thread only, which therefore waits and passes it on to the others.
 
     Parameters
     ----------
     jobs : iterable of callable
-        Without arguments; what they return is lost.
+        Called without arguments; what they return is ignored.
     n_workers : int
 
     Raises
     ------
     KeyboardInterrupt
-        Where it came meanwhile, when all threads have ended; jobs that had not begun never do.
+        After all threads have ended; jobs that had not begun are dropped.
     BaseException
-        The first that a job has raised, when all others have ended.
+        The first that a job has raised, after all other jobs have ended.
     """
     jobs, config, failures = deque(jobs), get_config(), []
 
@@ -61,7 +61,7 @@ def run_jobs(jobs, n_workers):
                 work()
             finally:
                 at_work.discard(get_ident())
-        finally:  # again, because Ctrl-C may come just then, but no more than once
+        finally:  # again, because Ctrl-C may come just then, but only once
             at_work.discard(get_ident())
             end.release()
 
@@ -84,7 +84,7 @@ def run_jobs(jobs, n_workers):
 def _interrupt(at_work):
     """Raise KeyboardInterrupt in threads, as Ctrl-C does in the main one, and wait for their end.
 
-    It comes when a kernel returns to Python, which is several times a second.
+    Each receives it when its kernel returns to Python, which happens several times a second.
     """
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
     for identifier in list(at_work):

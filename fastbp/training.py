@@ -1,6 +1,6 @@
-"""Fitting a network through an engine: epochs, shuffles, stopping, best weights, callbacks.
+"""Fitting a network with an engine: epochs, shuffles, stopping, best weights, callbacks.
 
-Nothing here knows which device an engine works on. Draws and decisions follow scikit-learn's, so
+Nothing here depends on the engine's device. Draws and decisions follow scikit-learn's, so
 that the same seed gives the same model.
 """
 
@@ -21,7 +21,7 @@ from fastbp.engine import Engine
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
 
-# In the threads of `fit_many` a list of (message, category), which its caller will warn of.
+# In the threads of `fit_many` a list of (message, category), which its caller issues.
 postponed_warnings = ContextVar("postponed_warnings", default=None)
 
 
@@ -31,7 +31,7 @@ class NonFiniteLossError(ValueError, FloatingPointError):
     Parameters
     ----------
     what : str
-        A sentence that says what became what, and when.
+        A sentence that says what became NaN or infinite, and when.
     """
 
     def __str__(self):
@@ -118,7 +118,7 @@ class Progress:
         """Record an epoch; return whether it was the best so far."""
         self.n_iter += 1
         self.n_samples_seen += n_samples
-        self.loss = loss = np.float64(loss)  # NumPy's, as in scikit-learn: people round() it
+        self.loss = loss = np.float64(loss)  # np.float64, as in scikit-learn
         self.loss_curve.append(loss)
         if self.validation_scores is None:
             improved, best = loss <= self.best_loss - tol, loss < self.best_loss
@@ -167,7 +167,7 @@ class Training:
         None afterwards if its moments have diverged.
     random_state : numpy.random.RandomState or None
     start : ndarray or None
-        The parameters to start from, until an engine has taken them over.
+        The parameters to start from, until an engine has been given them.
     best_parameters : ndarray or None
         A copy of the parameters that scored best on the held-out rows, apart from the engine's.
     """
@@ -183,7 +183,7 @@ class Training:
     best_parameters: np.ndarray | None = None
 
     def use(self, engine):
-        """Take an engine, and hand it the parameters to start from."""
+        """Set the engine, and load the parameters to start from."""
         engine.load_parameters(self.start)
         self.engine, self.start = engine, None
 
@@ -196,7 +196,7 @@ class Training:
             return float(self.split.score(outputs))
 
     def report(self, score, n_samples, seconds):
-        """Print the epoch and call the user's callback; return whether that asks for the end."""
+        """Print the epoch and call the user's callback; return whether it asks to stop."""
         progress = self.progress
         if self.settings.verbose:
             print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
@@ -215,7 +215,7 @@ class Training:
             self.best_parameters = self.engine.store_parameters()
 
     def result(self):
-        """The best parameters, or where nothing says which are best, the last; always finite."""
+        """The best parameters, or the last without scores; raise if they are not finite."""
         parameters = self.best_parameters
         if parameters is None:
             parameters = self.engine.store_parameters()
@@ -242,7 +242,7 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
     Raises
     ------
     ValueError
-        Where fewer than two rows would be held out, or too few of a class.
+        If fewer than two rows would be held out, or too few of a class.
     """
     try:
         train, validation = train_test_split(
@@ -274,7 +274,7 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
 def fit_stochastic(training, *, goes_on=False, incremental=False):
     """Train by mini-batches until the loss or the score stops improving, or up to `max_iter`.
 
-    Ctrl-C ends training with a warning, and what has been learned stays.
+    Ctrl-C ends training with a warning and keeps what has been learned.
 
     Parameters
     ----------
@@ -293,8 +293,8 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     Raises
     ------
     NonFiniteLossError
-        Where the loss or the parameters become NaN or infinite, at once, unless there are
-        parameters that have been scored: then those are restored, with a warning.
+        As soon as the loss or the parameters become NaN or infinite, unless parameters have been
+        scored: then the best of these are restored, with a warning.
     """
     settings, progress, engine = training.settings, training.progress, training.engine
     rows = training.split.train.copy()
@@ -335,14 +335,14 @@ def run_epoch(training, rows, planner):
     settings = training.settings
     started = time.perf_counter()
     if settings.shuffle:
-        from fastbp.cpu.shuffling import shuffle  # numba comes with the first fit, not before
+        from fastbp.cpu.shuffling import shuffle  # imports numba, at the first fit
 
-        # As scikit-learn, from the last order on.
+        # As in scikit-learn, from the last order on.
         shuffle(training.random_state, rows, settings.max_iter)
     steps = planner.next_epoch(rows)
     try:
         loss = engine.train_epoch(training.data, rows, steps)
-    finally:  # Ctrl-C may have ended it
+    finally:  # even after Ctrl-C
         optimizer.step += steps.made
     if not isfinite(loss):
         raise NonFiniteLossError(

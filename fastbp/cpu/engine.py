@@ -99,7 +99,7 @@ class Engine:
 
     @property
     def weights(self):
-        """The parameters in panels, as the tiles read them: an array that may be written to."""
+        """The parameters in panels, as the tiles read them."""
         if self._flat is not None:
             self.layout.pack(self._flat, self._padded)
             self._flat = None

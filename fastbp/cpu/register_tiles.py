@@ -1,4 +1,4 @@
-"""Vector IR: the register tiles and weighted sums that all matrix products are made of."""
+"""Vector IR: the register tiles and weighted sums that make up all matrix products."""
 
 from llvmlite import ir
 from numba import types
@@ -114,12 +114,12 @@ def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
 
 
 def _pointer(context, builder, signature, arguments, at):
-    """Pointer to the number of a span argument that the argument after it counts."""
+    """Pointer to a number of a span: argument `at` is the span, the next one the index."""
     return address_of(context, builder, signature.args[at], *arguments[at : at + 2])
 
 
 def _write_tile(vectors, out, width, sums):
-    """Store the accumulators of a tile, whose rows lie `width` apart."""
+    """Store the accumulators of a tile whose rows are `width` numbers apart."""
     builder = vectors.builder
     for row, values in enumerate(sums):
         row_start = builder.mul(_INT64(row), width)
@@ -136,7 +136,7 @@ def _left_parts(context, builder, left_type, left):
 
 
 def _make_tile(n_rows, n_vectors):
-    """Build the tile that is `n_rows` high and `n_vectors` vectors wide."""
+    """Build the intrinsic for a tile of `n_rows` rows and `n_vectors` vectors of columns."""
 
     @intrinsic
     def tile(typing_context, out, out_start, width, left, right, right_start, bias, bias_start,
@@ -163,11 +163,11 @@ def _make_tile(n_rows, n_vectors):
 
 
 # out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns; the rows of
-# `out` and `right` lie `width` apart. The left operand, a `fastbp.cpu.products.Left`, lies in
-# panels of `panel_length` steps, so that k is at
+# `out` and `right` are `width` apart. The left operand, a `fastbp.cpu.products.Left`, is stored in
+# panels of `panel_length` steps: k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
-# The tile's rows of the next but one panel are fetched as long as more than `last_fetch` steps are
-# left: no hardware foresees where the next panel is.
+# While more than `last_fetch` steps remain, the tile's rows of the next panel but one are
+# prefetched, whose place no hardware prefetcher can predict.
 narrow_tile = _make_tile(TILE_ROWS, 1)
 wide_tile = _make_tile(TILE_ROWS, TILE_VECTORS)
 narrow_row = _make_tile(1, 1)
@@ -175,7 +175,7 @@ wide_row = _make_tile(1, TILE_VECTORS)
 
 
 def _make_listed_tile(n_vectors):
-    """Build the tile that is `n_vectors` vectors wide and makes the steps of a list only."""
+    """Build the intrinsic for a tile that makes only the steps of a list."""
 
     @intrinsic
     def tile(typing_context, out, out_start, width, left, right, right_start, bias, bias_start,
@@ -202,13 +202,13 @@ def _make_listed_tile(n_vectors):
     return tile
 
 
-# As `narrow_tile` and `wide_tile`, k being one of the int32 numbers in `steps` after the other.
+# The same as `narrow_tile` and `wide_tile`, but k runs over the int32 numbers in `steps`.
 narrow_listed_tile = _make_listed_tile(1)
 wide_listed_tile = _make_listed_tile(TILE_VECTORS)
 
 
 def _make_sum(n_vectors):
-    """Build the weighted sum of some rows that are `n_vectors` vectors wide."""
+    """Build the intrinsic for a weighted sum of rows, over `n_vectors` vectors of columns."""
 
     @intrinsic
     def weighted_sum(typing_context, out, out_start, values, indices, first, last, right,
@@ -247,6 +247,6 @@ def _make_sum(n_vectors):
 
 
 # out[j] = bias[j] + Σₖ values[k] · right[indices[k], j] for one or two vectors of columns, k from
-# `first` to `last`, one after the other as in the tiles, so that sums have the same bits.
+# `first` to `last` in the same order as in the tiles, so that sums have the same bits.
 narrow_sum = _make_sum(1)
 wide_sum = _make_sum(TILE_VECTORS)

@@ -8,7 +8,7 @@ from fastbp.cpu.zeros import pays_to_skip_zeros
 
 
 class Rows:
-    """X in the kernels' terms.
+    """X as kernels read it.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Rows:
     density : float
         The share of X to compute with: what is stored, or 1 if that is much.
     source : fastbp.cpu.gather.Source or None
-        Describes dense rows; None of sparse ones.
+        Describes dense rows; None where rows are sparse.
     """
 
     def __init__(self, X):
@@ -31,7 +31,7 @@ class Rows:
 
     @property
     def are_gathered(self):
-        """Whether a batch lies dense in a thread's memory, almost dense sparse rows included."""
+        """Whether a batch is copied dense to a thread's memory; almost dense sparse rows, too."""
         return self.density == 1
 
     def make_entries(self, order, batch_size, n_threads, dtype, learns=True):

@@ -23,7 +23,7 @@ class Tiles(NamedTuple):
     first: int
     last: int  # one past the last
     blocks: int  # tiles of a panel
-    row: int  # where the first of a panel starts
+    row: int  # where the first tile of a panel starts
 
 
 @kernel
@@ -49,14 +49,14 @@ def all_rows(layer, blocks, rank, size):
 
 @kernel
 def some_rows(layer, first, last):
-    """All panels of a layer, but only their rows from `first` to `last`."""
+    """The tiles of all panels of a layer, for the rows from `first` to `last`."""
     blocks = (last - first + TILE_ROWS - 1) // TILE_ROWS
     return Tiles(ZERO, layer[N_PANELS] * blocks, blocks, first)
 
 
 @kernel
 def tile_at(tiles, item):
-    """Panel and first row of a tile."""
+    """Panel and first row of tile number `item`."""
     panel = item // tiles.blocks
     return panel, tiles.row + (item - panel * tiles.blocks) * TILE_ROWS
 
@@ -73,5 +73,5 @@ def larger(a, b):
 
 @kernel
 def round_to_tile(rows):
-    """Rows of a batch as they are stored: whole tiles."""
+    """The number of rows rounded up to whole tiles, as batches are stored."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS

@@ -10,15 +10,15 @@ from numba.extending import intrinsic
 from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.spans import span_of
 
-# Numbers that are to be shuffled in all before the kernel is worth compiling, which takes 0.1 s.
+# Numbers to be shuffled in all from which the kernel is worth compiling, which takes 0.1 s.
 WORTH_COMPILING = 1_000_000
-FEW = 500  # numbers that NumPy shuffles as fast
-_AT_ONCE = 1024  # picks that are drawn before they are made
+FEW = 500  # below this NumPy is as fast
+_CHUNK = 1024  # picks that are drawn before their rows are exchanged
 
 
 @intrinsic
 def _draw(typing_context, function, state):
-    """A number of 32 bits from a bit generator's ``next_uint32`` and its state, by address."""
+    """Draw 32 bits: the arguments are the addresses of ``next_uint32`` and of its state."""
 
     def codegen(context, builder, signature, arguments):
         pointer = ir.IntType(8).as_pointer()
@@ -33,10 +33,10 @@ def _draw(typing_context, function, state):
 
 @cached_kernel
 def _shuffle(rows, picks, next_uint32, state):
-    """Exchange each row, from the last one on, with one at or before it.
+    """Exchange each row, from the last to the second, with one at or before it.
 
-    Numbers of as many bits as the row's index has are drawn until one is not larger than it. NumPy
-    branches on that, which the processor can but guess; here a number that is too large is
+    Numbers of as many bits as the row's index has are drawn until one is at most the index. NumPy
+    branches on this, which the processor cannot predict; here a number that is too large is simply
     overwritten by the next.
     """
     rows, picks = span_of(rows), span_of(picks)
@@ -64,10 +64,10 @@ def shuffle(random_state, rows, times=1):
     Parameters
     ----------
     random_state : numpy.random.RandomState
-        Is left as that call leaves it.
+        Its state afterwards is the same as after that call.
     rows : ndarray of shape (n_rows,), dtype int64 or int32, contiguous
     times : int, default=1
-        How often at most rows like these are to be shuffled: then it may be worth compiling.
+        Upper bound of the number of such calls, to decide whether the kernel is worth compiling.
 
     Examples
     --------
@@ -80,8 +80,8 @@ def shuffle(random_state, rows, times=1):
     if rows.size < FEW or rows.size * times < WORTH_COMPILING:
         random_state.shuffle(rows)
         return
-    bit_generator = random_state._bit_generator  # public only of the newer Generator
+    bit_generator = random_state._bit_generator  # public only in numpy.random.Generator
     interface = bit_generator.ctypes
     next_uint32 = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
     with bit_generator.lock:
-        _shuffle(rows, np.empty(_AT_ONCE, np.int64), next_uint32, interface.state_address)
+        _shuffle(rows, np.empty(_CHUNK, np.int64), next_uint32, interface.state_address)

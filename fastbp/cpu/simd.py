@@ -1,6 +1,7 @@
 """Vector IR: vectors of the CPU's width, transposes, prefetches, and reading of rows of floats.
 
-Widths follow the CPU that numba compiles for (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included).
+The width is that of the CPU that numba compiles for, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+may change.
 """
 
 import numpy as np
@@ -46,7 +47,7 @@ def spread_number(builder, scalar, count):
 
 
 class Vectors:
-    """Loads, stores and arithmetic on the vectors that fit one span type's numbers."""
+    """Builds loads, stores and arithmetic on vectors of a span type's numbers."""
 
     def __init__(self, builder, span_type):
         element, suffix = {
@@ -81,7 +82,7 @@ class Vectors:
         return spread_number(self.builder, scalar, self.count)
 
     def load_some(self, pointer, kind, mask):
-        """A vector of that type from a pointer: the lanes in the mask, zeros in the others."""
+        """Load a vector of type `kind`: the lanes in the mask, and zeros in the others."""
         suffix = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}[kind.element]
         function = ir.FunctionType(kind, [kind.as_pointer(), _INT32, mask.type, kind])
         function = cgutils.get_or_insert_function(
@@ -92,7 +93,7 @@ class Vectors:
         return self.builder.call(function, [pointer, _INT32(1), mask, zeros])
 
     def store_some(self, value, pointer, mask):
-        """The lanes in the mask of a vector, to a pointer."""
+        """Store the lanes of a vector that are in the mask."""
         kind, suffix = value.type, self._fmuladd.rpartition(".")[2]
         function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _INT32, mask.type])
         function = cgutils.get_or_insert_function(
@@ -123,7 +124,7 @@ def keep_rolled(builder):
 
 
 def fetch_line(builder, pointer, level):
-    """Fetch the cache line of a pointer into the cache of that level."""
+    """Prefetch the cache line of a pointer into the cache of this level."""
     kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     read, locality, data = _INT32(0), _INT32(4 - level), _INT32(1)
@@ -131,7 +132,7 @@ def fetch_line(builder, pointer, level):
 
 
 def fetch_tile(builder, pointer):
-    """Fetch as much as a tile of a panel takes into the first-level cache."""
+    """Prefetch the tile of a panel that starts at a pointer into the L1 cache."""
     start = builder.bitcast(pointer, _BYTES)
     for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, CACHE_LINE):
         fetch_line(builder, builder.gep(start, [_INT64(offset)]), 1)
@@ -141,7 +142,7 @@ def fetch_tile(builder, pointer):
 def transpose_square(
     typing_context, out, out_start, out_stride, source, source_start, source_stride
 ):
-    """Transpose a square of as many rows as a vector has lanes, in registers."""
+    """Transpose a square with as many rows and columns as a vector has lanes, in registers."""
     index = types.intp
     signature = types.void(out, index, index, source, index, index)
 

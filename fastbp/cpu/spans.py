@@ -1,8 +1,8 @@
-"""Spans: a pointer and a length, nothing else. What kernels work on instead of NumPy's arrays.
+"""Spans, a pointer and a length each: what kernels work on instead of NumPy's arrays.
 
-Numba's arrays are seven values, which every call passes on, and an index into them may count from
-the end. A span is two, and its index is taken as it is: nothing is checked. So kernels compile
-faster, and calls between them cost less.
+A numba array is seven values, which every call passes on, and its indices may count from the end. A
+span is two values, and its indices are neither checked nor wrapped around: kernels compile faster,
+and calls between them cost less.
 """
 
 import operator
@@ -30,8 +30,8 @@ from numba.extending import (
     unbox,
 )
 
-# Where spans start. Literals in a tuple are types of their own: every combination would be compiled
-# anew.
+# Indices with a type of their own: literals would give each tuple that holds them another type, and
+# every combination would be compiled anew.
 ZERO, ONE = np.int64(0), np.int64(1)
 
 
@@ -70,7 +70,7 @@ class _SetNumber(AbstractTemplate):
 
 
 def address_of(context, builder, kind, span, index):
-    """Pointer to number `index` of a span, or of an array, in LLVM's terms."""
+    """LLVM pointer to number `index` of a span or an array; `kind` is its numba type."""
     data = cgutils.create_struct_proxy(kind)(context, builder, span).data
     return builder.gep(data, [index])
 
@@ -116,9 +116,9 @@ def load_number(typing_context, address, index, dtype):
 
 @intrinsic
 def span_of(typing_context, array):
-    """All numbers of an array, which lives as long as the call of the kernel that it was given."""
+    """The span of all numbers of a contiguous array, valid while the kernel's call lasts."""
     if array.layout != "C":
-        raise TypingError(f"a span's numbers lie together; those of {array} may not")
+        raise TypingError(f"a span must be contiguous, which {array} may not be")
 
     def codegen(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -134,12 +134,12 @@ def _make_span(context, builder, kind, array):
 
 
 def _with_spans(kind):
-    """The type with spans in the places of arrays, and so in the tuples in it."""
+    """A numba type with every array replaced by a span, in nested tuples, too."""
     if isinstance(kind, Reference):
         return kind.dtype
     if isinstance(kind, types.Array):
         if kind.layout != "C" or kind.ndim != 1:
-            raise TypingError(f"a span's numbers lie together, in a row; not those of {kind}")
+            raise TypingError(f"a span must be contiguous and one-dimensional, which {kind} is not")
         return Span(kind.dtype)
     if isinstance(kind, types.BaseNamedTuple):
         return types.BaseTuple.from_types([_with_spans(each) for each in kind], kind.instance_class)
@@ -171,9 +171,10 @@ def _get_field(context, builder, kind, reference, name):
 
 
 def by_reference(record):
-    """Pass a class of named tuples to kernels by address, with spans in the places of arrays.
+    """Class decorator: pass a named tuple to kernels by address, with spans in place of arrays.
 
-    A hundred arguments by value, on the stack, took a tenth of a small batch's time.
+    Passed by value, its hundred fields went through the stack and took a tenth of a small batch's
+    time.
     """
 
     @typeof_impl.register(record)
@@ -193,7 +194,7 @@ def _unbox_record(kind, record, c):
 
 @unbox(Span)
 def _unbox_span(kind, array, c):
-    """Take an array's memory. It is one, of this dtype: the dispatcher has looked."""
+    """Take an array's memory. The dispatcher has checked that it is an array of this dtype."""
     numbers = c.context.make_array(types.Array(kind.dtype, 1, "C"))(c.context, c.builder)
     pointer = c.builder.bitcast(numbers._getpointer(), c.pyapi.voidptr)
     c.pyapi.numba_array_adaptor(array, pointer)

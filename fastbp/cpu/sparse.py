@@ -1,7 +1,7 @@
 """Sparse rows: only their entries are read, for a batch's outputs and for its gradient.
 
-What is not stored is zero, and is left out whatever its weight. So the numbers are the dense
-matrix's to the bit, unless weights are infinite: zero times those is NaN.
+What is not stored is zero, and is left out whatever its weight. Results are the same as those of
+the dense matrix to the bit, unless weights are infinite: zero times infinity is NaN.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from fastbp.cpu.layout import aligned_zeros, round_up
 from fastbp.cpu.simd import TILE_ROWS
 from fastbp.cpu.spans import by_reference, load_number, section
 
-# With more of its elements stored, a batch is faster made dense.
+# From this density on, a batch is faster when made dense.
 DENSE_ENOUGH = 0.2
 
 
 class SparseSource(NamedTuple):
-    """Addresses and dtypes of a CSR matrix's arrays; all of it integers."""
+    """Addresses and dtypes of a CSR matrix's arrays, all integers."""
 
     values: int
     code: int
@@ -30,7 +30,7 @@ class SparseSource(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Entries row by row, or column by column: line i's are from starts[i] to starts[i + 1]."""
+    """Entries by rows or by columns (lines): those of line i go from starts[i] to starts[i + 1]."""
 
     starts: np.ndarray  # int64; surplus lines, up to whole tiles, are empty
     indices: np.ndarray  # the entries' columns, or rows, int64
@@ -39,7 +39,7 @@ class Lines(NamedTuple):
 
 @by_reference
 class Entries(NamedTuple):
-    """One batch of a sparse matrix's rows, in the memory of one thread."""
+    """A batch of a sparse matrix's rows, in the memory of one thread."""
 
     source: SparseSource
     rows: Lines
@@ -95,7 +95,7 @@ def _read_index(address, position, is_wide):
 
 @phase
 def gather_entries(entries, order, scale):
-    """Convert the entries of the rows in `order` to this thread's memory, times `scale`."""
+    """Copy the entries of the rows in `order` to `entries.rows`, times `scale`."""
     source, rows = entries.source, entries.rows
     scale = type(rows.values[0])(scale)
     first = np.int64(0)
@@ -116,7 +116,7 @@ def gather_entries(entries, order, scale):
 
 @kernel
 def spread_entries(values, rows, row):
-    """Make one row of the batch dense."""
+    """Write one row of the batch to `values`, dense."""
     for j in range(values.size):
         values[j] = 0
     for k in range(rows.starts[row], rows.starts[row + 1]):
@@ -125,7 +125,7 @@ def spread_entries(values, rows, row):
 
 @phase
 def sort_by_column(entries):
-    """Bring the batch's entries into the order of their columns, and rows within a column."""
+    """Sort the batch's entries into `entries.columns`, by column and then by row."""
     rows, columns = entries.rows, entries.columns
     starts = columns.starts
     for j in range(starts.size):
@@ -146,7 +146,7 @@ def sort_by_column(entries):
 
 @kernel
 def add_entries(values, rows, weights):
-    """Add the first row's entries, each times its row of a weight matrix."""
+    """Add to `values` the first row's entries, each times its row of a weight matrix."""
     for k in range(rows.starts[1]):
         row = section(weights, rows.indices[k] * values.size, values.size)
         value = rows.values[k]

@@ -16,16 +16,16 @@ from fastbp.cpu.spans import address_of
 # How often to look before yielding the core. A barrier that only spins collapses when another
 # process wants the core; one that yields at once is slow when none does.
 SPINS_BEFORE_YIELD = 2000
-_LOOK_SECONDS = 0.001  # how often an interrupted caller looks for ranks at work
-# Elements of the array that a team shares: arrivals at barriers, whether a rank has failed, and, a
-# cache line away, whether the kernel is to stop.
+_POLL_SECONDS = 0.001  # how often an interrupted caller checks whether all ranks have returned
+# Elements of the team's control array: arrivals at barriers, whether a rank has failed, and, on
+# another cache line, whether the kernel is to stop.
 ARRIVALS, ABORTED, STOPPED = 0, 1, 16
 CONTROL_SIZE = 32
 
 
 @intrinsic
 def _yield_core(typing_context):
-    """Let another thread run. Called by name: a pointer would keep the kernel out of the cache."""
+    """Let another thread run. Called by name: a kernel with a pointer could not be cached."""
 
     def codegen(context, builder, signature, arguments):
         name = "SwitchToThread" if os.name == "nt" else "sched_yield"
@@ -68,7 +68,7 @@ def _pause(typing_context):
 
 @kernel
 def barrier(control, passed, size):
-    """Wait until all threads of the team have come here.
+    """Wait until all threads of the team have arrived.
 
     Parameters
     ----------
@@ -111,28 +111,28 @@ def _spread_out(rank, cores):
 
 
 def run_team(size, member, control):
-    """Call ``member(rank)`` for every rank of a team at once, each in a thread of its own.
+    """Call ``member(rank)`` for every rank of a team concurrently, each in a thread of its own.
 
-    The calling thread starts the others and waits. Python raises Ctrl-C in the main thread, between
-    any two steps: a main thread that took part could leave the others in a barrier for ever.
+    The calling thread starts the others and waits. Ctrl-C may interrupt the main thread between any
+    two bytecodes: if it took part, it could leave the others at a barrier for ever.
 
     Parameters
     ----------
     size : int
-        A team of one works in the calling thread.
+        A team of one runs in the calling thread.
     member : callable
-        Takes the rank; releases the GIL while it works.
+        Takes the rank, and releases the GIL while it computes.
     control : ndarray of shape (CONTROL_SIZE,), dtype int64
         The team's, for `barrier`. It is zeroed.
 
     Raises
     ------
     RuntimeError
-        When the system has no thread left.
+        If the system cannot start another thread.
     KeyboardInterrupt
-        When all ranks have returned.
+        After all ranks have returned.
     BaseException
-        The first that a rank has raised; the others have been released from their barriers.
+        The first that a rank has raised; the other ranks are released from their barriers.
     """
     control[:] = 0
     if size == 1:
@@ -141,7 +141,7 @@ def run_team(size, member, control):
     begun, ended, abandoned, failures = [], [], [], []
     entry, running = allocate_lock(), [allocate_lock() for _ in range(size)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
-    takes_all_cores = size == len(cores)  # else the system finds idle ones for new threads
+    takes_all_cores = size == len(cores)  # with a core to spare the system spreads threads itself
 
     def enter(rank):
         with entry:
@@ -180,7 +180,7 @@ def run_team(size, member, control):
 
 
 def _wait_for(begun, ended):
-    """Wait until the ranks that have begun have ended, whatever else interrupts."""
+    """Wait until all ranks that have begun have ended, whatever interrupts arrive."""
     while len(ended) < len(begun):
         with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)

@@ -1,7 +1,7 @@
-"""The fused steps of one layer, tile by tile: forward, δ backwards, gradient and update.
+"""The fused steps of one layer: forward, backward, and gradient with update.
 
-Every step goes tile by tile of its output, and no sum is shared out, so results do not depend on
-the number of threads.
+Every step computes its output tile by tile, and no sum is split among threads: results do not
+depend on their number.
 """
 
 import numpy as np
@@ -31,31 +31,31 @@ from fastbp.cpu.vectors import spread, store_vector
 from fastbp.cpu.zeros import column_tile
 from fastbp.schedules import PENALTY, SHRINKAGE
 
-# More weights, or activations of a layer, than this have left the second-level cache until they are
-# read again.
-NEAR_NUMBERS = 2**18
-NEVER = np.int64(2**62)  # steps that are left
+# More weights, or activations of a layer, than this have been evicted from the L2 cache by the time
+# they are read again.
+CACHED_NUMBERS = 2**18
+NEVER = np.int64(2**62)  # as `last_fetch`: no panels are prefetched
 
 
 @kernel
 def panel_start(memory, layer, panel):
-    """Where one panel of a layer's activations, and of its deltas, starts."""
+    """Where one panel of a layer's activations, or of its deltas, starts."""
     return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
 
 
 @kernel
 def rows_of_panels(memory, array, layer, row):
-    """A layer's activations or deltas from a row on, as the left operand along a sample."""
+    """Left operand: a layer's activations or deltas from `row` on, summed over the units."""
     width = layer[WIDTH]
     start = panel_start(memory, layer, ZERO) + row * width
     stride = memory.capacity * width
-    last_fetch = 2 * width if layer[N_PANELS] * stride > NEAR_NUMBERS else NEVER
+    last_fetch = 2 * width if layer[N_PANELS] * stride > CACHED_NUMBERS else NEVER
     return Left(array, start, width, ONE, stride, width, last_fetch)
 
 
 @kernel
 def rows_of_inputs(memory, workspace, index, row):
-    """Inputs of layer `index` from a row on, as the left operand along a sample."""
+    """Left operand: the inputs of layer `index` from `row` on, summed over the inputs."""
     layer = layer_of(memory.layers, index)
     if index == 0:
         stride, length = workspace.input_stride, layer[N_INPUTS]
@@ -65,7 +65,7 @@ def rows_of_inputs(memory, workspace, index, row):
 
 @kernel
 def columns_of_inputs(memory, workspace, index, column, depth):
-    """Inputs of layer `index` from a unit on, as the left operand along the batch."""
+    """Left operand: the inputs of layer `index` from `column` on, summed over the batch."""
     layer = layer_of(memory.layers, index)
     if index == 0:
         return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth, NEVER)
@@ -77,9 +77,9 @@ def columns_of_inputs(memory, workspace, index, column, depth):
 
 @phase
 def forward_layer(memory, workspace, entries, index, tiles):
-    """Outputs of one layer: bias and activation while a tile is hot.
+    """Compute the outputs of one layer, with bias and activation while a tile is in cache.
 
-    `entries` are its inputs where they are sparse, else None.
+    `entries` are the layer's inputs where they are sparse, else None.
     """
     layer = layer_of(memory.layers, index)
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
@@ -106,7 +106,7 @@ def forward_layer(memory, workspace, entries, index, tiles):
                 memory.weights, bias,
             )  # fmt: skip
         values = section(memory.activations, out, TILE_ROWS * width)
-        kept = workspace.tile  # to no purpose, where there is no way back
+        kept = workspace.tile  # scratch, where there is no backward pass
         if memory.deltas.size > 0:
             kept = section(memory.deltas, out, TILE_ROWS * width)
         activate(layer[ACTIVATION], values, kept)
@@ -123,13 +123,13 @@ def clear_padding(tile, layer, panel):
 
 @kernel
 def transpose_panel(memory, transposed, index, panel):
-    """Rows of layer `index`'s weights that stand for one panel of its inputs, transposed."""
-    layer, is_far = layer_of(memory.layers, index), memory.weights.size > NEAR_NUMBERS
+    """Transpose the rows of layer `index`'s weights that belong to one panel of its inputs."""
+    layer, is_far = layer_of(memory.layers, index), memory.weights.size > CACHED_NUMBERS
     lanes, width, input_width = layer[LANES], layer[WIDTH], layer[INPUT_WIDTH]
     rows = layer[BIAS_ROW] + 1
     for output_panel in range(layer[N_PANELS]):
         source = layer[WEIGHTS] + (output_panel * rows + panel * input_width) * width
-        if is_far:  # no hardware foresees where the next piece is
+        if is_far:  # no hardware prefetcher can predict where the next piece is
             for row in range(0, input_width, TILE_ROWS):
                 prefetch_tile(memory.weights, source + (rows + row) * width)
         for column in range(0, width, lanes):
@@ -143,7 +143,7 @@ def transpose_panel(memory, transposed, index, panel):
 
 @phase
 def backward_layer(memory, workspace, index, tiles):
-    """δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
+    """Compute δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
     layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
     width, depth = below[WIDTH], layer[N_OUTPUTS]
     transposed_panel = -1
@@ -167,6 +167,7 @@ def backward_layer(memory, workspace, index, tiles):
 
 @kernel
 def square_norm(values):
+    """Σ v²."""
     total = type(values[0])(0)
     for j in range(values.size):
         total += values[j] * values[j]
@@ -184,7 +185,7 @@ def prefetch_state(memory, start):
 
 @kernel
 def sum_deltas(memory, workspace, layer, panel, depth):
-    """The bias gradient of one panel: δ summed over the batch, as a product with ones."""
+    """Compute the bias gradient of one panel, Σ δ over the batch, as a product with ones."""
     start, width = panel_start(memory, layer, panel), layer[WIDTH]
     ones = Left(workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER)
     if width > layer[LANES]:
@@ -199,7 +200,7 @@ def sum_deltas(memory, workspace, layer, panel, depth):
 
 @kernel
 def tile_gradient(memory, workspace, entries, index, panel, column, depth):
-    """The weight gradient of one tile: inputs from a column on, times one panel's δ."""
+    """Compute the weight gradient of one tile: inputs from `column` on, times one panel's δ."""
     layer = layer_of(memory.layers, index)
     right = panel_start(memory, layer, panel)
     if entries is None:
@@ -224,12 +225,12 @@ def tile_gradient(memory, workspace, entries, index, panel, column, depth):
 
 @phase
 def update_layer(memory, workspace, entries, index, depth, rule, step, tiles):
-    """Gradient of one layer's weights, tile by tile, straight into the update.
+    """Compute the gradient of one layer's weights and update them, tile by tile.
 
-    `entries` are its inputs where they are sparse, else None; `depth` is the number of rows in the
-    batch; `step` is a row of the step table.
+    `entries` are the layer's inputs where they are sparse, else None; `depth` is the number of rows
+    in the batch; `step` is a row of the step table.
     """
-    layer, is_far = layer_of(memory.layers, index), memory.weights.size > NEAR_NUMBERS
+    layer, is_far = layer_of(memory.layers, index), memory.weights.size > CACHED_NUMBERS
     width = layer[WIDTH]
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)

@@ -1,7 +1,7 @@
-"""Vectors as values: what one register holds, with arithmetic, for formulas over samples in lanes.
+"""Vectors as values: one register each, with arithmetic, for formulas with a sample per lane.
 
-A loop that LLVM vectorises itself comes with checks whether arrays overlap, and with loops for what
-is left over. Where everything is whole vectors, and short, those took most of the time.
+A loop that LLVM vectorises itself comes with checks for overlapping arrays and with remainder
+loops. Where everything is short and in whole vectors, these took most of the time.
 """
 
 import operator
@@ -19,7 +19,7 @@ from fastbp.cpu.spans import address_of
 
 
 class Vector(types.Type):
-    """Numba's type of as many numbers of one dtype as a register holds."""
+    """Numba's type of a register full of numbers of one dtype."""
 
     def __init__(self, dtype):
         self.dtype = dtype
@@ -27,7 +27,7 @@ class Vector(types.Type):
         super().__init__(f"Vector({dtype})")
 
     def can_convert_from(self, typing_context, other):
-        """A number stands for a vector of it."""
+        """A number converts to a vector with this number in all lanes."""
         return Conversion.safe if other == self.dtype else None
 
 
@@ -72,14 +72,14 @@ def _pointer_to(context, builder, span_type, span, start):
 
 @intrinsic
 def vector_size(typing_context, span):
-    """How many of a span's numbers are one vector."""
+    """How many of a span's numbers make one vector."""
     size = Vector(span.dtype).count
     return types.intp(span), lambda context, *_: context.get_constant(types.intp, size)
 
 
 @intrinsic
 def whole_size(typing_context, span):
-    """The size of a span that holds whole vectors, so that LLVM knows: no loop over a remainder."""
+    """The size of a span of whole vectors, such that LLVM knows that there is no remainder."""
 
     def codegen(context, builder, signature, arguments):
         size = cgutils.create_struct_proxy(span)(context, builder, arguments[0]).size
@@ -90,7 +90,7 @@ def whole_size(typing_context, span):
 
 @intrinsic
 def spread(typing_context, span, number):
-    """A vector of a span's numbers that has this number in all lanes."""
+    """A vector of a span's dtype with this number in all lanes."""
     vector = Vector(span.dtype)
 
     def codegen(context, builder, signature, arguments):
@@ -102,7 +102,7 @@ def spread(typing_context, span, number):
 
 @intrinsic
 def load_vector(typing_context, span, start):
-    """The numbers of a span from `start` on."""
+    """The vector of a span's numbers from `start` on."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer_to(context, builder, signature.args[0], *arguments)
@@ -113,7 +113,7 @@ def load_vector(typing_context, span, start):
 
 @intrinsic
 def store_vector(typing_context, span, start, vector):
-    """Replace the numbers of a span from `start` on; a single number goes into all."""
+    """Store a vector to a span, from `start` on; a single number is stored to all lanes."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer_to(context, builder, signature.args[0], *arguments[:2])
@@ -138,16 +138,16 @@ def _make_selection(comparison):
     return selection
 
 
-# `yes` where left > right, or where left == right, else `no`: lane by lane, or of numbers.
+# `yes` where left > right (left == right), else `no`: for numbers, or lane by lane for vectors.
 where_greater = _make_selection(">")
 where_equal = _make_selection("==")
 
 
 @intrinsic
 def power_of_two(typing_context, rounded):
-    """2ⁿ for the integer n that a number or a vector has in its low bits.
+    """2ⁿ for the integer n in the low bits of a number, or of every lane of a vector.
 
-    Its bits are those of 0 and of infinity for the n next to those of normal numbers.
+    It is 0, and infinity, for the n just below, and above, those of normal numbers.
     """
     real = rounded.dtype if isinstance(rounded, Vector) else rounded
     mantissa_bits, bias = {types.float32: (23, 127), types.float64: (52, 1023)}[real]

@@ -13,7 +13,7 @@ WORK_PER_START = 200
 # Multiply-adds of one kernel call: a quarter of a second, after which Ctrl-C is heard.
 WORK_PER_CALL = 10_000_000_000
 # The rest of a batch's time, in multiply-adds: small nets and small batches do little else.
-WORK_PER_UPDATE = 50  # of a parameter
+WORK_PER_UPDATE = 50  # per parameter
 WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
 # Below this multiple of WORK_PER_THREAD for each thread a smaller team may be faster.
 CLEARLY_ENOUGH = 5
@@ -88,7 +88,7 @@ class Trials:
         self._may_favour_fewer = may_favour_fewer
         # By size: seconds per row of recent calls, the last call's number, the least of all times.
         self._times = {max_size: deque(maxlen=TRIAL_CALLS)}
-        self._noted, self._least = {}, {}
+        self._last_calls, self._best = {}, {}
         self._calls = 0
 
     def choose(self):
@@ -98,29 +98,30 @@ class Trials:
         at = self._sizes.index(self.size)
         # Of equals, as long as nothing is known, the largest.
         chosen = min(self._sizes[max(0, at - 1) : at + 2], key=self._expected)
-        if not self._remembers(chosen):
+        if not self._is_recent(chosen):
             self._times[chosen] = deque(maxlen=TRIAL_CALLS)
         self.size = chosen
         return chosen
 
-    def _remembers(self, size):
+    def _is_recent(self, size):
+        """Whether the times of a size are recent enough to rely on."""
         calls = CALLS_TO_MORE if size > self.size else CALLS_TO_FEWER
-        return size in self._noted and self._calls - self._noted[size] <= calls
+        return size in self._last_calls and self._calls - self._last_calls[size] <= calls
 
     def _expected(self, size):
         """Seconds per row as measured or, where that is long ago, an optimistic guess."""
-        if self._remembers(size):
+        if self._is_recent(size):
             return min(self._times[size])
         if size > self.size or self._may_favour_fewer:
             return 0.0
-        return SUSPICION * self._least[self.size]
+        return SUSPICION * self._best[self.size]
 
     def record(self, rows, seconds):
         """Record how long a call with the chosen size took."""
         self._calls += 1
-        if self._calls == 1:  # may have compiled the kernel, or loaded it
+        if self._calls == 1:  # it may have compiled or loaded the kernel
             return
         size, time = self.size, seconds / rows
         self._times[size].append(time)
-        self._noted[size] = self._calls
-        self._least[size] = min(time, self._least.get(size, time))
+        self._last_calls[size] = self._calls
+        self._best[size] = min(time, self._best.get(size, time))

@@ -35,7 +35,7 @@ class Memory(NamedTuple):
     first_moment: np.ndarray  # of the update rule; empty if it has fewer moments; real
     second_moment: np.ndarray
     activations: np.ndarray  # all layers' outputs for one batch, real
-    deltas: np.ndarray  # likewise; on the way forward f′(z) of activations that need z
+    deltas: np.ndarray  # likewise; in the forward pass f′(z) of activations that need z
     square_norms: np.ndarray  # Σw² of every block before its update, float64
     row_losses: np.ndarray  # the loss of every row of the batch, float64
     control: np.ndarray  # the team's barrier, int64
@@ -43,22 +43,22 @@ class Memory(NamedTuple):
 
 @by_reference
 class Workspace(NamedTuple):
-    """The arrays of one thread, all real."""
+    """The arrays of one thread, all of the engine's dtype."""
 
     inputs: np.ndarray  # the gathered batch, row by row
     input_stride: int
     transposed: np.ndarray  # one transposed weight panel
-    tile: np.ndarray  # one tile of a product, on its way
+    tile: np.ndarray  # one tile of a product, before it is used
     zeros: np.ndarray  # one for each column of a tile, for products without bias
     one: np.ndarray  # the number 1, for sums
     lanes: int  # numbers in a vector
     samples: np.ndarray  # a number for each of the samples whose outputs are computed at once
     outputs: np.ndarray  # their outputs, unit by unit
-    targets: np.ndarray  # likewise, then their δ
-    errors: np.ndarray  # likewise, on the way from targets to δ
-    losses: np.ndarray  # every output's share of the loss
-    row: np.ndarray  # the targets of one
-    steps: Steps  # of the tiles of the first layer
+    targets: np.ndarray  # their targets, likewise; then their δ
+    errors: np.ndarray  # their ∂L/∂output, likewise
+    losses: np.ndarray  # each output's share of the loss
+    row: np.ndarray  # the targets of one sample
+    steps: Steps  # those of the first layer's tiles, where zeros are skipped
     entries: Entries | None  # of a batch of sparse rows; None where rows are dense
 
 
@@ -123,9 +123,9 @@ def make_memory(layout, weights, moments, rows, learns=True):
     ----------
     layout : Layout
     weights : ndarray of shape (layout.n_weights,)
-    moments : sequence of two ndarray, of that shape or empty
+    moments : sequence of two ndarray, of the same shape or empty
     rows : int
-        Of the largest batch.
+        Rows of the largest batch.
     learns : bool, default=True
         Whether there are a backward pass and updates.
     """
@@ -152,13 +152,13 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False,
     ----------
     layout : Layout
     rows : int
-        Of the largest batch.
+        Rows of the largest batch.
     entries : Entries or None, default=None
-        Of sparse rows.
+        Memory for sparse rows.
     is_dense : bool, default=True
-        Whether there is room for dense rows.
+        Whether to make room for dense rows.
     skips_zeros : bool, default=False
-        Whether tiles of the first layer leave steps out.
+        Whether tiles of the first layer skip steps whose inputs are all zero.
     learns : bool, default=True
         Whether there are gradients.
     """

@@ -25,16 +25,16 @@ _INT64 = ir.IntType(64)
 # Looking at a number takes as long as this many multiply-adds.
 LOOK_WORK = 16
 FEWEST_FEATURES, MOST_SAMPLES = 32, 64
-_ALL_ROWS = 2**TILE_ROWS - 1  # a bit for each row of a tile; numba has powers of integers compiled
+_ALL_ROWS = 2**TILE_ROWS - 1  # a bit for each row of a tile
 
 
 class Steps(NamedTuple):
     """The steps of all tiles of one batch: first those of its rows, then those of its columns."""
 
-    counts: np.ndarray  # of every tile, int64; none if all steps are made
+    counts: np.ndarray  # steps of every tile, int64; empty if no step is skipped
     numbers: np.ndarray  # int32: columns for a tile of rows, rows for a tile of columns
-    n_rows: int  # in whole tiles, like the next
-    n_columns: int
+    n_rows: int  # rounded up to whole tiles
+    n_columns: int  # likewise
 
 
 def make_steps(rows, n_features, learns=True):
@@ -104,7 +104,7 @@ def find_occupied(typing_context, span, start, stride):
 
 
 def _positions(bits):
-    """The positions of the bits that are set, first in a list of TILE_ROWS."""
+    """The positions of the set bits, padded with zeros to a list of TILE_ROWS numbers."""
     positions = [at for at in range(TILE_ROWS) if bits >> at & 1]
     return positions + [0] * (TILE_ROWS - len(positions))
 
@@ -139,13 +139,13 @@ def append_positions(typing_context, numbers, end, base, bits):
 
 @kernel
 def column_tile(steps, column):
-    """The number of the tile that starts at a column."""
+    """Index of the tile that starts at a column."""
     return (steps.n_rows + column) // TILE_ROWS
 
 
 @kernel
 def first_step(steps, tile):
-    """Where the steps of a tile start."""
+    """Where the steps of a tile start in `steps.numbers`."""
     row_tiles = steps.n_rows // TILE_ROWS
     if tile < row_tiles:
         return tile * steps.n_columns

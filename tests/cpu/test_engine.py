@@ -94,7 +94,7 @@ def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.f
         train(engine, data, optimizer, batch_size, alpha) for engine in make_engines(network, dtype)
     )
     assert_allclose(ours[0], oracle[0], **tolerance)
-    if np.isfinite(oracle[0]).all():  # else the oracle has stopped before its update, we behind it
+    if np.isfinite(oracle[0]).all():  # else the oracle has stopped before its update, we after it
         for actual, expected in zip(ours[1:], oracle[1:], strict=True):
             assert_allclose(actual, expected, **tolerance)
 

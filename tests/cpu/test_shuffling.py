@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def always_compiled(monkeypatch):
     monkeypatch.setattr(shuffling, "FEW", 0)
     monkeypatch.setattr(shuffling, "WORTH_COMPILING", 0)
-    monkeypatch.setattr(shuffling, "_AT_ONCE", 100)
+    monkeypatch.setattr(shuffling, "_CHUNK", 100)
 
 
 def generators(bit_generator):

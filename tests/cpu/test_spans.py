@@ -46,11 +46,11 @@ def test_records_reach_the_arrays_themselves(dtype):
 
 
 @pytest.mark.parametrize("numbers", [np.zeros(8)[::2], np.zeros((2, 3))])
-def test_numbers_that_do_not_lie_in_a_row_are_refused(numbers):
+def test_arrays_that_are_not_contiguous_are_refused(numbers):
     """A span would run over what lies between them."""
     record = Outer(1.0, Inner(numbers, 0), np.zeros(2, np.int64))
-    with pytest.raises(TypingError, match="lie together"):
+    with pytest.raises(TypingError, match="contiguous"):
         work(record, np.zeros(1))
     record = Outer(1.0, Inner(np.zeros(2), 0), np.zeros(2, np.int64))
-    with pytest.raises(TypingError, match="lie together"):
+    with pytest.raises(TypingError, match="contiguous"):
         work(record, numbers[::-1])

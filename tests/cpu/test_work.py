@@ -5,7 +5,7 @@ from fastbp.network import Network
 
 
 def run(trials, seconds, calls):
-    """Let a team make calls of 100 rows that take so many seconds a size; the sizes chosen."""
+    """Time calls of 100 rows that take these seconds by team size; return the sizes chosen."""
     chosen = []
     for _ in range(calls):
         chosen.append(trials.choose())

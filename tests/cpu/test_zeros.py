@@ -135,7 +135,7 @@ def test_not_a_number_is_not_zero():
     assert not engine.inputs_were_finite
 
 
-def test_worth_a_look():
+def test_when_it_pays_to_skip_zeros():
     """Only where enough of the products would be left out."""
     order, half = np.arange(400), np.ones((400, 64))
     half[:, ::2] = 0

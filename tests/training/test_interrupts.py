@@ -142,7 +142,7 @@ def interrupt_compilation():
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
 def test_the_first_compilation(tmp_path):
-    """Half-compiled kernels leave nothing behind that would be in the way."""
+    """Half-compiled kernels leave nothing that would be in the way."""
     interrupts, found = call_alone(interrupt_compilation, FASTBP_CACHE_DIR=str(tmp_path))
     assert interrupts == 3
     model, X, y = small("multiclass")

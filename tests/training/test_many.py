@@ -37,7 +37,7 @@ def make_many(task, settings=SETTINGS):
 
 
 def everything(model):
-    """All that a fit leaves behind, to compare by bits."""
+    """Everything that a fit produces, to compare by bits."""
     scores = model.validation_scores_ or []
     curve = np.concatenate([weights(model), model.loss_curve_, scores, [model.n_iter_, model.t_]])
     public = {name for name in vars(model) if not name.startswith("__")}

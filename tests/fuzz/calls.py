@@ -13,11 +13,15 @@ PREDICTING_TWINS = ("deepcopy", "pickle", "threads", "threads", "saved", "sklear
 
 SUBSETS = ("[:1]", "[:1]", "[-1:]", "[::-1]", "[::2]", "[:9]", "")
 
-WATCHING = "seen, query = [], X{0}\nmodel.set_params(callback=lambda report: seen.append(model.{1}(query)))"
+WATCHING = (
+    "seen, query = [], X{0}\n"
+    "model.set_params(callback=lambda report: seen.append(model.{1}(query)))"
+)
 CALLBACKS = (
     "lambda report: True", "lambda report: report.loss", "lambda report: np.ones(3)",
     "lambda report: 'text'", "lambda report: {}['mine']", "lambda report: next(iter(()))",
-    "lambda report: {}[report.n_iter - 2]", "lambda: None", "print", "lambda report: report.nothing",
+    "lambda report: {}[report.n_iter - 2]", "lambda: None", "print",
+    "lambda report: report.nothing",
     "lambda report: (_ for _ in ()).throw(KeyboardInterrupt)", "None",
     "lambda report: model.set_params(learning_rate_init=9.0, batch_size=1, alpha=-1)",
     "lambda report: vars(model).pop('coefs_', None)",
@@ -53,7 +57,8 @@ DAMAGE = (
     "model.coefs_[0] = model.coefs_[0].astype(object)", "model.coefs_[0] = None",
     "model.coefs_[0] = np.ma.masked_greater(model.coefs_[0], 0)",
     "model.coefs_[0][0] = np.nan", "model.coefs_[-1][:] = np.inf",
-    "model.coefs_ = []", "model.coefs_ = None", "model.coefs_ = 'text'", "model.coefs_ = [[1], [2]]",
+    "model.coefs_ = []", "model.coefs_ = None", "model.coefs_ = 'text'",
+    "model.coefs_ = [[1], [2]]",
     "model.coefs_.append(model.coefs_[-1])", "model.coefs_.pop()",
     "model.intercepts_.pop()", "model.intercepts_[0] = 3.0", "model.intercepts_ = None",
     "model.intercepts_[0] = model.intercepts_[0][None]", "del model.coefs_",

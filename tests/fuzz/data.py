@@ -65,7 +65,8 @@ ODD_LABELS = (
     "y = r.integers(0, 2, n)[:0]", "y = 'text'", "y = [[0, 1], [1]] * n",
 )  # fmt: skip
 NUMBERS = (
-    "y = r.normal(size=n)", "y = r.normal(size=n)", "y = r.normal(size=n)", "y = abs(r.normal(size=n))",
+    "y = r.normal(size=n)", "y = r.normal(size=n)", "y = r.normal(size=n)",
+    "y = abs(r.normal(size=n))",
     "y = r.integers(0, 9, n)", "y = r.normal(size=(n, 3))", "y = abs(r.normal(size=(n, 2)))",
     "y = np.full(n, 3.0)", "y = r.normal(size=n).astype('f4')", "y = r.random(n) < 0.5",
     "y = np.asfortranarray(r.normal(size=(n, 3)))", "y = r.normal(size=2 * n)[::2]",
@@ -75,7 +76,8 @@ NUMBERS = (
 ODD_NUMBERS = (
     "y = 1e30 * r.normal(size=n)", "y = 1e300 * r.normal(size=n)", "y = 1e-310 * r.normal(size=n)",
     "y = r.normal(size=n); y[0] = np.nan", "y = r.normal(size=n); y[-1] = np.inf",
-    "y = r.normal(size=n).astype(str)", "y = r.normal(size=n + 2)", "y = 1e7 + 1e7 * r.normal(size=n)",
+    "y = r.normal(size=n).astype(str)", "y = r.normal(size=n + 2)",
+    "y = 1e7 + 1e7 * r.normal(size=n)",
     "y = r.normal(size=n).astype(object)", "y = 1j * r.normal(size=n)", "y = None",
     "y = np.array([None] * n)", "y = np.array(['2020-01-01'] * n, 'M8[D]')",
     "y = scipy.sparse.csr_matrix(r.normal(size=(n, 2)))", "y = r.normal(size=(n, 2, 2))",

@@ -23,9 +23,7 @@ def parse(arguments=None):
     parser.add_argument("--first", type=int, default=0, help="number of the first sequence (0)")
     parser.add_argument("--only", type=int, help="run the sequence of this number only")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-    parser.add_argument(
-        "--hang", type=float, default=20.0, help="seconds after which it hangs (20)"
-    )
+    parser.add_argument("--hang", type=float, default=20.0, help="seconds that are a hang (20)")
     given = parser.parse_args(arguments)
     if given.only is not None:
         given.first, given.sequences, given.jobs = given.only, 1, 1

@@ -152,7 +152,7 @@ def _check_making(twin, call, error, namespace):
     """A copy or a conversion fails only where that is meant to be."""
     if twin.make.startswith("twin = pickle") and _pickles_badly(namespace["model"]):
         return
-    if isinstance(error, (ValueError, AttributeError)) and not twin.exact:
+    if isinstance(error, (ValueError, TypeError, AttributeError)) and not twin.exact:
         return  # scikit-learn has no such model
     if isinstance(error, ValueError) and "save" in twin.make:
         return

@@ -96,11 +96,11 @@ class Script:
                 yield replace(self, calls=calls[start + 1 :])
         for index in range(len(calls) - 1):
             yield replace(self, calls=calls[:index] + calls[index + 1 :])
-        kept = {"hidden_layer_sizes", "max_iter", "random_state"}
+        kept = {"hidden_layer_sizes", "max_iter", "random_state"}  # the defaults take longer
         if set(names) - kept:
             yield replace(self, parameters=tuple(p for p in self.parameters if p[0] in kept))
         for name in names:
-            if name != "random_state":
+            if name not in kept:
                 yield replace(self, parameters=tuple(p for p in self.parameters if p[0] != name))
         for number, block in enumerate(self.data):
             for index, line in enumerate(block):

@@ -34,10 +34,10 @@ def freeze(thing):
     if isinstance(thing, np.random.RandomState):
         return "RandomState", id(thing)  # a failed fit may have drawn from it, as scikit-learn's
     if scipy.sparse.issparse(thing):
-        names = [
-            name for name in ("data", "indices", "indptr", "row", "col") if name in vars(thing)
-        ]
-        return thing.format, thing.shape, tuple(freeze(vars(thing)[name]) for name in names)
+        arrays = {name: each for name, each in vars(thing).items() if isinstance(each, np.ndarray)}
+        return thing.format, thing.shape, freeze(arrays)
+    if hasattr(thing, "__array__"):  # a table, whose other contents come and go
+        return type(thing).__name__, freeze(np.asarray(thing))
     contents = getattr(thing, "__dict__", None)
     if contents is None or callable(thing):
         return type(thing).__name__, id(thing)

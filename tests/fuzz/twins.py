@@ -96,6 +96,8 @@ def twin_for(call, model, namespace):
     twin, is_fit = TWINS[name], "model.fit(" in call.source
     if name == "resumed" and not _can_resume(call, model):
         return None
+    if name == "threads" and not _is_thread_count(model.n_threads):
+        return None
     if twin.is_new and (not is_fit or (model.warm_start and features.model_of(model) is not None)):
         return None
     if call.kind == "train" and not _repeats(name, model):
@@ -127,6 +129,10 @@ def _repeats(name, model):
     return not (isinstance(model.random_state, np.random.RandomState) and name in shares)
 
 
+def _is_thread_count(n_threads):
+    return n_threads is None or (isinstance(n_threads, int) and n_threads >= 1)
+
+
 def _can_resume(call, model):
     return (
         features.CAN_RESUME
@@ -142,8 +148,7 @@ def _is_like_theirs(call, name, model, namespace):
     """Whether scikit-learn does the same here: see docs/differences.md."""
     if call.kind == "predict":
         return True
-    scales = model.input_scale == 1 or name == "from_sklearn"
-    if not (scales and model.callback is None and not callable(model.learning_rate)):
+    if model.input_scale != 1 or model.callback is not None or callable(model.learning_rate):
         return False
     if name == "from_sklearn":
         return not (model.early_stopping or model.warm_start)

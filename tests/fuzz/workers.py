@@ -15,7 +15,7 @@ SECONDS_TO_START = 600  # with an empty cache all kernels are compiled
 
 def serve(connection, log, prepare):
     """A worker's whole life: run the scripts that come, and answer what was found."""
-    faulthandler.enable(open(log, "w"))  # closed with the process
+    faulthandler.enable(open(log, "w"))  # noqa: SIM115, open as long as the process lives
     try:
         from fastbp.cpu.engine import warmup
 
@@ -31,7 +31,7 @@ def serve(connection, log, prepare):
 
 
 def answer_to(script, connection):
-    """Run a script; return None, "unusable", or (oracle, what, shown, place, number of the call)."""
+    """Run a script; return None, "unusable", or a finding's fields and the call's number."""
     try:
         found = run_script(script, connection.send)
     except Unusable:

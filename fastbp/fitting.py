@@ -1,6 +1,6 @@
 """One fit: prepare, train, keep. The same sequence for `fit`, `partial_fit` and `fit_many`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -72,7 +72,9 @@ class Fit:
     Attributes
     ----------
     before : Model or None
-        The model from which training continues.
+        The model that training continues.
+    start : Model or None
+        Its weights, or weights without a network that were assigned before the first fit.
     network : Network
     labels : Labels or None
     training : Training
@@ -84,14 +86,17 @@ class Fit:
     def __init__(self, estimator, incremental=False, classes=None):
         self.estimator, self.incremental, self.classes = estimator, incremental, classes
         continues = incremental or estimator.warm_start
-        self.before = vars(estimator).get("_model") if continues else None
+        attributes = vars(estimator) if continues else {}
+        self.before = self.start = attributes.get("_model")
+        if self.before is None and "coefs_" in attributes:
+            self.start = Model(None, estimator.coefs_, getattr(estimator, "intercepts_", None))
         self._holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
         self._replaced = {}  # attributes of the estimator that `keep` has set, as they were
 
     @property
     def goes_on(self):
         """Whether training continues from the present weights."""
-        return self.before is not None
+        return self.start is not None
 
     # ---- prepare ------------------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Fit:
         if estimator.precision != "auto":
             return np.dtype(estimator.precision)
         if self.goes_on:
-            return self.before.parameter_dtype()
+            return self.start.parameter_dtype()
         is_single = X.dtype == np.float32 or device == "cuda"
         return np.dtype(np.float32 if is_single else np.float64)
 
@@ -157,15 +162,16 @@ class Fit:
         if not self.goes_on:
             default = params.default_activation(estimator.activation)
             return network.initialise(random_state, dtype, default_activation=default)
+        before = network if self.before is None else self.before.network
         for each in fields(Network):
-            old, new = getattr(self.before.network, each.name), getattr(network, each.name)
+            old, new = getattr(before, each.name), getattr(network, each.name)
             if old != new:
                 raise ValueError(
                     f"Training cannot go on: the model was fitted with {each.name}={old}, but the "
                     f"parameters and y now make {each.name}={new}. Keep them as they were, or "
                     "train a new model by fit with warm_start=False."
                 )
-        return self.before.flat(dtype)
+        return replace(self.start, network=network).flat(dtype)
 
     def _progress_so_far(self):
         """The progress that training continues from, as the estimator's attributes say."""
@@ -268,9 +274,11 @@ class Fit:
             "n_iter_": progress.n_iter,
             "t_": progress.n_samples_seen,
         }  # fmt: skip
-        before = vars(estimator).copy()
-        self._replaced = {name: before.get(name, _MISSING) for name in fitted}
-        vars(estimator).update(fitted)
+        assigned, attributes = estimator._view_names(), vars(estimator)
+        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
+        attributes.update(fitted)
+        for name in assigned:  # before the first fit: from now on the model has them
+            attributes.pop(name, None)
 
     def undo(self):
         """Take back what `keep` has done, if it has."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
 
 from fastbp.labels import Labels
 from fastbp.network import Network
@@ -127,6 +126,9 @@ def _as_arrays(name, given):
 class View:
     """A fitted attribute of an estimator, read from its model.
 
+    What is assigned before the first fit is kept under the attribute's own name: weights to start
+    from.
+
     Parameters
     ----------
     read : callable
@@ -144,8 +146,9 @@ class View:
     def __get__(self, estimator, owner=None):
         if estimator is None:
             return self
-        model = vars(estimator).get("_model")
-        value = None if model is None else self._read(model)
+        attributes = vars(estimator)
+        model = attributes.get("_model")
+        value = attributes.get(self._name) if model is None else self._read(model)
         if value is None:
             raise AttributeError(
                 f"{type(estimator).__name__!r} object has no attribute {self._name!r}"
@@ -156,9 +159,8 @@ class View:
     def __set__(self, estimator, value):
         model = vars(estimator).get("_model")
         if model is None:
-            raise NotFittedError(
-                f"{self._name} can only be assigned to a fitted {type(estimator).__name__}."
-            )
+            vars(estimator)[self._name] = value
+            return
         if self._change is None:
             raise AttributeError(
                 f"{self._name} is read from the weights of the fitted model and cannot be "
@@ -201,6 +203,10 @@ class FittedViews:
 
     def __sklearn_is_fitted__(self):
         return "_model" in vars(self)
+
+    @classmethod
+    def _view_names(cls):
+        return [name for name in dir(cls) if isinstance(getattr(cls, name), View)]
 
 
 class LabelViews:

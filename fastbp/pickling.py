@@ -128,7 +128,7 @@ def _checked_state(estimator_class, state):
 
 def _from_version_1(state):
     """Gather the attributes that became the model; they were kept one by one."""
-    if "coefs_" not in state:
+    if "_network" not in state:
         return state
     network, labels = state.pop("_network"), state.pop("_labels", None)
     state["_model"] = Model(
@@ -149,7 +149,7 @@ def _check(estimator_class, state):
     """See that the attributes of a fitted estimator are of the right kinds and fit together."""
     model = state.get("_model")
     if model is None:
-        if "_model" in state or "loss_" in state or "coefs_" in state:
+        if "_model" in state or "loss_" in state:
             raise ValueError("It has fitted attributes, but no model.")
         return
     if not isinstance(model, Model):

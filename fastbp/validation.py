@@ -235,7 +235,9 @@ def check_labels(y, name="y"):
         missing, kinds = np.flatnonzero(np.isnan(labels)), {}
     else:
         missing = [row for row, label in enumerate(labels) if _is_missing(label)]
-        kinds = {_kind_of(label): row for row, label in enumerate(labels)}
+        kinds = {}
+        for row, label in enumerate(labels):
+            kinds.setdefault(_kind_of(label), row)
     if len(missing):
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise ValueError(

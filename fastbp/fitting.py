@@ -11,7 +11,7 @@ from fastbp import devices
 from fastbp import parameters as params
 from fastbp.data import Data
 from fastbp.lbfgs import fit_lbfgs
-from fastbp.model import Model
+from fastbp.model import Model, View
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress, check_progress
@@ -274,10 +274,11 @@ class Fit:
             "n_iter_": progress.n_iter,
             "t_": progress.n_samples_seen,
         }  # fmt: skip
-        assigned, attributes = estimator._view_names(), vars(estimator)
+        attributes = vars(estimator)
+        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
         self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
         attributes.update(fitted)
-        for name in assigned:  # before the first fit: from now on the model has them
+        for name in assigned:
             attributes.pop(name, None)
 
     def undo(self):

@@ -1,6 +1,7 @@
 """What a fitted estimator has learned: one record, exchanged whole at the end of a fit."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -137,11 +138,14 @@ class View:
         From a model and an assigned value to the fields of the model that change.
     """
 
+    names: ClassVar = set()  # of all views
+
     def __init__(self, read, change=None):
         self._read, self._change = read, change
 
     def __set_name__(self, owner, name):
         self._name = name
+        self.names.add(name)
 
     def __get__(self, estimator, owner=None):
         if estimator is None:
@@ -203,10 +207,6 @@ class FittedViews:
 
     def __sklearn_is_fitted__(self):
         return "_model" in vars(self)
-
-    @classmethod
-    def _view_names(cls):
-        return [name for name in dir(cls) if isinstance(getattr(cls, name), View)]
 
 
 class LabelViews:

@@ -116,7 +116,7 @@ OWN_DATA = {
         X,
         np.array([1, "a"] * 45, dtype=object),
         None,
-        "y mixes labels of different kinds: 1 in row 88 and 'a' in row 89",
+        "y mixes labels of different kinds: 1 in row 0 and 'a' in row 1",
     ),
 }
 LABELS = {

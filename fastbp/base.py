@@ -6,6 +6,7 @@ from functools import wraps
 import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import devices
@@ -57,7 +58,7 @@ class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
     # ---- training -----------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, resume=False):
         """Train the network.
 
         Parameters
@@ -69,6 +70,10 @@ class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
             Labels or label indicators in classification, numbers in regression.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, at least 0.
+        resume : bool, default=False
+            Whether to go on from the file that `checkpoint` names, if it exists: the result is that
+            of a fit that has never been interrupted, to the bit. With a file that does not exist,
+            training starts anew.
 
         Returns
         -------
@@ -77,19 +82,22 @@ class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If the data or the parameters are invalid. The estimator stays unchanged.
+            If the data or the parameters are invalid, or if `resume` finds a checkpoint that is
+            damaged or was written with other data or parameters. The estimator stays unchanged.
         fastbp.training.NonFiniteLossError
             If the loss becomes NaN or infinite. It is a ValueError and a FloatingPointError.
         """
-        return self._fit(X, y, sample_weight)
+        if not isinstance(resume, bool | np.bool_):
+            raise InvalidParameterError(f"resume must be True or False, got {resume!r}.")
+        return self._fit(X, y, sample_weight, resume=resume)
 
-    def _fit(self, X, y, sample_weight, *, incremental=False, classes=None):
+    def _fit(self, X, y, sample_weight, *, incremental=False, classes=None, resume=False):
         if incremental and self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: it sees one batch of rows at a "
                 "time. Set early_stopping=False."
             )
-        fit = Fit(self, incremental, classes)
+        fit = Fit(self, incremental, classes, resume)
         fit.prepare(GivenData(X, y, sample_weight))
         fit.train(self.n_threads)
         fit.keep()

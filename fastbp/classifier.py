@@ -165,6 +165,15 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         Called after each epoch with a `fastbp.training.EpochReport`, whose ``stop()`` ends
         training. What it returns does not count.
 
+    checkpoint : str, path-like or None, default=None
+        File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
+        crash. Each state replaces the last one in one step; the last stays after the end of
+        training. A file that exists is overwritten, unless `resume` is given. Not used by
+        `partial_fit`; 'lbfgs' and `fit_many` refuse it.
+
+    checkpoint_every : int, default=1
+        Number of epochs from one writing of `checkpoint` to the next.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -296,6 +305,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         input_scale=1.0,
         device="cpu",
         callback=None,
+        checkpoint=None,
+        checkpoint_every=1,
     ):
         self._set_parameters(locals())
 

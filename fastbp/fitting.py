@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
+from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.lbfgs import fit_lbfgs
 from fastbp.model import Model, View
@@ -68,6 +69,8 @@ class Fit:
         Train one epoch, as in `partial_fit`.
     classes : array-like or None, default=None
         Of `partial_fit`.
+    resume : bool, default=False
+        Go on from the estimator's checkpoint.
 
     Attributes
     ----------
@@ -83,14 +86,14 @@ class Fit:
         The result of `train`.
     """
 
-    def __init__(self, estimator, incremental=False, classes=None):
+    def __init__(self, estimator, incremental=False, classes=None, resume=False):
         self.estimator, self.incremental, self.classes = estimator, incremental, classes
+        self.resume = resume
         continues = incremental or estimator.warm_start
         attributes = vars(estimator) if continues else {}
         self.before = self.start = attributes.get("_model")
         if self.before is None and "coefs_" in attributes:
             self.start = Model(None, estimator.coefs_, getattr(estimator, "intercepts_", None))
-        self._holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
         self._replaced = {}  # attributes of the estimator that `keep` has set, as they were
 
     @property
@@ -138,11 +141,15 @@ class Fit:
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
         training = Training(None, data, settings, self._progress_so_far(), start=start)
+        training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
+        training.checkpoint = None if self.incremental else Checkpoint.of(estimator)
         if estimator.solver != "lbfgs":
-            training.split = self._split_rows(data, random_state)
+            training.split = self._split_rows(training, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
             training.random_state = random_state
+        if self.resume:
+            self._resume(training)
         return training
 
     def _choose_dtype(self, X, device):
@@ -194,21 +201,25 @@ class Fit:
             progress.best_loss = None
         return progress
 
-    def _split_rows(self, data, random_state):
+    def _split_rows(self, training, random_state):
         """Take all rows to learn from, or hold some out for early stopping."""
-        estimator, fraction = self.estimator, self.estimator.validation_fraction
+        estimator, fraction, data = (
+            self.estimator,
+            self.estimator.validation_fraction,
+            training.data,
+        )
         if not estimator.early_stopping:
             return Split(np.arange(data.n_samples))
         if fraction == 0:
             raise InvalidParameterError(
                 f"validation_fraction must be > 0 with early_stopping=True, got {fraction}."
             )
-        if self._holdout_state is None:
-            self._holdout_state = random_state.get_state()
+        if training.holdout_state is None:
+            training.holdout_state = random_state.get_state()
         else:
             # A warm start draws the same split as the first fit.
             random_state = np.random.RandomState()
-            random_state.set_state(self._holdout_state)
+            random_state.set_state(training.holdout_state)
         labels = None if self.labels is None else self.labels.to_stratify(data.targets)
         train, held_out = hold_out(data.n_samples, fraction, random_state, labels)
         weight = data.sample_weight
@@ -217,13 +228,30 @@ class Fit:
                 "sample_weight is zero in all rows of the training or of the validation split. "
                 "Leave out the rows without weight, or use early_stopping=False."
             )
+        return self._split(data, train, held_out)
+
+    def _split(self, data, train, held_out):
+        """The split into these rows, with the score of those held out, if any."""
+        if held_out is None:
+            return Split(train)
+        weight = data.sample_weight
         score = partial(
-            estimator._score_outputs,
+            self.estimator._score_outputs,
             labels=self.labels,
             targets=data.targets[held_out],
             sample_weight=None if weight is None else weight[held_out],
         )
         return Split(train, held_out, score)
+
+    def _resume(self, training):
+        """Go on from the checkpoint, if the file exists."""
+        if training.checkpoint is None:
+            raise InvalidParameterError(
+                "resume=True needs the file that an earlier fit wrote, got checkpoint=None. Set "
+                "checkpoint to its path."
+            )
+        if training.checkpoint.exists():
+            training.checkpoint.resume(training, partial(self._split, training.data))
 
     # ---- train, keep --------------------------------------------------------------------------
 
@@ -264,7 +292,7 @@ class Fit:
                 self.training.data.input_scale,
             ),
             "_optimizer": self.training.optimizer,
-            "_holdout_state": self._holdout_state,
+            "_holdout_state": self.training.holdout_state,
             "_no_improvement_count": progress.no_improvement_count,
             "loss_": progress.loss,
             "loss_curve_": progress.loss_curve,

@@ -10,6 +10,7 @@ from threading import Lock
 
 import numpy as np
 from sklearn import get_config
+from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
@@ -142,6 +143,11 @@ def _check_estimators(estimators, n_threads):
                 f"{estimator!r}."
             )
         with _naming(index, estimator):
+            if estimator.checkpoint is not None:
+                raise InvalidParameterError(
+                    f"checkpoint={estimator.checkpoint!r} is for a single fit; fit_many trains "
+                    "many. Set checkpoint=None, or call the estimator's fit."
+                )
             if not get_config()["skip_parameter_validation"]:
                 estimator._validate_params()
     if len({id(estimator) for estimator in estimators}) < len(estimators):

@@ -4,6 +4,7 @@
 """
 
 import functools
+import os
 from numbers import Integral, Real
 
 import numpy as np
@@ -66,6 +67,8 @@ CONSTRAINTS = {
     "input_scale": [Interval(Real, 0, None, closed="neither")],
     "device": [StrOptions({*DEVICES})],
     "callback": [callable, None],
+    "checkpoint": [str, os.PathLike, None],
+    "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
 }
 
 

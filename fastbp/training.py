@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.engine import Engine
 from fastbp.optimizers import Optimizer
@@ -96,6 +97,14 @@ class Training:
         The parameters to start from, until an engine has been given them.
     best_parameters : ndarray or None
         A copy of the parameters that scored best on the held-out rows, apart from the engine's.
+    order : ndarray or None
+        The rows to learn from in the last epoch's order, from which the next one's is drawn.
+    holdout_state : tuple or None
+        State of the random generator that has drawn the held-out rows.
+    checkpoint : Checkpoint or None
+        Where the state is kept after epochs.
+    ending : {"stopped", "max_iter"} or None
+        Why there are no more epochs to come; None before the end.
     """
 
     engine: Engine | None
@@ -107,6 +116,10 @@ class Training:
     random_state: np.random.RandomState | None = None
     start: np.ndarray | None = None
     best_parameters: np.ndarray | None = None
+    order: np.ndarray | None = None
+    holdout_state: tuple | None = None
+    checkpoint: Checkpoint | None = None
+    ending: str | None = None
 
     def use(self, engine):
         """Set the engine, and load the parameters to start from."""
@@ -233,25 +246,32 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         scored: then the best of these are restored, with a warning.
     """
     settings, progress, engine = training.settings, training.progress, training.engine
-    rows = training.split.train.copy()
+    resumes = training.order is not None
+    if not resumes:
+        training.order = training.split.train.copy()
+    n_rows = len(training.order)
     planner = StepPlanner(
-        training.optimizer, len(rows), clip_batch_size(settings.batch_size, len(rows)),
+        training.optimizer, n_rows, clip_batch_size(settings.batch_size, n_rows),
         training.data.sample_weight, settings.alpha, settings.max_iter,
     )  # fmt: skip
     engine.load_moments(training.optimizer.moments)
-    if goes_on and training.split.score is not None:
+    if goes_on and training.split.score is not None and not resumes:
         training.adopt_start()
+    max_iter = 1 if incremental else settings.max_iter
     try:
-        for _ in range(1 if incremental else settings.max_iter):
-            if not run_epoch(training, rows, planner):
-                break
-        else:
-            if not (incremental or planner.is_planned):
-                warn(
-                    f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
-                    "the optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                )
+        while training.ending is None:
+            if not run_epoch(training, planner):
+                training.ending = "stopped"
+            elif progress.n_iter == max_iter:
+                training.ending = "max_iter"
+            if training.checkpoint is not None:
+                training.checkpoint.after_epoch(training)
+        if training.ending == "max_iter" and not (incremental or planner.is_planned):
+            warn(
+                f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
+                "the optimization hasn't converged yet.",
+                ConvergenceWarning,
+            )
         training.optimizer.moments = engine.store_moments()
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
@@ -260,13 +280,14 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         if training.best_parameters is None:
             raise
         warn(f"{error} The parameters that scored best are restored.", ConvergenceWarning)
-        progress.end_epoch(nan, nan, len(rows), settings.tol)
+        progress.end_epoch(nan, nan, n_rows, settings.tol)
         training.optimizer = None
     return training.result()
 
 
-def run_epoch(training, rows, planner):
+def run_epoch(training, planner):
     """Train one epoch and score it; return whether to go on."""
+    rows = training.order
     engine, optimizer, progress = training.engine, training.optimizer, training.progress
     settings = training.settings
     started = time.perf_counter()

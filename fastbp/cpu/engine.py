@@ -113,10 +113,8 @@ class Engine:
             self.layout.pack(moment, self.moments[index])
 
     def store_moments(self):
-        """Return the moments as a list of new flat vectors, and drop the engine's own."""
-        moments = [self.layout.unpack(moment) for moment in self.moments if moment.size]
-        self.moments = [self._nothing] * MOST_MOMENTS
-        return moments
+        """Return the moments as a list of new flat vectors."""
+        return [self.layout.unpack(moment) for moment in self.moments if moment.size]
 
     # ---- working memory -----------------------------------------------------------------------
 

@@ -112,7 +112,12 @@ DATA = {
 OWN_DATA = {
     "words": (X, np.resize(["1", "2.5"], len(X)), None, "y must hold numbers, got dtype <U3"),
     "negative weight": (X, Y, np.where(Y == 1, -0.5, 1), "sample_weight .* -0.5 in row"),
-    "mixed labels": (X, np.array([1, "a"] * 45, dtype=object), None, "Unknown label type"),
+    "mixed labels": (
+        X,
+        np.array([1, "a"] * 45, dtype=object),
+        None,
+        "y mixes labels of different kinds: 1 in row 0 and 'a' in row 1",
+    ),
 }
 LABELS = {
     "numbers as labels": (X, Y + 0.5, None, "Unknown label type: continuous"),

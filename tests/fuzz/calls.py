@@ -87,6 +87,8 @@ def draw_calls(random, classifies):
             (5, 4, 3, 2, 2, 1),
         )[0]
         calls.append(draw(random, classifies))
+        if calls[-1].kind == "change" and random.random() < 0.5:
+            calls.append(_train(random, classifies))
     if calls[-1].kind in ("change", "replace"):  # whose effect only shows in further calls
         calls += [_predict(random, classifies), _train(random, classifies)]
     return tuple(calls)
@@ -104,6 +106,8 @@ def _train(random, classifies, first=False):
     index = _data(random)
     weight = f", w{index}" if random.random() < 0.25 else ""
     if random.random() < (0.75 if first else 0.5):
+        if features.CAN_RESUME and not first and random.random() < 0.1:
+            return Call("train", f"model.fit(X{index}, y{index}{weight}, resume=True)", index)
         twin = _twin(random, FIT_TWINS)
         return Call("train", f"model.fit(X{index}, y{index}{weight})", index, twin)
     listed = ""
@@ -140,9 +144,13 @@ def _set_parameters(random, classifies):
 
 
 def _set_callback(random, classifies):
+    """Set a callback, or have checkpoints written."""
     if random.random() < 0.4:
         method = random.choice(("predict", "predict_proba")) if classifies else "predict"
         return Call("change", WATCHING.format(_data(random), method))
+    if features.CAN_RESUME and random.random() < 0.2:
+        every = random.choice(("", "", ", checkpoint_every=2", ", checkpoint_every=0"))
+        return Call("change", f"model.set_params(checkpoint=folder + '/c'{every})")
     options = CALLBACKS + STOPPING * features.CAN_STOP
     return Call("change", f"seen = []\nmodel.set_params(callback={random.choice(options)})")
 

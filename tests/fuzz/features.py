@@ -3,7 +3,11 @@
 import inspect
 
 import fastbp
-from fastbp.training import EpochReport
+
+try:
+    from fastbp.progress import EpochReport
+except ImportError:
+    from fastbp.training import EpochReport
 
 CAN_STOP = hasattr(EpochReport, "stop")
 CAN_SAVE = hasattr(fastbp, "load") and hasattr(fastbp.MLPClassifier, "save")

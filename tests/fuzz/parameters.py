@@ -95,9 +95,26 @@ def draw_parameters(random, classifies):
         single = random.choice(ACTIVATIONS)
         parameters["activation"] = repr(single if random.random() < 0.7 else names)
     parameters |= draw_valid(random, classifies)
+    if random.random() < 0.3:
+        return _as_theirs(parameters)
     if random.random() < 0.1:
         name, value = draw_invalid(random)
         parameters[name] = value
+    return parameters
+
+
+def _as_theirs(parameters):
+    """Only what scikit-learn has, too, so that results can be compared."""
+    for name in ("out_activation", "precision", "input_scale", "warm_start", "weight_decay"):
+        parameters.pop(name, None)
+    for name, choices in (
+        ("activation", ("'identity'", "'logistic'", "'tanh'", "'relu'")),
+        ("solver", ("'sgd'", "'adam'", "'lbfgs'")),
+        ("learning_rate", ("'constant'", "'invscaling'", "'adaptive'")),
+        ("loss", ("'poisson'",)),
+    ):
+        if parameters.get(name) not in choices:
+            parameters.pop(name, None)
     return parameters
 
 

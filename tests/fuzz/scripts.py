@@ -84,7 +84,9 @@ class Script:
             for line in block
             if not line.source.startswith(f"w{index} =") or f"w{index}" in used
         ]
-        return "\n".join([HEADER, *blocks, self.constructor, *calls, ending]).rstrip() + "\n"
+        folder = ["folder = tempfile.mkdtemp()"] if "folder" in used else []
+        lines = [HEADER, *blocks, *folder, self.constructor, *calls, ending]
+        return "\n".join(lines).rstrip() + "\n"
 
     # ---- smaller scripts ----------------------------------------------------------------------
 

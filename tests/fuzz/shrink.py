@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 from tests.fuzz.oracles import Finding
 from tests.fuzz.workers import run_alone
@@ -17,6 +18,7 @@ def shrink(script, finding, worker):
     -------
     script, finding : Script, Finding
     """
+    script = replace(script, calls=script.calls[: finding.call + 1])
     ends, tries = time.monotonic() + SECONDS, TRIES
     if finding.oracle == "hang":
         tries = HANG_TRIES
@@ -37,11 +39,13 @@ def shrink(script, finding, worker):
 def describe(number, seed, script, finding):
     """A finding with the script that reproduces it."""
     head = f"# Sequence {number} of seed {seed}: {finding.key}\n# {finding.what}\n"
+    call = script.calls[finding.call].source
     if "twin =" not in finding.shown:
-        return head + script.text(finding.call + 1, finding.shown)
+        shown = finding.shown.removeprefix(f"{call}\n")
+        return head + script.text(finding.call + 1, shown)
     # A twin is made, and called, before the model is.
     first, _, last = finding.shown.partition("\nprint(")
-    lines = [first, script.calls[finding.call].source, *([f"print({last}"] if last else [])]
+    lines = [first, call, *([f"print({last}"] if last else [])]
     return head + script.text(finding.call, "\n".join(lines))
 
 

@@ -18,8 +18,8 @@ def freeze(thing):
 
     Objects without contents of their own, such as functions, are compared by identity.
     """
-    if isinstance(thing, float):
-        return type(thing).__name__, struct.pack("d", thing)
+    if isinstance(thing, float):  # NumPy's, too
+        return "float", struct.pack("d", thing)
     if thing is None or isinstance(thing, (int, str, bytes)):
         return type(thing).__name__, thing
     if isinstance(thing, np.generic) or type(thing) in (np.ndarray, np.memmap, np.matrix):
@@ -36,7 +36,8 @@ def freeze(thing):
     if scipy.sparse.issparse(thing):
         arrays = {name: each for name, each in vars(thing).items() if isinstance(each, np.ndarray)}
         return thing.format, thing.shape, freeze(arrays)
-    if hasattr(thing, "__array__"):  # a table, whose other contents come and go
+    # Of a table only the numbers: other contents come and go.
+    if hasattr(thing, "__array__") and not isinstance(thing, type):
         return type(thing).__name__, freeze(np.asarray(thing))
     contents = getattr(thing, "__dict__", None)
     if contents is None or callable(thing):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 
 from tests.fuzz.oracles import Finding
@@ -36,6 +37,9 @@ def answer_to(script, connection):
         found = run_script(script, connection.send)
     except Unusable:
         return "unusable"
+    except Exception:
+        lines = traceback.format_exc().splitlines()
+        return "error in the fuzz program", "\n# ".join(lines[-8:]), "", lines[-1], 0
     return None if found is None else (*found.args, found.call)
 
 

@@ -52,7 +52,7 @@ class Twin:
 INTERRUPTED = """\
 def give_up(report):
     if report.n_iter == 2: raise KeyError('mine')
-path = folder + '/checkpoint'
+path = tempfile.mkdtemp(dir=folder) + '/checkpoint'
 twin = clone(model).set_params(checkpoint=path, callback=give_up)
 try: twin.fit({X}, {y}{w})
 except KeyError: twin = clone(model).set_params(checkpoint=path)"""

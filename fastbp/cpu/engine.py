@@ -3,7 +3,8 @@
 import math
 import os
 import platform
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
+from operator import and_
 from time import perf_counter
 from weakref import WeakSet
 
@@ -23,7 +24,7 @@ from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
 from fastbp.cpu.simd import VECTOR_BITS, lanes
 from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
-from fastbp.cpu.workspace import TrainingBuffers, make_memory, make_workspace
+from fastbp.cpu.workspace import GradientSums, TrainingBuffers, make_memory, make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import MOST_MOMENTS, Optimizer, code_of
@@ -79,7 +80,7 @@ class Engine:
         self.layout = _layout_of(network, self.dtype)
         self._flat = None  # parameters not yet packed into panels
         self._nothing = np.zeros(0, self.dtype)
-        self.inputs_were_finite = True  # at the last prediction
+        self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing] * MOST_MOMENTS
         self._work = Work(network)
         self._at_work = []  # the team, if an interrupt has left it there
@@ -202,16 +203,18 @@ class Engine:
         steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
         self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
-        self._run(data, np.arange(data.n_samples), steps, result)
-        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(self.moments[0])
+        sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
+        self._run(data, np.arange(data.n_samples), steps, result, sums)
+        gradient = self.moments[0] if sums is None else sums.total()
+        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(gradient)
 
-    def _run(self, data, order, steps, result):
+    def _run(self, data, order, steps, result, sums=None):
         """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
         batch_size = min(steps.batch_size, len(order))
         buffers = self._buffers_for(data, order, batch_size)
         plan = kernels.Plan(code_of(steps.rule), steps.alpha, float(data.input_scale))
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        for part, part_steps in buffers.parts(order, steps.table):
+        for part, part_steps in buffers.parts(order, steps.table, sums):
             size = trials.choose()
             # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
             held = self, data
@@ -229,6 +232,8 @@ class Engine:
                 buffers.memory.control, self._at_work,
             )  # fmt: skip
             trials.record(len(part), perf_counter() - began)
+            if sums is not None:
+                sums.end_batches(len(part_steps))
             if not np.isfinite(result[kernels.LOSS]):
                 return
 
@@ -266,6 +271,7 @@ class Engine:
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
+            self.inputs_were_finite = self.outputs_were_finite = True
             return out
         code = activations.code_of(activation or self.network.output_activation)
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
@@ -278,7 +284,7 @@ class Engine:
         plan = kernels.PredictionPlan(batch_size, code, float(data.input_scale))
         memories = [self._memory(batch_size, learns=False) for _ in range(size)]
         n_batches = self._work.batches_per_call(batch_size, source.density, learns=False)
-        stride, were_finite = n_batches * batch_size * size, []
+        stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
 
@@ -288,12 +294,16 @@ class Engine:
                 )  # fmt: skip
 
             def member(rank, arguments=arguments):
-                were_finite.append(kernels.predict(*arguments(rank)))
+                bits.append(kernels.predict(*arguments(rank)))
 
             self._compile(kernels.predict, source.source, size, arguments)
             run_team(size, member, memories[0].control, self._at_work)
-        self.inputs_were_finite = all(were_finite)
+        self._keep_whether_finite(reduce(and_, bits))
         return out
+
+    def _keep_whether_finite(self, bits):
+        self.inputs_were_finite = bits & kernels.FINITE_INPUTS != 0
+        self.outputs_were_finite = bits & kernels.FINITE_OUTPUTS != 0
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, into `out`."""
@@ -302,10 +312,11 @@ class Engine:
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
-        self.inputs_were_finite = kernels.predict_few(
+        bits = kernels.predict_few(
             self._flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
             order, out, working, widest,
         )  # fmt: skip
+        self._keep_whether_finite(bits)
 
 
 def warmup(dtypes=("float32", "float64"), everything=True):

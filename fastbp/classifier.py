@@ -239,7 +239,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     - A warm start trains again after convergence, keeps the best weights and the held-out rows
       apart, and raises where the network is another one.
     - Rows held out for early stopping are stratified for any number of classes.
-    - `predict_log_proba` is computed from the logits and is never -inf.
+    - No probability is 0, and `predict_log_proba` never -inf.
     - float32 X makes float32 models, with every solver and whatever the type of y.
     - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.
     - 'lbfgs' has no `partial_fit`; a pickle holds the weights once.
@@ -432,7 +432,9 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
             logits = self._outputs(model, X, activation="identity")
             probabilities = expit(np.hstack([-logits, logits]))
         elif kind == "multiclass" and activation == "logistic":
-            probabilities = np.exp(self._log_probabilities(model, X))
+            # Shares of the outputs, which may all be as good as 0.
+            logits = self._outputs(model, X, activation="identity")
+            probabilities = np.exp(log_softmax(log_expit(logits), axis=1))
         else:
             probabilities = self._outputs(model, X)
         return np.maximum(probabilities, np.finfo(probabilities.dtype).tiny, out=probabilities)
@@ -447,22 +449,9 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
-            Computed from the logits, and like `predict_proba` bounded below.
+            Finite, as no probability is 0.
         """
-        logs = self._log_probabilities(self._fitted(), X)
-        return np.maximum(logs, np.log(np.finfo(logs.dtype).tiny), out=logs)
-
-    def _log_probabilities(self, model, X):
-        logits, kind = self._outputs(model, X, activation="identity"), model.labels.kind
-        if model.network.output_activation == "softmax":
-            return log_softmax(logits, axis=1)
-        if kind == "binary":
-            return log_expit(np.hstack([-logits, logits]))
-        if kind == "multiclass":
-            return log_softmax(log_expit(logits), axis=1)
-        # No finer near 1 than predict_proba, so that both rank the labels alike.
-        rounded = np.log(np.maximum(self._outputs(model, X), 0.5))
-        return np.where(logits > 0, rounded, log_expit(logits))
+        return np.log(self.predict_proba(X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

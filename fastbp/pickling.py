@@ -103,6 +103,10 @@ def _checked_state(estimator_class, state):
         raise ValueError(
             f"The pickled state of {name} is damaged: it must be a dict of attributes."
         )
+    if "_sklearn_version" in state:
+        raise ValueError(
+            f"This is the state of an estimator of scikit-learn: use {name}.from_sklearn."
+        )
     state = dict(state)
     version = state.pop("_state_version", 1)
     writer = state.pop("_fastbp_version", "0.1.0")

@@ -1,11 +1,12 @@
-"""What the estimators share: fitting, prediction, and what pickles and copies contain."""
+"""What the estimators share: fitting and prediction."""
 
-import copy
 from abc import ABC, abstractmethod
-from inspect import signature
+from functools import wraps
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import devices
@@ -13,7 +14,9 @@ from fastbp import parameters as params
 from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
 from fastbp.fitting import Fit, GivenData
+from fastbp.model import FittedViews
 from fastbp.optimizers import STOCHASTIC_SOLVERS
+from fastbp.pickling import PicklingMixin
 from fastbp.validation import check_rows, passes_as_it_is
 
 
@@ -27,7 +30,22 @@ def takes_batches(estimator):
     return True
 
 
-class BaseMLP(ConversionMixin, BaseEstimator, ABC):
+def checks_parameters(method):
+    """Let a method check the parameters at every call.
+
+    scikit-learn's `_fit_context` skips that in `partial_fit` of a fitted estimator.
+    """
+
+    @wraps(method)
+    def checked(estimator, *arguments, **named):
+        if not get_config()["skip_parameter_validation"]:
+            params.check(estimator)
+        return method(estimator, *arguments, **named)
+
+    return checked
+
+
+class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
@@ -40,7 +58,7 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
     # ---- training -----------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, resume=False):
         """Train the network.
 
         Parameters
@@ -52,6 +70,10 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
             Labels or label indicators in classification, numbers in regression.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, at least 0.
+        resume : bool, default=False
+            Whether to go on from the file that `checkpoint` names, if it exists: the result is that
+            of a fit that has never been interrupted, to the bit. With a file that does not exist,
+            training starts anew.
 
         Returns
         -------
@@ -60,97 +82,53 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If the data or the parameters are invalid. The estimator stays unchanged.
+            If the data or the parameters are invalid, or if `resume` finds a checkpoint that is
+            damaged or was written with other data or parameters. The estimator stays unchanged.
         fastbp.training.NonFiniteLossError
             If the loss becomes NaN or infinite. It is a ValueError and a FloatingPointError.
         """
-        return self._fit(X, y, sample_weight)
+        if not isinstance(resume, bool | np.bool_):
+            raise InvalidParameterError(f"resume must be True or False, got {resume!r}.")
+        return self._fit(X, y, sample_weight, resume=resume)
 
-    def _fit(self, X, y, sample_weight, *, incremental=False, classes=None):
+    def _fit(self, X, y, sample_weight, *, incremental=False, classes=None, resume=False):
         if incremental and self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: it sees one batch of rows at a "
                 "time. Set early_stopping=False."
             )
-        fit = Fit(self, incremental, classes)
-        try:
-            fit.prepare(GivenData(X, y, sample_weight))
-            fit.train(self.n_threads)
-            fit.keep()
-        except BaseException:
-            fit.undo()
-            raise
+        fit = Fit(self, incremental, classes, resume)
+        fit.prepare(GivenData(X, y, sample_weight))
+        fit.train(self.n_threads)
+        fit.keep()
         return self
-
-    # ---- fitted parameters --------------------------------------------------------------------
-
-    def _parameter_dtype(self):
-        """The dtype that the model computes in: float32 if all of its parameters are."""
-        arrays = self._learned("coefs_") + self._learned("intercepts_")
-        single = all(array.dtype == np.float32 for array in arrays)
-        return np.dtype(np.float32 if single else np.float64)
-
-    def _learned(self, name):
-        """Return `coefs_` or `intercepts_`, which users may have changed, as checked arrays."""
-        given = getattr(self, name)
-        try:
-            arrays = [np.asarray(array) for array in given]
-        except (TypeError, ValueError):  # no list, or rows of different lengths
-            arrays = None
-        if arrays is None or any(array.dtype.kind not in "biuf" for array in arrays):
-            raise ValueError(f"{name} must be a list of arrays of numbers, got {given!r}.")
-        return arrays
-
-    def _flatten_parameters(self, network, dtype, copy=True):
-        """`coefs_` and `intercepts_` as one vector, a copy unless none is needed."""
-        coefs, intercepts = self._learned("coefs_"), self._learned("intercepts_")
-        for name, arrays, shapes in (
-            ("coefs_", coefs, network.shapes),
-            ("intercepts_", intercepts, [shape[1:] for shape in network.shapes]),
-        ):
-            found = [array.shape for array in arrays]
-            if found != shapes:
-                raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
-
-    def __getstate__(self):
-        """Leave the optimizer out of pickles, unless the model comes from `partial_fit`."""
-        state = dict(super().__getstate__())
-        if not state.get("_incremental", False):
-            state.pop("_optimizer", None)
-        return state
-
-    def __setstate__(self, state):
-        """Set parameters that are newer than the pickle to their defaults."""
-        parameters = signature(self.__class__).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        super().__setstate__(defaults | state)
-
-    def __deepcopy__(self, memo):
-        """Copy the optimizer, too, which a pickle may lack: the copy trains like the original."""
-        copied = memo[id(self)] = object.__new__(self.__class__)
-        vars(copied).update(copy.deepcopy(vars(self), memo))
-        return copied
 
     # ---- prediction ---------------------------------------------------------------------------
 
-    def _outputs(self, X, activation=None):
-        """The network's outputs for X, of shape (n_samples, n_outputs)."""
-        if not hasattr(self, "_network"):
-            check_is_fitted(self, "_network")
-        is_checked = not passes_as_it_is(self, X)
-        X = check_rows(self, X) if is_checked else X
-        network, dtype = self._network, self._parameter_dtype()
+    def _fitted(self):
+        """The model, to be taken once for all that a prediction needs."""
+        model = vars(self).get("_model")
+        if model is None:
+            check_is_fitted(self)
+        return model
+
+    def _outputs(self, model, X, activation=None):
+        """A model's outputs for X, of shape (n_samples, n_outputs)."""
+        if not params.is_thread_count(self.n_threads):
+            self._validate_params()
+        is_checked = not passes_as_it_is(model, X)
+        X = check_rows(self, model, X) if is_checked else X
+        network, dtype = model.network, model.parameter_dtype()
         with devices.make_engine(network, dtype, self.n_threads, self.device) as engine:
-            engine.load_parameters(self._flatten_parameters(network, dtype, copy=False))
-            outputs = engine.predict(Data(X, input_scale=float(self.input_scale)), None, activation)
+            engine.load_parameters(model.flat(dtype, copy=False))
+            outputs = engine.predict(Data(X, input_scale=model.input_scale), None, activation)
         if not (is_checked or engine.inputs_were_finite):
-            check_rows(self, X)  # raises, unless only the conversion to float32 overflowed
-        # Finite numbers of X may overflow in the model's dtype.
-        if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
+            check_rows(self, model, X)  # raises, unless only the conversion to float32 overflowed
+        if not engine.outputs_were_finite:
+            remedy = ", or fit with precision='float64'" if dtype == np.float32 else ""
             raise ValueError(
-                "X is too large for this float32 model: the outputs are not finite. Scale X as in "
-                "training, or fit with precision='float64'."
+                f"X is too large for this {dtype} model, or its weights are: the outputs are not "
+                f"finite. Scale X as in training{remedy}."
             )
         return outputs
 
@@ -162,17 +140,17 @@ class BaseMLP(ConversionMixin, BaseEstimator, ABC):
     # ---- targets and outputs ------------------------------------------------------------------
 
     @abstractmethod
-    def _encode(self, y, dtype, goes_on, incremental, classes):
-        """Turn y into the targets of `Data`; return them and the number of output units."""
+    def _encode(self, y, dtype, model, incremental, classes):
+        """Turn y into the targets of `Data`.
+
+        `model` is the one that training continues from, or None. Returns the targets, the labels
+        (None for numbers) and the number of output units.
+        """
 
     @abstractmethod
-    def _output_activation(self):
+    def _output_activation(self, labels):
         """The activation of the output layer."""
 
     @abstractmethod
-    def _labels_to_stratify(self, targets):
-        """The class of each row, for a stratified split, or None."""
-
-    @abstractmethod
-    def _score_outputs(self, outputs, targets, sample_weight):
+    def _score_outputs(self, outputs, labels, targets, sample_weight):
         """How well outputs meet targets; more is better."""

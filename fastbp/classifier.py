@@ -11,15 +11,15 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
-from fastbp.base import BaseMLP, takes_batches
+from fastbp.base import BaseMLP, checks_parameters, takes_batches
 from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
 from fastbp.losses import find_loss, names_for
+from fastbp.model import LabelViews
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):
+class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     """Multilayer perceptron for classification, with scikit-learn's interface.
 
     Two classes make one logistic output unit, more classes softmax outputs, and label indicators
@@ -162,8 +162,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         names at the time of the call.
 
     callback : callable or None, default=None
-        Called after each epoch with a `fastbp.training.EpochReport`. A true return value stops
-        training.
+        Called after each epoch with a `fastbp.training.EpochReport`, whose ``stop()`` ends
+        training. What it returns does not count.
+
+    checkpoint : str, path-like or None, default=None
+        File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
+        crash. Each state replaces the last one in one step; the last stays after the end of
+        training. A file that exists is overwritten, unless `resume` is given. Not used by
+        `partial_fit`; 'lbfgs' and `fit_many` refuse it.
+
+    checkpoint_every : int, default=1
+        Number of epochs from one writing of `checkpoint` to the next.
 
     Attributes
     ----------
@@ -230,7 +239,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     - A warm start trains again after convergence, keeps the best weights and the held-out rows
       apart, and raises where the network is another one.
     - Rows held out for early stopping are stratified for any number of classes.
-    - `predict_log_proba` is computed from the logits and is never -inf.
+    - No probability is 0, and `predict_log_proba` never -inf.
     - float32 X makes float32 models, with every solver and whatever the type of y.
     - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.
     - 'lbfgs' has no `partial_fit`; a pickle holds the weights once.
@@ -296,16 +305,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         input_scale=1.0,
         device="cpu",
         callback=None,
+        checkpoint=None,
+        checkpoint_every=1,
     ):
         self._set_parameters(locals())
 
     @available_if(takes_batches)
+    @checks_parameters
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
         """Train for one epoch on the given rows, from the present weights.
 
-        The optimizer continues from its last state, also from that of `fit`; only a model that was
-        pickled after `fit` starts with a new optimizer.
+        The optimizer continues from its last state, also from that of `fit`.
 
         Parameters
         ----------
@@ -328,48 +339,44 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
-    def _encode(self, y, dtype, goes_on, incremental, classes):
+    def _encode(self, y, dtype, model, incremental, classes):
         y = pack_bytes(y)
-        if incremental and self._takes_classes(classes):
-            self._labels = Labels.of(y, self.classes_)
-        elif not hasattr(self, "_labels") or not (goes_on or incremental):
-            self._labels = Labels.of(y)
-        elif not incremental:
-            labels = Labels.of(y).classes
-            if not np.array_equal(labels, self.classes_):
+        labels = None if model is None else model.labels
+        if incremental:
+            labels = self._take_classes(classes, labels, y)
+        elif labels is None:
+            labels = Labels.of(y)
+        else:
+            present, known = Labels.of(y).classes, labels.classes
+            if not np.array_equal(present, np.sort(known)):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "
-                    f"call to fit. Previously got {self.classes_}, `y` has {labels}"
+                    f"call to fit. Previously got {known}, `y` has {present}"
                 )
-        self.classes_ = self._labels.classes
-        return self._labels.encode(y, dtype), self._labels.n_outputs
+        return labels.encode(y, dtype), labels, labels.n_outputs
 
-    def _takes_classes(self, classes):
-        """Take the classes of a first `partial_fit`, or see that they are still the same."""
-        known = getattr(self, "classes_", None)
+    def _take_classes(self, classes, labels, y):
+        """The labels of a `partial_fit`: known ones, or in the first call those it lists."""
         if classes is None:
-            if known is None:
+            if labels is None:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
-            return False
+            return labels
         classes = sorted_classes(classes)
-        if known is None:
-            self.classes_ = classes
-        elif not np.array_equal(known, classes):
+        if labels is None:
+            return Labels.of(y, classes)
+        if not np.array_equal(np.sort(labels.classes), classes):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
-                f"{known!r}"
+                f"{labels.classes!r}"
             )
-        return known is None
+        return labels
 
-    def _output_activation(self):
-        is_exclusive = self._labels.kind == "multiclass" and find_loss(self.loss, "softmax")
+    def _output_activation(self, labels):
+        is_exclusive = labels.kind == "multiclass" and find_loss(self.loss, "softmax")
         return "softmax" if is_exclusive else "logistic"
 
-    def _labels_to_stratify(self, targets):
-        return self._labels.to_stratify(targets)
-
-    def _score_outputs(self, outputs, targets, sample_weight):
-        return self._labels.accuracy(outputs, targets, sample_weight)
+    def _score_outputs(self, outputs, labels, targets, sample_weight):
+        return labels.accuracy(outputs, targets, sample_weight)
 
     def predict(self, X):
         """Predict labels.
@@ -383,8 +390,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         y : ndarray of shape (n_samples,), or label indicators of shape (n_samples, n_labels)
             Sparse where the indicators given to `fit` were sparse.
         """
-        outputs = self._outputs(X)
-        return self._labels.decode(outputs)
+        model = self._fitted()
+        return model.labels.decode(self._outputs(model, X))
 
     def score(self, X, y, sample_weight=None):
         """Compute the accuracy of the predicted labels.
@@ -416,16 +423,21 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`. Rows sum to 1, except for label indicators, where each
-            label has its own probability.
+            label has its own probability. None is 0: the smallest is the dtype's smallest normal
+            number.
         """
-        check_is_fitted(self)
-        kind = self._labels.kind
+        model = self._fitted()
+        kind, activation = model.labels.kind, model.network.output_activation
         if kind == "binary":
-            logits = self._outputs(X, activation="identity")
-            return expit(np.hstack([-logits, logits]))
-        if kind == "multiclass" and self.out_activation_ == "logistic":
-            return np.exp(self.predict_log_proba(X))
-        return self._outputs(X)
+            logits = self._outputs(model, X, activation="identity")
+            probabilities = expit(np.hstack([-logits, logits]))
+        elif kind == "multiclass" and activation == "logistic":
+            # Shares of the outputs, which may all be as good as 0.
+            logits = self._outputs(model, X, activation="identity")
+            probabilities = np.exp(log_softmax(log_expit(logits), axis=1))
+        else:
+            probabilities = self._outputs(model, X)
+        return np.maximum(probabilities, np.finfo(probabilities.dtype).tiny, out=probabilities)
 
     def predict_log_proba(self, X):
         """Predict the logarithms of probabilities.
@@ -437,18 +449,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
-            Computed from the logits, so that it is finite where `predict_proba` is 0.
+            Finite, as no probability is 0.
         """
-        logits = self._outputs(X, activation="identity")
-        if self.out_activation_ == "softmax":
-            return log_softmax(logits, axis=1)
-        if self._labels.kind == "binary":
-            return log_expit(np.hstack([-logits, logits]))
-        if self._labels.kind == "multiclass":
-            return log_softmax(log_expit(logits), axis=1)
-        # No finer near 1 than predict_proba, so that both rank the labels alike.
-        rounded = np.log(np.maximum(self._outputs(X), 0.5))
-        return np.where(logits > 0, rounded, log_expit(logits))
+        return np.log(self.predict_proba(X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

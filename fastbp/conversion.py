@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
+from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
 from fastbp.parameters import default_activation
@@ -23,9 +24,19 @@ from fastbp.training import warn
 
 # Fitted attributes with the same meaning on both sides; scikit-learn's lbfgs lacks some of them.
 _SAME_ATTRIBUTES = (
-    "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_",
-    "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_",
-    "feature_names_in_", "classes_", "_no_improvement_count",
+    "loss_",
+    "loss_curve_",
+    "best_loss_",
+    "validation_scores_",
+    "best_validation_score_",
+    "n_iter_",
+    "t_",
+    "_no_improvement_count",
+)
+# And those that scikit-learn sets and fastbp reads from its model.
+_VIEWS = (
+    "n_layers_", "n_outputs_", "out_activation_", "n_features_in_", "feature_names_in_",
+    "classes_",
 )  # fmt: skip
 # Parameters of which scikit-learn has only some choices: those, and what takes the others' place.
 _THEIR_CHOICES = {
@@ -101,19 +112,23 @@ class ConversionMixin:
         True
         """
         check_is_fitted(self)
-        network, dtype = self._network, self._parameter_dtype()
+        model = self._model
+        network, dtype = model.network, model.parameter_dtype()
         activation, lost = _single_activation(self, network), _lost(self, network)
         theirs = _counterpart(type(self))
         converted = _convert_attributes(self, theirs, signature(theirs).parameters)
         converted.set_params(activation=activation, **_substitutes(self, theirs))
-        coefs, intercepts = network.views(self._flatten_parameters(network, dtype))
-        coefs[0] *= dtype.type(self.input_scale)
+        for name in _VIEWS:
+            if hasattr(self, name):
+                setattr(converted, name, deepcopy(getattr(self, name)))
+        coefs, intercepts = network.views(model.flat(dtype))
+        coefs[0] *= dtype.type(model.input_scale)
         converted.coefs_, converted.intercepts_ = coefs, intercepts
         if self.validation_scores_ is not None:
             converted._best_coefs = [array.copy() for array in coefs]
             converted._best_intercepts = [array.copy() for array in intercepts]
         if theirs is sklearn.neural_network.MLPClassifier:
-            converted._label_binarizer = _to_binarizer(self._labels)
+            converted._label_binarizer = _to_binarizer(model.labels)
         optimizer = getattr(self, "_optimizer", None)
         if lost:
             warn(
@@ -169,19 +184,25 @@ class ConversionMixin:
             )
         check_is_fitted(estimator)
         converted = _convert_attributes(estimator, cls, signature(theirs).parameters)
-        converted.coefs_ = [np.array(array) for array in estimator.coefs_]
-        converted.intercepts_ = [np.array(array) for array in estimator.intercepts_]
-        network = converted._network = _network_of(converted)
+        labels = None
         if theirs is sklearn.neural_network.MLPClassifier:
             binarizer = estimator._label_binarizer
             kind = _LABEL_KINDS[binarizer.y_type_]
-            converted._labels = Labels(kind, converted.classes_, binarizer.sparse_input_)
+            labels = Labels(kind, np.array(estimator.classes_), binarizer.sparse_input_)
+        network = _network_of(estimator, converted._average_outputs)
+        model = Model(
+            network,
+            [np.array(array) for array in estimator.coefs_],
+            [np.array(array) for array in estimator.intercepts_],
+            labels,
+            deepcopy(getattr(estimator, "feature_names_in_", None)),
+        )
+        model.check()
+        converted._model = model
         optimizer = getattr(estimator, "_optimizer", None)
         if optimizer is not None:
-            dtype = converted._parameter_dtype()
+            dtype = model.parameter_dtype()
             converted._optimizer = _from_their_optimizer(optimizer, network, dtype)
-            # It may come from `partial_fit`: pickles keep it.
-            converted._incremental = True
         if getattr(estimator, "validation_scores_", None) is not None:
             converted._holdout_state = _state_before_split(estimator.random_state, network)
         return converted
@@ -213,7 +234,7 @@ def _lost(estimator, network):
     """List what scikit-learn cannot train with; raise where it cannot even predict the same."""
     lost = []
     if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
-        if estimator._labels.kind == "multiclass":
+        if estimator._model.labels.kind == "multiclass":
             raise ValueError(
                 "loss='squared_error' with several classes cannot be converted: its probabilities "
                 "are shares of logistic outputs, which scikit-learn does not compute. Fit with "
@@ -224,8 +245,9 @@ def _lost(estimator, network):
         lost.append(f"out_activation={network.output_activation!r} in regression")
     for name in _substitutes(estimator, _counterpart(type(estimator))):
         lost.append(f"{name}={getattr(estimator, name)!r}")
-    if estimator.input_scale != 1:
-        lost.append(f"input_scale={estimator.input_scale:g}, which is now part of coefs_[0]")
+    scale = estimator._model.input_scale
+    if scale != 1:
+        lost.append(f"input_scale={scale:g}, which is now part of coefs_[0]")
     return lost
 
 
@@ -272,7 +294,7 @@ def _to_their_optimizer(optimizer, network):
 # ---- from scikit-learn --------------------------------------------------------------------------
 
 
-def _network_of(estimator):
+def _network_of(estimator, average_outputs):
     """Read the network from fitted attributes, as parameters may have been changed since."""
     sizes = [estimator.coefs_[0].shape[0], *(array.shape[1] for array in estimator.coefs_)]
     return Network(
@@ -280,7 +302,7 @@ def _network_of(estimator):
         hidden_activations=(estimator.activation,) * (len(sizes) - 2),
         output_activation=estimator.out_activation_,
         loss=estimator.loss,
-        average_outputs=estimator._average_outputs,
+        average_outputs=average_outputs,
     )
 
 

@@ -1,6 +1,6 @@
 """One fit: prepare, train, keep. The same sequence for `fit`, `partial_fit` and `fit_many`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -9,12 +9,17 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
+from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.lbfgs import fit_lbfgs
+from fastbp.model import Model, View
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
-from fastbp.training import Progress, Settings, Split, Training, fit_stochastic, hold_out
+from fastbp.progress import Progress, check_progress
+from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
 from fastbp.validation import check_sample_weight, check_training_data
+
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,26 @@ class GivenData:
     sample_weight: object
     rows = None  # all of them
 
-    def check(self, estimator, reset):
-        """Check all of it, and the estimator's features against it.
+    def check(self, estimator, model):
+        """Check all of it.
 
         Parameters
         ----------
         estimator : estimator
-        reset : bool
-            Whether the estimator adopts the features of X; otherwise they must agree.
+        model : Model or None
+            With whose features X must agree.
 
         Returns
         -------
-        X, y : as from `fastbp.validation.check_training_data`
+        X, y, feature_names : as from `fastbp.validation.check_training_data`
         sample_weight : ndarray of shape (n_samples,) or None
         """
         numeric = estimator._numeric_targets
-        X, y = check_training_data(estimator, self.X, self.y, reset=reset, numeric=numeric)
-        return X, y, check_sample_weight(self.sample_weight, X)
+        X, y, names = check_training_data(estimator, self.X, self.y, model=model, numeric=numeric)
+        return X, y, names, check_sample_weight(self.sample_weight, X)
 
     def encode(self, fit, y, dtype):
-        """Turn y into targets, and count the network's outputs."""
+        """Turn y into targets and labels, and count the network's outputs."""
         return fit.encode(y, dtype)
 
 
@@ -64,27 +69,37 @@ class Fit:
         Train one epoch, as in `partial_fit`.
     classes : array-like or None, default=None
         Of `partial_fit`.
+    resume : bool, default=False
+        Go on from the estimator's checkpoint.
 
     Attributes
     ----------
-    goes_on : bool
-        Whether training continues from the present weights.
+    before : Model or None
+        The model that training continues.
+    start : Model or None
+        Its weights, or weights without a network that were assigned before the first fit.
     network : Network
+    labels : Labels or None
     training : Training
-        Both from `prepare` on.
+        These from `prepare` on.
     parameters : ndarray of shape (n_parameters,)
         The result of `train`.
     """
 
-    def __init__(self, estimator, incremental=False, classes=None):
+    def __init__(self, estimator, incremental=False, classes=None, resume=False):
         self.estimator, self.incremental, self.classes = estimator, incremental, classes
-        self.goes_on = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start)
-        self._before = vars(estimator).copy()
+        self.resume = resume
+        continues = incremental or estimator.warm_start
+        attributes = vars(estimator) if continues else {}
+        self.before = self.start = attributes.get("_model")
+        if self.before is None and "coefs_" in attributes:
+            self.start = Model(None, estimator.coefs_, getattr(estimator, "intercepts_", None))
+        self._replaced = {}  # attributes of the estimator that `keep` has set, as they were
 
-    def undo(self):
-        """Restore all of the estimator's attributes, none of which is ever changed in place."""
-        vars(self.estimator).clear()
-        vars(self.estimator).update(self._before)
+    @property
+    def goes_on(self):
+        """Whether training continues from the present weights."""
+        return self.start is not None
 
     # ---- prepare ------------------------------------------------------------------------------
 
@@ -99,10 +114,10 @@ class Fit:
         """
         estimator = self.estimator
         device = choose_device(estimator)
-        X, y, weight = given.check(estimator, reset=not self.goes_on)
+        X, y, self._feature_names, weight = given.check(estimator, self.before)
         dtype = self._choose_dtype(X, device)
-        targets, n_outputs = given.encode(self, y, dtype)
-        self.network = describe_network(estimator, X.shape[1], n_outputs)
+        targets, self.labels, n_outputs = given.encode(self, y, dtype)
+        self.network = describe_network(estimator, X.shape[1], n_outputs, self.labels)
         rows, data_rows = given.rows, X
         if rows is not None and estimator.solver == "lbfgs":
             rows, data_rows = None, X[rows]
@@ -114,8 +129,8 @@ class Fit:
             _spread(self.training, X, rows)
 
     def encode(self, y, dtype):
-        """Turn y into the targets of `Data`; return them and the number of output units."""
-        return self.estimator._encode(y, dtype, self.goes_on, self.incremental, self.classes)
+        """Turn y into the targets of `Data`: see the estimators' `_encode`."""
+        return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
     def _begin(self, data, dtype):
         """Make the `Training`, which has no engine yet."""
@@ -126,11 +141,15 @@ class Fit:
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
         training = Training(None, data, settings, self._progress_so_far(), start=start)
+        training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
+        training.checkpoint = None if self.incremental else Checkpoint.of(estimator)
         if estimator.solver != "lbfgs":
-            training.split = self._split_rows(data, random_state)
-            before = getattr(estimator, "_optimizer", None) if self.incremental else None
+            training.split = self._split_rows(training, random_state)
+            before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
             training.random_state = random_state
+        if self.resume:
+            self._resume(training)
         return training
 
     def _choose_dtype(self, X, device):
@@ -140,7 +159,7 @@ class Fit:
         if estimator.precision != "auto":
             return np.dtype(estimator.precision)
         if self.goes_on:
-            return estimator._parameter_dtype()
+            return self.start.parameter_dtype()
         is_single = X.dtype == np.float32 or device == "cuda"
         return np.dtype(np.float32 if is_single else np.float64)
 
@@ -150,7 +169,7 @@ class Fit:
         if not self.goes_on:
             default = params.default_activation(estimator.activation)
             return network.initialise(random_state, dtype, default_activation=default)
-        before = getattr(estimator, "_network", network)
+        before = network if self.before is None else self.before.network
         for each in fields(Network):
             old, new = getattr(before, each.name), getattr(network, each.name)
             if old != new:
@@ -159,43 +178,49 @@ class Fit:
                     f"parameters and y now make {each.name}={new}. Keep them as they were, or "
                     "train a new model by fit with warm_start=False."
                 )
-        return estimator._flatten_parameters(network, dtype)
+        return replace(self.start, network=network).flat(dtype)
 
     def _progress_so_far(self):
+        """The progress that training continues from, as the estimator's attributes say."""
         estimator, progress = self.estimator, Progress()
+        scored = estimator.early_stopping and estimator.solver != "lbfgs"
         if self.goes_on:
-            progress.loss_curve = list(getattr(estimator, "loss_curve_", ()))
-            progress.n_samples_seen = getattr(estimator, "t_", 0)
-            best_loss = getattr(estimator, "best_loss_", None)
+            attributes = vars(estimator)
+            check_progress(attributes)
+            progress.loss_curve = list(attributes.get("loss_curve_", ()))
+            progress.n_samples_seen = attributes.get("t_", 0)
+            best_loss = attributes.get("best_loss_")
             progress.best_loss = np.inf if best_loss is None else best_loss
-        if self.incremental:
-            progress.no_improvement_count = getattr(estimator, "_no_improvement_count", 0)
-        if estimator.early_stopping and estimator.solver != "lbfgs":
-            scores = getattr(estimator, "validation_scores_", None) if self.goes_on else None
-            progress.validation_scores = list(scores or ())
+            if self.incremental:
+                progress.no_improvement_count = attributes.get("_no_improvement_count", 0)
+            if scored:
+                progress.validation_scores = list(attributes.get("validation_scores_") or ())
+        if scored:
+            progress.validation_scores = progress.validation_scores or []
             progress.best_validation_score = -np.inf
             progress.best_loss = None
         return progress
 
-    def _split_rows(self, data, random_state):
+    def _split_rows(self, training, random_state):
         """Take all rows to learn from, or hold some out for early stopping."""
-        estimator, fraction = self.estimator, self.estimator.validation_fraction
+        estimator, fraction, data = (
+            self.estimator,
+            self.estimator.validation_fraction,
+            training.data,
+        )
         if not estimator.early_stopping:
-            if not self.goes_on:
-                estimator._holdout_state = None
             return Split(np.arange(data.n_samples))
         if fraction == 0:
             raise InvalidParameterError(
                 f"validation_fraction must be > 0 with early_stopping=True, got {fraction}."
             )
-        state = getattr(estimator, "_holdout_state", None) if self.goes_on else None
-        if state is None:
-            estimator._holdout_state = random_state.get_state()
+        if training.holdout_state is None:
+            training.holdout_state = random_state.get_state()
         else:
             # A warm start draws the same split as the first fit.
             random_state = np.random.RandomState()
-            random_state.set_state(state)
-        labels = estimator._labels_to_stratify(data.targets)
+            random_state.set_state(training.holdout_state)
+        labels = None if self.labels is None else self.labels.to_stratify(data.targets)
         train, held_out = hold_out(data.n_samples, fraction, random_state, labels)
         weight = data.sample_weight
         if weight is not None and not (weight[train].any() and weight[held_out].any()):
@@ -203,12 +228,30 @@ class Fit:
                 "sample_weight is zero in all rows of the training or of the validation split. "
                 "Leave out the rows without weight, or use early_stopping=False."
             )
+        return self._split(data, train, held_out)
+
+    def _split(self, data, train, held_out):
+        """The split into these rows, with the score of those held out, if any."""
+        if held_out is None:
+            return Split(train)
+        weight = data.sample_weight
         score = partial(
-            estimator._score_outputs,
+            self.estimator._score_outputs,
+            labels=self.labels,
             targets=data.targets[held_out],
             sample_weight=None if weight is None else weight[held_out],
         )
         return Split(train, held_out, score)
+
+    def _resume(self, training):
+        """Go on from the checkpoint, if the file exists."""
+        if training.checkpoint is None:
+            raise InvalidParameterError(
+                "resume=True needs the file that an earlier fit wrote, got checkpoint=None. Set "
+                "checkpoint to its path."
+            )
+        if training.checkpoint.exists():
+            training.checkpoint.resume(training, partial(self._split, training.data))
 
     # ---- train, keep --------------------------------------------------------------------------
 
@@ -236,23 +279,43 @@ class Fit:
             )
 
     def keep(self):
-        """Set the fitted attributes from the result."""
-        estimator, network, progress = self.estimator, self.network, self.training.progress
-        estimator.coefs_, estimator.intercepts_ = network.views(self.parameters)
-        estimator.loss_ = progress.loss
-        estimator.loss_curve_ = progress.loss_curve
-        estimator.best_loss_ = progress.best_loss
-        estimator.validation_scores_ = progress.validation_scores
-        estimator.best_validation_score_ = progress.best_validation_score
-        estimator.n_iter_ = progress.n_iter
-        estimator.t_ = progress.n_samples_seen
-        estimator.n_layers_ = len(network.layer_sizes)
-        estimator.n_outputs_ = network.layer_sizes[-1]
-        estimator.out_activation_ = network.output_activation
-        estimator._no_improvement_count = progress.no_improvement_count
-        estimator._network = network
-        estimator._optimizer = self.training.optimizer
-        estimator._incremental = self.incremental
+        """Set the fitted attributes from the result, all at once.
+
+        A thread that predicts meanwhile sees the old model or the new one, and Ctrl-C finds either
+        none changed or all.
+        """
+        estimator, progress = self.estimator, self.training.progress
+        coefs, intercepts = self.network.views(self.parameters)
+        fitted = {
+            "_model": Model(
+                self.network, coefs, intercepts, self.labels, self._feature_names,
+                self.training.data.input_scale,
+            ),
+            "_optimizer": self.training.optimizer,
+            "_holdout_state": self.training.holdout_state,
+            "_no_improvement_count": progress.no_improvement_count,
+            "loss_": progress.loss,
+            "loss_curve_": progress.loss_curve,
+            "best_loss_": progress.best_loss,
+            "validation_scores_": progress.validation_scores,
+            "best_validation_score_": progress.best_validation_score,
+            "n_iter_": progress.n_iter,
+            "t_": progress.n_samples_seen,
+        }  # fmt: skip
+        attributes = vars(estimator)
+        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
+        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
+        attributes.update(fitted)
+        for name in assigned:
+            attributes.pop(name, None)
+
+    def undo(self):
+        """Take back what `keep` has done, if it has."""
+        attributes = vars(self.estimator)
+        attributes.update({k: v for k, v in self._replaced.items() if v is not _MISSING})
+        for name in self._replaced:
+            if self._replaced[name] is _MISSING:
+                attributes.pop(name, None)
 
 
 def _spread(training, X, rows):
@@ -286,13 +349,13 @@ def choose_device(estimator):
     return device
 
 
-def describe_network(estimator, n_features, n_outputs):
-    """The network that an estimator's parameters ask for."""
+def describe_network(estimator, n_features, n_outputs, labels=None):
+    """The network that an estimator's parameters ask for, for labels or (None) numbers."""
     sizes = params.hidden_sizes(estimator.hidden_layer_sizes)
     return Network(
         layer_sizes=(n_features, *sizes, n_outputs),
         hidden_activations=params.hidden_activations(estimator.activation, len(sizes)),
-        output_activation=estimator._output_activation(),
+        output_activation=estimator._output_activation(labels),
         loss=estimator.loss,
         average_outputs=estimator._average_outputs,
     )
@@ -314,9 +377,12 @@ def make_optimizer(estimator, network, dtype, before=None):
     optimizer = Optimizer(
         **{name: getattr(estimator, name) for name in names}, schedule=estimator.learning_rate
     )
+    if before is not None and not isinstance(before, Optimizer):
+        raise ValueError(f"The state of the optimizer is damaged: {before!r}.")
     if before is None or before.solver != estimator.solver:
         optimizer.reset(network.n_parameters, dtype)
     else:
+        before.check(network.n_parameters)
         optimizer.step, optimizer.epochs = before.step, before.epochs
         optimizer.moments = list(before.moments)
         if before.learning_rate_init == estimator.learning_rate_init:

@@ -164,17 +164,18 @@ def _dense_inputs(model):
 
 def _read_estimator(estimator, X, y, sample_weight):
     check_is_fitted(estimator)
-    network, dtype = estimator._network, estimator._parameter_dtype()
-    X, y = check_training_data(estimator, X, y, reset=False, numeric=estimator._numeric_targets)
+    model, numeric = estimator._model, estimator._numeric_targets
+    network, dtype = model.network, model.parameter_dtype()
+    X, y, _ = check_training_data(estimator, X, y, model=model, numeric=numeric)
     # As in partial_fit: rows need not have every class, but no label may be new.
-    targets, n_outputs = estimator._encode(y, dtype, goes_on=True, incremental=True, classes=None)
+    targets, _, n_outputs = estimator._encode(y, dtype, model, incremental=True, classes=None)
     if n_outputs != network.layer_sizes[-1]:
         raise ValueError(f"y has {n_outputs} outputs, but the model {network.layer_sizes[-1]}.")
     weight = check_sample_weight(sample_weight, X)
     return _Model(
         network,
-        estimator._flatten_parameters(network, dtype),
-        Data(X, targets, weight, float(estimator.input_scale)),
+        model.flat(dtype),
+        Data(X, targets, weight, model.input_scale),
         estimator.alpha,
         estimator.n_threads,
         estimator.device,

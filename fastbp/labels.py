@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, issparse
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
+from fastbp.validation import check_labels, with_plain_booleans
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -16,7 +18,8 @@ class Labels:
     kind : {"binary", "multiclass", "multilabel"}
         The outputs: one logistic unit, one unit per class, or one logistic unit per label.
     classes : ndarray of shape (n_classes,)
-        Sorted; the column numbers where labels are indicators.
+        Sorted, and the column numbers where labels are indicators; users may rename them. The
+        array is made read-only: targets are found by it.
     sparse : bool, default=False
         Whether indicators came, and are given back, as a sparse matrix.
 
@@ -35,6 +38,44 @@ class Labels:
     kind: str
     classes: np.ndarray
     sparse: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.classes, np.ndarray):
+            self.classes.flags.writeable = False
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.__post_init__()  # a copied array can be written to
+
+    def check(self, network):
+        """See that the labels belong to the outputs of a network.
+
+        Raises
+        ------
+        ValueError
+            It names the field, as in a damaged pickle.
+        """
+        if self.kind not in ("binary", "multiclass", "multilabel"):
+            raise ValueError(f"The kind of labels is not known: {self.kind!r}.")
+        classes, n_outputs = self.classes, network.layer_sizes[-1]
+        if not isinstance(classes, np.ndarray) or classes.ndim != 1:
+            raise ValueError(f"classes_ must be an array of labels, got {classes!r}.")
+        counts = (1, 2) if self.kind == "binary" else (n_outputs,)
+        if len(classes) not in counts or self.n_outputs != n_outputs:
+            raise ValueError(
+                f"classes_ must have {' or '.join(map(str, counts))} labels for {n_outputs} "
+                f"output(s) of a {self.kind} classifier, got {len(classes)}: {classes}."
+            )
+        if len(set(classes.tolist())) < len(classes):
+            raise ValueError(f"classes_ must be different labels, got {classes}.")
+        if not isinstance(self.sparse, bool):
+            raise ValueError(f"Whether labels are sparse must be a bool, got {self.sparse!r}.")
+        expected = ("softmax", "logistic") if self.kind == "multiclass" else ("logistic",)
+        if network.output_activation not in expected:
+            raise ValueError(
+                f"A {self.kind} classifier has outputs of {' or '.join(expected)}, got "
+                f"{network.output_activation!r}."
+            )
 
     @classmethod
     def of(cls, y, classes=None):
@@ -85,7 +126,8 @@ class Labels:
         unseen = np.setdiff1d(present, self.classes)
         if len(unseen):
             raise ValueError(f"y has labels {unseen} that are not among classes_ {self.classes}.")
-        indices = np.searchsorted(self.classes, present)[indices]
+        order = np.argsort(self.classes, kind="stable")  # users may have renamed classes
+        indices = order[np.searchsorted(self.classes, present, sorter=order)[indices]]
         if self.kind == "multiclass":
             return indices.astype(np.int64, copy=False)
         return (indices == 1).astype(dtype)[:, None]
@@ -138,8 +180,9 @@ def pack_bytes(labels):
 
 def sorted_classes(classes):
     """Return the distinct classes that a user lists, sorted, of shape (n_classes,)."""
-    labels = pack_bytes(np.asarray(classes))
-    return np.unique(labels) if labels.dtype.kind == "S" else unique_labels(classes)
+    check_labels(classes, "classes")
+    labels = with_plain_booleans(pack_bytes(np.asarray(classes)))
+    return np.unique(labels) if labels.dtype.kind in "Sb" else unique_labels(classes)
 
 
 def _is_indicators(y):

@@ -10,7 +10,7 @@ from threading import Lock
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils.validation import validate_data
+from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
@@ -18,7 +18,12 @@ from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
 from fastbp.fitting import Fit
 from fastbp.threads import available_threads, run_jobs
 from fastbp.training import postponed_warnings, warn
-from fastbp.validation import check_row_lists, check_sample_weight, check_training_data
+from fastbp.validation import (
+    check_columns,
+    check_row_lists,
+    check_sample_weight,
+    check_training_data,
+)
 
 
 def fit_many(
@@ -138,6 +143,11 @@ def _check_estimators(estimators, n_threads):
                 f"{estimator!r}."
             )
         with _naming(index, estimator):
+            if estimator.checkpoint is not None:
+                raise InvalidParameterError(
+                    f"checkpoint={estimator.checkpoint!r} is for a single fit; fit_many trains "
+                    "many. Set checkpoint=None, or call the estimator's fit."
+                )
             if not get_config()["skip_parameter_validation"]:
                 estimator._validate_params()
     if len({id(estimator) for estimator in estimators}) < len(estimators):
@@ -193,7 +203,7 @@ class _Shared:
     def checked(cls, estimators, X, y, sample_weight, rows):
         kinds = {estimator._numeric_targets: type(estimator) for estimator in estimators}
         data = {
-            numeric: check_training_data(kind(), X, y, reset=True, numeric=numeric)
+            numeric: check_training_data(kind(), X, y, model=None, numeric=numeric)[:2]
             for numeric, kind in kinds.items()
         }
         first = next(iter(data.values()))[0]
@@ -220,16 +230,16 @@ class SharedData:
         """The rows of X to learn from, or None for all."""
         return self.shared.rows[self.index]
 
-    def check(self, estimator, reset):
+    def check(self, estimator, model):
         """The same as `fastbp.fitting.GivenData.check`, with y and weights of `rows` only."""
         shared, rows = self.shared, self.rows
-        validate_data(estimator, shared.raw, reset=reset, skip_check_array=True)
+        names = check_columns(estimator, shared.raw, model)
         X, y = shared.checked_data[estimator._numeric_targets]
         weight = shared.sample_weight
         if rows is not None:
             y, weight = y[rows], None if weight is None else weight[rows]
             weight = check_sample_weight(weight, y)
-        return X, y, weight
+        return X, y, names, weight
 
     def encode(self, fit, y, dtype):
         """Encode y, or reuse what an earlier estimator encoded from the same."""
@@ -239,12 +249,8 @@ class SharedData:
             if fit.goes_on or (rows is not None and shared.uses[id(rows)] == 1):
                 return fit.encode(y, dtype)
             if key not in shared.encoded:
-                encoded = fit.encode(y, dtype)
-                shared.encoded[key] = encoded, getattr(estimator, "_labels", None)
-            encoded, labels = shared.encoded[key]
-        if labels is not None:
-            estimator._labels, estimator.classes_ = labels, labels.classes.copy()
-        return encoded
+                shared.encoded[key] = fit.encode(y, dtype)
+            return shared.encoded[key]
 
 
 class _Member:

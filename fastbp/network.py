@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
+from numbers import Integral
 
 import numpy as np
 
-from fastbp.activations import ACTIVATIONS
+from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
+from fastbp.losses import LOSSES, find_loss
+
+LARGEST_LAYER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,49 @@ class Network:
     output_activation: str
     loss: str
     average_outputs: bool = False
+
+    def check(self):
+        """See that the fields make a network that kernels can compute, which trust them blindly.
+
+        Raises
+        ------
+        ValueError
+            It names the field, as in a damaged file.
+        """
+        sizes, activations = self.layer_sizes, self.hidden_activations
+        if (
+            not isinstance(sizes, tuple)
+            or len(sizes) < 2
+            or not all(isinstance(size, Integral) and 0 < size <= LARGEST_LAYER for size in sizes)
+        ):
+            raise ValueError(
+                "layer_sizes must be a tuple of two or more whole numbers from 1 to 2**31 - 1, got "
+                f"{sizes!r}."
+            )
+        if not isinstance(activations, tuple) or len(activations) != len(sizes) - 2:
+            raise ValueError(
+                f"hidden_activations must be a tuple of {len(sizes) - 2} names, one for each "
+                f"hidden layer, got {activations!r}."
+            )
+        unknown = [name for name in activations if name not in list(HIDDEN_ACTIVATIONS)]
+        if unknown:
+            raise ValueError(
+                f"hidden_activations must be among {sorted(HIDDEN_ACTIVATIONS)}, got "
+                f"{unknown[0]!r}."
+            )
+        if self.output_activation not in list(OUTPUT_ACTIVATIONS):
+            raise ValueError(
+                f"output_activation must be one of {sorted(OUTPUT_ACTIVATIONS)}, got "
+                f"{self.output_activation!r}."
+            )
+        names = sorted({loss.name for loss in LOSSES})
+        if self.loss not in names or find_loss(self.loss, self.output_activation) is None:
+            raise ValueError(
+                f"loss must be one of {names} that goes with {self.output_activation!r}, got "
+                f"{self.loss!r}."
+            )
+        if not isinstance(self.average_outputs, bool):
+            raise ValueError(f"average_outputs must be a bool, got {self.average_outputs!r}.")
 
     @property
     def shapes(self):

@@ -7,7 +7,8 @@ build their switches and that storage from the records: a new rule is one more r
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import sqrt
+from math import inf, sqrt
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -206,6 +207,34 @@ class Optimizer:
         """The update rule that the hyper-parameters ask for."""
         is_nesterov = self.solver == "sgd" and self.nesterovs_momentum
         return RULES["nesterov" if is_nesterov else self.solver]
+
+    def check(self, n_parameters):
+        """See that the state can go on, for a network of so many parameters.
+
+        Raises
+        ------
+        ValueError
+            It names the field, as in a damaged pickle.
+        """
+        if self.solver not in list(STOCHASTIC_SOLVERS):
+            raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {self.solver!r}.")
+        for name in ("step", "epochs"):
+            count = getattr(self, name, None)
+            if not isinstance(count, Integral) or count < 0:
+                raise ValueError(f"The optimizer's {name} must be a count, got {count!r}.")
+        rate = getattr(self, "learning_rate", None)
+        if not isinstance(rate, Real) or not 0 <= rate < inf:
+            raise ValueError(f"The optimizer's learning_rate must be a number, got {rate!r}.")
+        moments, expected = getattr(self, "moments", None), RULES[self.solver].n_moments
+        if not isinstance(moments, list) or len(moments) != expected:
+            raise ValueError(f"{self.solver} has {expected} moment(s), got {moments!r}.")
+        for moment in moments:
+            is_array = isinstance(moment, np.ndarray) and moment.dtype in ("f4", "f8")
+            if not is_array or moment.shape != (n_parameters,):
+                raise ValueError(
+                    f"The optimizer's moments must be vectors of {n_parameters} floats, got "
+                    f"{moment!r}."
+                )
 
     def reset(self, n_parameters, dtype):
         """Forget all state; the moments become zeros, which are read-only and take no memory."""

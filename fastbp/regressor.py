@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
-from fastbp.base import BaseMLP, takes_batches
+from fastbp.base import BaseMLP, checks_parameters, takes_batches
 from fastbp.losses import LOSSES, names_for
 
 
@@ -168,8 +168,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         names at the time of the call.
 
     callback : callable or None, default=None
-        Called after each epoch with a `fastbp.training.EpochReport`. A true return value stops
-        training.
+        Called after each epoch with a `fastbp.training.EpochReport`, whose ``stop()`` ends
+        training. What it returns does not count.
+
+    checkpoint : str, path-like or None, default=None
+        File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
+        crash. Each state replaces the last one in one step; the last stays after the end of
+        training. A file that exists is overwritten, unless `resume` is given. Not used by
+        `partial_fit`; 'lbfgs' and `fit_many` refuse it.
+
+    checkpoint_every : int, default=1
+        Number of epochs from one writing of `checkpoint` to the next.
 
     Attributes
     ----------
@@ -299,16 +308,18 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         input_scale=1.0,
         device="cpu",
         callback=None,
+        checkpoint=None,
+        checkpoint_every=1,
     ):
         self._set_parameters(locals())
 
     @available_if(takes_batches)
+    @checks_parameters
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
         """Train for one epoch on the given rows, from the present weights.
 
-        The optimizer continues from its last state, also from that of `fit`; only a model that was
-        pickled after `fit` starts with a new optimizer.
+        The optimizer continues from its last state, also from that of `fit`.
 
         Parameters
         ----------
@@ -327,25 +338,22 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def _encode(self, y, dtype, goes_on, incremental, classes):
+    def _encode(self, y, dtype, model, incremental, classes):
         targets = np.ascontiguousarray(y.toarray() if issparse(y) else y, dtype=dtype)
         targets = targets.reshape(len(targets), -1)
         if targets.min() < 0 and not self._takes_negative():
             raise ValueError(
                 f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it."
             )
-        return targets, targets.shape[1]
+        return targets, None, targets.shape[1]
 
     def _takes_negative(self):
         return all(loss.takes_negative for loss in LOSSES if loss.name == self.loss)
 
-    def _output_activation(self):
+    def _output_activation(self, labels):
         return params.output_activation(self.out_activation, self.loss)
 
-    def _labels_to_stratify(self, targets):
-        return None
-
-    def _score_outputs(self, outputs, targets, sample_weight):
+    def _score_outputs(self, outputs, labels, targets, sample_weight):
         return r2_score(targets, outputs, sample_weight=sample_weight)
 
     def __sklearn_tags__(self):
@@ -364,5 +372,5 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype of the weights
         """
-        outputs = self._outputs(X)
+        outputs = self._outputs(self._fitted(), X)
         return outputs.ravel() if outputs.shape[1] == 1 else outputs

@@ -9,16 +9,18 @@ import time
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from math import inf, isfinite, nan
+from dataclasses import dataclass
+from math import isfinite, nan
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.engine import Engine
 from fastbp.optimizers import Optimizer
+from fastbp.progress import EpochReport, Progress
 from fastbp.schedules import StepPlanner
 
 # In the threads of `fit_many` a list of (message, category), which its caller issues.
@@ -44,31 +46,6 @@ class NonFiniteLossError(ValueError, FloatingPointError):
 
 
 @dataclass(frozen=True)
-class EpochReport:
-    """What a callback gets after every epoch (after every iteration of lbfgs).
-
-    Parameters
-    ----------
-    n_iter : int
-        Epochs of this call so far, this one included.
-    loss : float
-        Training loss of the epoch.
-    validation_score : float or None
-        Accuracy or R² on the held-out rows; None without early stopping.
-    n_samples : int
-        Rows trained on in the epoch.
-    seconds : float
-        Duration of the epoch, validation included.
-    """
-
-    n_iter: int
-    loss: float
-    validation_score: float | None
-    n_samples: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Settings:
     """The loops' hyper-parameters, each under its name on the estimators."""
 
@@ -81,56 +58,6 @@ class Settings:
     n_iter_no_change: float
     verbose: bool
     callback: Callable | None
-
-
-@dataclass
-class Progress:
-    """How far training has come. Warm starts and partial fits continue from the last one's.
-
-    Parameters
-    ----------
-    loss_curve : list of float
-        Every epoch's loss.
-    validation_scores : list of float or None
-        Every epoch's score; None where the loss decides when to stop.
-    best_loss, best_validation_score : float or None
-        The best value so far of what decides; None for the other.
-    no_improvement_count : int
-        Epochs since the last improvement by `tol`.
-    n_samples_seen : int
-        Rows trained on, counted again every epoch.
-    n_iter : int
-        Epochs of this call.
-    loss : float
-        The last epoch's loss.
-    """
-
-    loss_curve: list = field(default_factory=list)
-    validation_scores: list | None = None
-    best_loss: float | None = inf
-    best_validation_score: float | None = None
-    no_improvement_count: int = 0
-    n_samples_seen: int = 0
-    n_iter: int = 0
-    loss: float = nan
-
-    def end_epoch(self, loss, score, n_samples, tol):
-        """Record an epoch; return whether it was the best so far."""
-        self.n_iter += 1
-        self.n_samples_seen += n_samples
-        self.loss = loss = np.float64(loss)  # np.float64, as in scikit-learn
-        self.loss_curve.append(loss)
-        if self.validation_scores is None:
-            improved, best = loss <= self.best_loss - tol, loss < self.best_loss
-            self.best_loss = min(self.best_loss, loss)
-        else:
-            self.validation_scores.append(score)
-            improved = score >= self.best_validation_score + tol
-            best = score > self.best_validation_score
-            if best:
-                self.best_validation_score = score
-        self.no_improvement_count = 0 if improved else self.no_improvement_count + 1
-        return best
 
 
 @dataclass(frozen=True)
@@ -170,6 +97,14 @@ class Training:
         The parameters to start from, until an engine has been given them.
     best_parameters : ndarray or None
         A copy of the parameters that scored best on the held-out rows, apart from the engine's.
+    order : ndarray or None
+        The rows to learn from in the last epoch's order, from which the next one's is drawn.
+    holdout_state : tuple or None
+        State of the random generator that has drawn the held-out rows.
+    checkpoint : Checkpoint or None
+        Where the state is kept after epochs.
+    ending : {"stopped", "max_iter"} or None
+        Why there are no more epochs to come; None before the end.
     """
 
     engine: Engine | None
@@ -181,6 +116,10 @@ class Training:
     random_state: np.random.RandomState | None = None
     start: np.ndarray | None = None
     best_parameters: np.ndarray | None = None
+    order: np.ndarray | None = None
+    holdout_state: tuple | None = None
+    checkpoint: Checkpoint | None = None
+    ending: str | None = None
 
     def use(self, engine):
         """Set the engine, and load the parameters to start from."""
@@ -196,7 +135,11 @@ class Training:
             return float(self.split.score(outputs))
 
     def report(self, score, n_samples, seconds):
-        """Print the epoch and call the user's callback; return whether it asks to stop."""
+        """Print the epoch and call the user's callback; return whether it asks to stop.
+
+        What the callback returns does not count: a progress bar's `update` returns True now and
+        then, and `write` a number.
+        """
         progress = self.progress
         if self.settings.verbose:
             print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
@@ -205,7 +148,13 @@ class Training:
         if self.settings.callback is None:
             return False
         report = EpochReport(progress.n_iter, progress.loss, score, n_samples, seconds)
-        return bool(self.settings.callback(report))
+        try:
+            self.settings.callback(report)
+        except StopIteration as error:  # which SciPy would take for the end of lbfgs
+            raise RuntimeError(
+                "The callback raised StopIteration. To end training call the report's stop()."
+            ) from error
+        return report.stopped
 
     def adopt_start(self):
         """Score the parameters that training starts from as the best so far."""
@@ -297,25 +246,32 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         scored: then the best of these are restored, with a warning.
     """
     settings, progress, engine = training.settings, training.progress, training.engine
-    rows = training.split.train.copy()
+    resumes = training.order is not None
+    if not resumes:
+        training.order = training.split.train.copy()
+    n_rows = len(training.order)
     planner = StepPlanner(
-        training.optimizer, len(rows), clip_batch_size(settings.batch_size, len(rows)),
+        training.optimizer, n_rows, clip_batch_size(settings.batch_size, n_rows),
         training.data.sample_weight, settings.alpha, settings.max_iter,
     )  # fmt: skip
     engine.load_moments(training.optimizer.moments)
-    if goes_on and training.split.score is not None:
+    if goes_on and training.split.score is not None and not resumes:
         training.adopt_start()
+    max_iter = 1 if incremental else settings.max_iter
     try:
-        for _ in range(1 if incremental else settings.max_iter):
-            if not run_epoch(training, rows, planner):
-                break
-        else:
-            if not (incremental or planner.is_planned):
-                warn(
-                    f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
-                    "the optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                )
+        while training.ending is None:
+            if not run_epoch(training, planner):
+                training.ending = "stopped"
+            elif progress.n_iter == max_iter:
+                training.ending = "max_iter"
+            if training.checkpoint is not None:
+                training.checkpoint.after_epoch(training)
+        if training.ending == "max_iter" and not (incremental or planner.is_planned):
+            warn(
+                f"Stochastic Optimizer: Maximum iterations ({settings.max_iter}) reached and "
+                "the optimization hasn't converged yet.",
+                ConvergenceWarning,
+            )
         training.optimizer.moments = engine.store_moments()
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
@@ -324,13 +280,14 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         if training.best_parameters is None:
             raise
         warn(f"{error} The parameters that scored best are restored.", ConvergenceWarning)
-        progress.end_epoch(nan, nan, len(rows), settings.tol)
+        progress.end_epoch(nan, nan, n_rows, settings.tol)
         training.optimizer = None
     return training.result()
 
 
-def run_epoch(training, rows, planner):
+def run_epoch(training, planner):
     """Train one epoch and score it; return whether to go on."""
+    rows = training.order
     engine, optimizer, progress = training.engine, training.optimizer, training.progress
     settings = training.settings
     started = time.perf_counter()

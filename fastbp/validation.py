@@ -1,22 +1,75 @@
 """What the estimators accept as data. X is not converted where the engines can read it as it is."""
 
+from functools import cache
+from numbers import Number
+
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils import column_or_1d
+from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastbp.data import READABLE_DTYPES
 
 # validate_data keeps the dtypes on this list and turns all others into the first.
 _X_DTYPES = (np.float64, *READABLE_DTYPES)
+_PASSING_DTYPES = tuple(dtype for dtype in READABLE_DTYPES if dtype != np.bool_)
 
 
-def check_rows(estimator, X):
+class _Columns:
+    """What scikit-learn's checks read and set on an estimator: the number and names of columns.
+
+    A stand-in, so that checks neither change the estimator nor read what a fit in another thread
+    has just changed.
+    """
+
+    def __init__(self, estimator, model):
+        self._tags = get_tags(estimator)
+        if model is not None:
+            self.n_features_in_ = model.n_features
+            if model.feature_names is not None:
+                self.feature_names_in_ = model.feature_names
+
+    def __sklearn_tags__(self):
+        return self._tags
+
+
+@cache
+def _columns_class(name):
+    """`_Columns` under an estimator's name, which messages contain."""
+    return type(name, (_Columns,), {})
+
+
+def _columns_of(estimator, model):
+    return _columns_class(type(estimator).__name__)(estimator, model)
+
+
+def check_columns(estimator, X, model):
+    """Check the number and the names of X's columns, and nothing else.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : array-like or sparse matrix
+    model : Model or None
+        Whose features they must be; None takes any.
+
+    Returns
+    -------
+    feature_names : ndarray of shape (n_features,) or None
+    """
+    columns = _columns_of(estimator, model)
+    validate_data(columns, X, reset=model is None, skip_check_array=True)
+    return getattr(columns, "feature_names_in_", None)
+
+
+def check_rows(estimator, model, X):
     """Check rows to predict.
 
     Parameters
     ----------
-    estimator : fitted estimator
+    estimator : estimator
+    model : Model
+        The estimator's, whose features X must have.
     X : array-like or sparse matrix of shape (n_samples, n_features)
 
     Returns
@@ -24,21 +77,21 @@ def check_rows(estimator, X):
     X : ndarray or CSR, its columns in order and none twice in a row
         Not copied where it came so, and in one of `fastbp.data.READABLE_DTYPES`.
     """
-    X = _check_sparse(X)
-    X = validate_data(estimator, X, accept_sparse="csr", dtype=_X_DTYPES, reset=False)
-    return _in_order(X)
+    columns = _columns_of(estimator, model)
+    X = validate_data(columns, _check_sparse(X), accept_sparse="csr", dtype=_X_DTYPES, reset=False)
+    return with_plain_booleans(_in_order(X))
 
 
-def check_training_data(estimator, X, y, *, reset, numeric):
+def check_training_data(estimator, X, y, *, model, numeric):
     """Check rows and targets to learn from.
 
     Parameters
     ----------
     estimator : estimator
-        Gets `n_features_in_` and `feature_names_in_` if `reset`, else they must agree.
     X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-    reset : bool
+    model : Model or None
+        Whose features X must have; None takes any.
     numeric : bool
         Whether y holds numbers rather than labels.
 
@@ -48,16 +101,20 @@ def check_training_data(estimator, X, y, *, reset, numeric):
         As from `check_rows`.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs), or CSR labels
         A single column is made flat, with a warning.
+    feature_names : ndarray of shape (n_features,) or None
     """
+    if not numeric:
+        check_labels(y)
+    columns = _columns_of(estimator, model)
     X, y = validate_data(
-        estimator,
+        columns,
         _check_sparse(X),
         y,
         accept_sparse="csr",
         multi_output=True,
         y_numeric=numeric,
         dtype=_X_DTYPES,
-        reset=reset,
+        reset=model is None,
     )
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y.toarray() if issparse(y) else y, warn=True)
@@ -65,7 +122,26 @@ def check_training_data(estimator, X, y, *, reset, numeric):
         raise ValueError(
             f"y must hold numbers, got dtype {y.dtype}; to predict labels use a classifier."
         )
-    return _in_order(X), y
+    names = getattr(columns, "feature_names_in_", None)
+    return with_plain_booleans(_in_order(X)), with_plain_booleans(y), names
+
+
+def with_plain_booleans(array):
+    """Return booleans whose bytes are all 0 or 1; other arrays, and most booleans, as they are.
+
+    A view of a mask of other bytes as booleans is legal. NumPy counts every byte but 0 as true, but
+    kernels read bytes, and so do np.unique and SciPy's sums.
+    """
+    if array.dtype != np.bool_:
+        return array
+    values = array.data if issparse(array) else array
+    if not values.size or values.view(np.uint8).max() <= 1:
+        return array
+    if not issparse(array):
+        return values.view(np.uint8) != 0
+    plain = array.copy()
+    plain.data = values.view(np.uint8) != 0
+    return plain
 
 
 def _in_order(X):
@@ -114,6 +190,8 @@ def check_sample_weight(sample_weight, X):
     """
     if sample_weight is None:
         return None
+    if getattr(sample_weight, "dtype", None) == np.bool_:
+        sample_weight = with_plain_booleans(np.asarray(sample_weight))
     sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if sample_weight.min() < 0:
         raise ValueError(
@@ -121,6 +199,78 @@ def check_sample_weight(sample_weight, X):
             f"{sample_weight.argmin()}. A weight of 0 leaves a row out."
         )
     return sample_weight
+
+
+def check_labels(y, name="y"):
+    """See that no class label is missing, and that all are of one kind.
+
+    Otherwise NumPy's sorting would fail, or turn numbers beside strings into strings.
+
+    Parameters
+    ----------
+    y : object
+        Labels as a user gives them. Only what may hold objects, and has one dimension, is looked
+        at.
+    name : str, default="y"
+        For the message.
+
+    Raises
+    ------
+    ValueError
+        It says in which rows, and what would be right.
+    """
+    if issparse(y) or y is None:
+        return
+    try:
+        labels = np.asarray(y)
+        if labels.dtype.kind in "US" and not isinstance(y, np.ndarray):
+            labels = np.asarray(y, dtype=object)  # numbers of a list have become strings
+    except (TypeError, ValueError):  # no array at all: the checks to come say so
+        return
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.ravel()
+    if labels.ndim != 1 or labels.dtype.kind not in "Of":
+        return
+    if labels.dtype.kind == "f":
+        missing, kinds = np.flatnonzero(np.isnan(labels)), {}
+    else:
+        missing = [row for row, label in enumerate(labels) if _is_missing(label)]
+        kinds = {}
+        for row, label in enumerate(labels):
+            kinds.setdefault(_kind_of(label), row)
+    if len(missing):
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{name} contains NaN or other missing labels in {len(missing)} of {len(labels)} rows "
+            f"({shown}), such as {labels[missing[0]]!r}. Leave these rows out, or give them a "
+            "label of their own."
+        )
+    if len(kinds) > 1:
+        shown = " and ".join(f"{labels[row]!r} in row {row}" for row in kinds.values())
+        raise ValueError(
+            f"{name} mixes labels of different kinds: {shown}. Convert all to one, for example to "
+            "strings."
+        )
+
+
+def _is_missing(label):
+    """Whether a label is None, NaN, NaT or pandas.NA, which alone do not equal themselves."""
+    if label is None:
+        return True
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas.NA is neither true nor false
+        return True
+    except ValueError:  # an array
+        return False
+
+
+def _kind_of(label):
+    """What a label can be sorted among."""
+    for kind in (str, bytes):
+        if isinstance(label, kind):
+            return kind
+    return Number if isinstance(label, Number | np.bool_) else type(label)
 
 
 def check_row_lists(rows, n_estimators, n_samples):
@@ -154,7 +304,7 @@ def check_row_lists(rows, n_estimators, n_samples):
 def _check_indices(given, name, n_samples):
     if given is None:
         return None
-    indices = np.asarray(given)
+    indices = with_plain_booleans(np.asarray(given))
     if indices.dtype == np.bool_ and indices.shape == (n_samples,):
         indices = np.flatnonzero(indices)
     if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
@@ -170,7 +320,7 @@ def _check_indices(given, name, n_samples):
     return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
 
 
-def passes_as_it_is(estimator, X):
+def passes_as_it_is(model, X):
     """Whether `check_rows` would return X unchanged, unless a number is not finite.
 
     For one row the checks take most of the time, and for many that one takes a third of it: the
@@ -178,7 +328,7 @@ def passes_as_it_is(estimator, X):
 
     Parameters
     ----------
-    estimator : fitted estimator
+    model : Model
     X : object
 
     Returns
@@ -189,8 +339,8 @@ def passes_as_it_is(estimator, X):
     return (
         type(X) is np.ndarray
         and X.ndim == 2
-        and X.dtype in READABLE_DTYPES
+        and X.dtype in _PASSING_DTYPES
         and X.shape[0] > 0
-        and X.shape[1] == estimator.n_features_in_
-        and not hasattr(estimator, "feature_names_in_")
+        and X.shape[1] == model.network.layer_sizes[0]
+        and model.feature_names is None
     )

@@ -115,14 +115,15 @@ def test_loss_curve_is_weighted_by_sample_weight():
 
 
 def test_log_probabilities_are_finite():
-    """scikit-learn takes the logarithm of a probability that has become 0."""
+    """scikit-learn takes the logarithm of a probability that has become 0. Here none does."""
     for task in ("binary", "multiclass", "multilabel"):
         for loss in ("log_loss", "squared_error"):
             model, X, y = small(task, loss=loss)
             model.fit(X, y)
             model.coefs_[-1] *= 1e4
             log_proba = model.predict_log_proba(X)
-            assert (model.predict_proba(X).min() == 0) or loss == "squared_error"
+            smallest = model.predict_proba(X).min()
+            assert smallest == np.finfo(float).tiny or loss == "squared_error"
             assert np.isfinite(log_proba).all()
             assert (log_proba <= 0).all()
             if task != "multilabel":
@@ -135,12 +136,8 @@ def test_pickles_hold_the_weights_once(solver):
     """scikit-learn's hold them up to four times."""
     model, X, y = small("multiclass", hidden_layer_sizes=(300, 100), max_iter=1, solver=solver)
     model.fit(X, y)
-    size = weights(model).nbytes
-    assert len(pickle.dumps(model)) < size + 15_000
-    if solver != "lbfgs":
-        moments = {"sgd": 1, "adam": 2}[solver]
-        model.partial_fit(X, y)
-        assert (1 + moments) * size < len(pickle.dumps(model)) < (1 + moments) * size + 15_000
+    size = weights(model).nbytes * (1 + {"lbfgs": 0, "sgd": 1, "adam": 2}[solver])
+    assert size < len(pickle.dumps(model)) < size + 15_000
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
@@ -164,15 +161,16 @@ def test_partial_fit_goes_on_from_a_pickle(solver, how):
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
-def test_partial_fit_goes_on_from_fit_in_a_deep_copy(solver):
-    """A pickle leaves the optimizer out, so that it has to start anew."""
+def test_partial_fit_goes_on_from_fit_in_a_copy(solver):
+    """Pickles once left the optimizer out after `fit`, and copies trained another model."""
     model, X, y = small("multiclass", solver=solver)
     copied = copy.deepcopy(model.fit(X, y))
     loaded = pickle.loads(pickle.dumps(model))
     assert not np.shares_memory(copied._optimizer.moments[0], model._optimizer.moments[0])
     expected = weights(model.partial_fit(X, y))
-    np.testing.assert_array_equal(weights(copied.partial_fit(X, y)), expected)
-    assert loaded.partial_fit(X, y)._optimizer.step == 6 < copied._optimizer.step == 36
+    for each in (copied, loaded):
+        np.testing.assert_array_equal(weights(each.partial_fit(X, y)), expected)
+        assert each._optimizer.step == 36
 
 
 def test_partial_fit_follows_changed_parameters():

@@ -221,7 +221,9 @@ def test_callback(solver, early_stopping, capsys):
 
     def stop(report):
         reports.append(report)
-        return len(reports) == 4
+        if len(reports) == 4:
+            report.stop()
+        return True  # which does not count
 
     model, X, y = small(
         "single", solver=solver, early_stopping=early_stopping, callback=stop, verbose=True

@@ -45,8 +45,8 @@ def test_lbfgs_comes_to_a_minimum(choice):
         out_activation=choice, solver="lbfgs", max_iter=1500, tol=1e-6, alpha=0.1
     )
     model.fit(X, y, sample_weight)
-    parameters = model._flatten_parameters(model._network, np.float64)
-    summed = replace(model._network, average_outputs=False)  # the loss whose gradient it is
+    parameters = model._model.flat(np.float64)
+    summed = replace(model._model.network, average_outputs=False)  # the loss whose gradient it is
     loss, slope = naive.loss_and_gradient(summed, parameters, X, y, sample_weight, 0.1)
     assert np.abs(slope).max() < 1e-3
     rng = np.random.default_rng(0)

@@ -112,7 +112,12 @@ DATA = {
 OWN_DATA = {
     "words": (X, np.resize(["1", "2.5"], len(X)), None, "y must hold numbers, got dtype <U3"),
     "negative weight": (X, Y, np.where(Y == 1, -0.5, 1), "sample_weight .* -0.5 in row"),
-    "mixed labels": (X, np.array([1, "a"] * 45, dtype=object), None, "Unknown label type"),
+    "mixed labels": (
+        X,
+        np.array([1, "a"] * 45, dtype=object),
+        None,
+        "y mixes labels of different kinds: 1 in row 0 and 'a' in row 1",
+    ),
 }
 LABELS = {
     "numbers as labels": (X, Y + 0.5, None, "Unknown label type: continuous"),
@@ -371,6 +376,27 @@ def test_predictions_beyond_float32(task, convert):
                 getattr(model, name)(convert(data * 1e200))
     model.set_params(precision="float64").fit(data, y)
     assert np.isfinite(getattr(model, "predict_proba", model.predict)(data * 1e200)).all()
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1), slice(3)])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("cause", ["huge weights", "NaN weights", "both large"])
+@pytest.mark.parametrize("task", ["multiclass", "single", "multi-output"])
+def test_outputs_that_are_not_finite_raise(task, cause, precision, rows):
+    """A float64 model once returned NaN or infinity without a word."""
+    model, data, y = make_task(task, **SMALL, precision=precision, activation="identity")
+    model.fit(data, y)
+    if cause == "huge weights":
+        huge = np.finfo(precision).max / 10
+        model.coefs_ = [np.full_like(array, huge) for array in model.coefs_]
+    elif cause == "NaN weights":
+        model.coefs_[-1][0, 0] = np.nan
+    else:
+        large = 2 * float(np.finfo(precision).max) ** 0.5
+        model.coefs_ = [array * array.dtype.type(large) for array in model.coefs_]
+        data = data * large
+    with pytest.raises(ValueError, match=f"too large for this {precision} model, or its weights"):
+        getattr(model, "predict_proba", model.predict)(data[rows])
 
 
 @pytest.mark.parametrize("name", ["coefs_", "intercepts_"])

@@ -33,7 +33,7 @@ def loss_and_gradient(model, packed, X, y, sample_weight, *buffers):
 
     scikit-learn packs all weights and then all biases.
     """
-    network = model._network
+    network = model._model.network
     parameters = np.empty(network.n_parameters)
     coefs, intercepts = network.views(parameters)
     stops = np.cumsum([array.size for array in coefs + intercepts])[:-1]

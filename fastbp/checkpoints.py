@@ -1,0 +1,272 @@
+"""Checkpoints of a running fit: what it takes to go on after a crash as if there had been none."""
+
+import hashlib
+import os
+from dataclasses import dataclass, fields
+from inspect import signature
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils._param_validation import InvalidParameterError
+
+from fastbp import container
+from fastbp.progress import Progress, check_progress
+
+FORMAT, VERSION = "fastbp checkpoint", 1
+# Parameters that change nothing about the result.
+_WITHOUT_EFFECT = {"callback", "checkpoint", "checkpoint_every", "n_threads", "verbose"}
+_OPTIMIZER_STATE = "step", "epochs", "learning_rate"
+_CHUNK_BYTES = 2**24  # of rows that are copied to be hashed, where X is not contiguous
+
+
+@dataclass
+class Checkpoint:
+    """The file that a fit keeps its state in.
+
+    Parameters
+    ----------
+    path : str or path-like
+    every : int
+        Epochs from one writing to the next. The last state of a fit is always written.
+    settings : dict
+        The parameters that the result depends on, as `settings_of` gives them.
+    """
+
+    path: object
+    every: int
+    settings: dict
+    _fingerprint: str | None = None
+
+    @classmethod
+    def of(cls, estimator):
+        """The checkpoint that an estimator's parameters ask for, or None."""
+        if estimator.checkpoint is None:
+            return None
+        if estimator.solver == "lbfgs":
+            raise InvalidParameterError(
+                f"checkpoint={estimator.checkpoint!r} needs a stochastic solver: the state of "
+                "solver='lbfgs' is SciPy's. Use checkpoint=None, or another solver."
+            )
+        return cls(estimator.checkpoint, estimator.checkpoint_every, settings_of(estimator))
+
+    def exists(self):
+        """Whether there is a file to resume from."""
+        return os.path.exists(self.path)
+
+    # ---- write --------------------------------------------------------------------------------
+
+    def after_epoch(self, training):
+        """Write the state after an epoch, if it is due or the last."""
+        if training.ending is not None or training.progress.n_iter % self.every == 0:
+            self.write(training)
+
+    def write(self, training):
+        """Write a training's state, in one step: a reader finds the last one or this one, whole."""
+        optimizer, progress, split = training.optimizer, training.progress, training.split
+        moments = training.engine.store_moments()
+        generator, numbers = _numbers_of(training.random_state.get_state())
+        arrays = {
+            "parameters": training.engine.store_parameters(),
+            **{f"moments.{index}": moment for index, moment in enumerate(moments)},
+            "order": training.order,
+            "train": split.train,
+            "generator": generator,
+            "loss_curve": np.array(progress.loss_curve, np.float64),
+        }
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self.settings,
+            "data": self._fingerprint_of(training),
+            "ending": training.ending,
+            "generator": numbers,
+            "optimizer": {name: getattr(optimizer, name) for name in _OPTIMIZER_STATE},
+            "progress": _scalars_of(progress),
+        }
+        for name, array in (
+            ("validation", split.validation),
+            ("best_parameters", training.best_parameters),
+            ("validation_scores", progress.validation_scores),
+        ):
+            if array is not None:
+                arrays[name] = np.asarray(array)
+        if training.holdout_state is not None:
+            arrays["holdout"], description["holdout"] = _numbers_of(training.holdout_state)
+        container.write(self.path, arrays, description)
+
+    def _fingerprint_of(self, training):
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(training.data)
+        return self._fingerprint
+
+    # ---- read ---------------------------------------------------------------------------------
+
+    def resume(self, training, make_split):
+        """Bring a training that has just been prepared to the state in the file.
+
+        Parameters
+        ----------
+        training : Training
+        make_split : callable
+            From rows to learn from, and rows held out or None, to a `Split`.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or was written by a fit with other parameters or other data.
+        """
+        arrays, description = container.read(self.path)
+        found = description.get("format"), description.get("version")
+        if found != (FORMAT, VERSION):
+            raise ValueError(
+                f"{self.path} is no checkpoint that this fastbp can read: it says {found}, not "
+                f"{(FORMAT, VERSION)}."
+            )
+        self._compare(description, training)
+        try:
+            _restore(training, make_split, arrays, description)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"The checkpoint {self.path} is damaged: {error!r}") from error
+
+    def _compare(self, description, training):
+        """See that parameters and data are those of the fit that wrote the file."""
+        theirs = description.get("settings")
+        theirs = theirs if isinstance(theirs, dict) else {}
+        for name, ours in self.settings.items():
+            if theirs.get(name) != ours:
+                raise ValueError(
+                    f"The checkpoint {self.path} was written with {name}={theirs.get(name)!r}, but "
+                    f"the estimator has {name}={ours!r}. Use the same parameters, or resume=False "
+                    "to train anew."
+                )
+        if description.get("data") != self._fingerprint_of(training):
+            raise ValueError(
+                f"The checkpoint {self.path} was written with other data: X, y and sample_weight "
+                "must be the same, to the bit and in the same order. Use resume=False to train "
+                "anew."
+            )
+
+
+def settings_of(estimator):
+    """The parameters that a fit's result depends on, in types that JSON knows.
+
+    Functions and random generators stand there by name: the state of a generator is kept apart.
+    """
+    names = [name for name in signature(type(estimator)).parameters if name not in _WITHOUT_EFFECT]
+    return {"class": type(estimator).__name__} | {
+        name: _plain(getattr(estimator, name)) for name in names
+    }
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return repr(value)  # infinity is not in JSON
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(each) for each in value]
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def fingerprint(data):
+    """A digest of rows, targets and sample weights: equal for equal numbers of equal types."""
+    digest = hashlib.sha256()
+    X = data.X
+    parts = (X.data, X.indices, X.indptr) if issparse(X) else (X,)
+    digest.update(repr((X.shape, issparse(X), data.input_scale)).encode())
+    for array in (*parts, data.targets, data.sample_weight):
+        if array is None:
+            digest.update(b"none")
+            continue
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        if array.flags.c_contiguous:
+            digest.update(array.reshape(-1).view(np.uint8))
+            continue
+        n_rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+        for first in range(0, len(array), n_rows):
+            chunk = np.ascontiguousarray(array[first : first + n_rows])
+            digest.update(chunk.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _scalars_of(progress):
+    """The fields of `Progress` that are single numbers, by name."""
+    names = [each.name for each in fields(Progress)]
+    values = {name: getattr(progress, name) for name in names}
+    return {
+        name: None if value is None else repr(float(value)) if isinstance(value, float) else value
+        for name, value in values.items()
+        if name not in ("loss_curve", "validation_scores")
+    }
+
+
+def _numbers_of(state):
+    """A random generator's state as an array and the numbers beside it."""
+    name, keys, position, has_gauss, cached = state
+    return keys, [name, position, has_gauss, repr(cached)]
+
+
+def _state_of(keys, numbers):
+    name, position, has_gauss, cached = numbers
+    return name, keys, position, has_gauss, float(cached)
+
+
+def _restore(training, make_split, arrays, description):
+    """Set all that changes in the course of a training. Shapes are the prepared training's."""
+    split, optimizer = training.split, training.optimizer
+    n_rows = training.data.n_samples
+
+    def take(name, like, shape=None):
+        array = arrays[name]
+        expected = like.shape if shape is None else shape
+        if array.shape != expected or array.dtype != like.dtype:
+            raise ValueError(
+                f"{name} has shape {array.shape} and dtype {array.dtype}, not {expected} and "
+                f"{like.dtype}"
+            )
+        return array
+
+    def take_rows(name, like):
+        rows = take(name, like)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < n_rows:
+            raise ValueError(f"{name} has row numbers out of range")
+        return rows
+
+    start = training.start
+    parameters, order = take("parameters", start), take_rows("order", split.train)
+    train = take_rows("train", split.train)
+    validation = None if split.validation is None else take_rows("validation", split.validation)
+    moments = [take(f"moments.{i}", start) for i in range(len(optimizer.moments))]
+    best = take("best_parameters", start) if "best_parameters" in arrays else None
+    progress = Progress(
+        **{
+            name: float(value) if isinstance(value, str) else value
+            for name, value in description["progress"].items()
+        }
+    )
+    check_progress({
+        "n_iter_": progress.n_iter, "t_": progress.n_samples_seen,
+        "_no_improvement_count": progress.no_improvement_count, "loss_": progress.loss,
+        "best_loss_": progress.best_loss, "best_validation_score_": progress.best_validation_score,
+    })  # fmt: skip
+    progress.loss = np.float64(progress.loss)
+    progress.loss_curve = list(arrays["loss_curve"])
+    if "validation_scores" in arrays:
+        progress.validation_scores = arrays["validation_scores"].tolist()
+    state = np.random.RandomState()
+    state.set_state(_state_of(arrays["generator"], description["generator"]))
+    if "holdout" in arrays:
+        training.holdout_state = _state_of(arrays["holdout"], description["holdout"])
+    training.start, training.best_parameters, training.progress = parameters, best, progress
+    optimizer.moments = moments
+    for name in _OPTIMIZER_STATE:
+        setattr(optimizer, name, description["optimizer"][name])
+    optimizer.check(len(parameters))
+    training.split = make_split(train, validation)
+    training.order = order
+    training.random_state.set_state(state.get_state())
+    if description["ending"] not in (None, "stopped", "max_iter"):
+        raise ValueError(f"ending is {description['ending']!r}")
+    training.ending = description["ending"]

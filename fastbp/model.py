@@ -1,0 +1,215 @@
+"""What a fitted estimator has learned: one record, exchanged whole at the end of a fit."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from fastbp.labels import Labels
+from fastbp.network import Network
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that a prediction needs.
+
+    An estimator keeps one as `_model`, and its fitted attributes are views of it. A prediction
+    takes the record once, so that a refit in another thread, or in a callback, can never mix two
+    models.
+
+    Parameters
+    ----------
+    network : Network
+    coefs : list of ndarray of shape (fan_in, fan_out)
+        Users may change or replace the arrays, so that their shapes are checked at every use.
+    intercepts : list of ndarray of shape (fan_out,)
+    labels : Labels or None, default=None
+        None of a regressor.
+    feature_names : ndarray of str of shape (n_features,), or None, default=None
+    input_scale : float, default=1.0
+        By which X was multiplied in training.
+
+    Examples
+    --------
+    >>> network = Network((2, 1), (), "identity", "squared_error")
+    >>> model = Model(network, [np.ones((2, 1))], [np.zeros(1)])
+    >>> model.n_features, model.parameter_dtype(), model.flat(np.float32)
+    (2, dtype('float64'), array([1., 1., 0.], dtype=float32))
+    """
+
+    network: Network
+    coefs: list
+    intercepts: list
+    labels: Labels | None = None
+    feature_names: np.ndarray | None = None
+    input_scale: float = 1.0
+
+    @property
+    def n_features(self):
+        """Columns of X."""
+        return self.network.layer_sizes[0]
+
+    def parameter_dtype(self):
+        """The dtype that the model computes in: float32 if all of its parameters are."""
+        arrays = _as_arrays("coefs_", self.coefs) + _as_arrays("intercepts_", self.intercepts)
+        single = all(array.dtype == np.float32 for array in arrays)
+        return np.dtype(np.float32 if single else np.float64)
+
+    def flat(self, dtype, copy=True):
+        """The parameters as one vector in the network's order, a copy unless none is needed.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are not numbers, or their shapes are not the network's.
+        """
+        network = self.network
+        coefs, intercepts = _as_arrays("coefs_", self.coefs), self.intercepts
+        intercepts = _as_arrays("intercepts_", intercepts)
+        for name, arrays, shapes in (
+            ("coefs_", coefs, network.shapes),
+            ("intercepts_", intercepts, [shape[1:] for shape in network.shapes]),
+        ):
+            found = [array.shape for array in arrays]
+            if found != shapes:
+                raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
+        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
+
+    def check(self):
+        """See that all fields belong to one model, as after a fit.
+
+        Raises
+        ------
+        ValueError
+            It says which field does not fit, as in a damaged pickle.
+        """
+        if not isinstance(self.network, Network):
+            raise ValueError(f"network must be a Network, got {self.network!r}.")
+        self.network.check()
+        self.flat(self.parameter_dtype(), copy=False)
+        if self.labels is not None:
+            if not isinstance(self.labels, Labels):
+                raise ValueError(f"labels must be a Labels, got {self.labels!r}.")
+            self.labels.check(self.network)
+        if self.feature_names is not None:
+            check_feature_names(self.feature_names, self.n_features)
+        scale = self.input_scale
+        if not isinstance(scale, float) or not 0 < scale < np.inf:
+            raise ValueError(f"input_scale must be a positive number, got {scale!r}.")
+
+
+def check_feature_names(names, n_features):
+    """See that there is a name for each column, as an array of strings."""
+    is_array = isinstance(names, np.ndarray) and names.dtype == object
+    if not is_array or not all(isinstance(name, str) for name in names.flat):
+        raise ValueError(f"feature_names_in_ must be an object array of strings, got {names!r}.")
+    if names.shape != (n_features,):
+        raise ValueError(
+            f"feature_names_in_ must be the names of {n_features} features, got an array of "
+            f"shape {names.shape}."
+        )
+
+
+def _as_arrays(name, given):
+    """Return `coefs_` or `intercepts_`, which users may have changed, as arrays of numbers."""
+    try:
+        arrays = [np.asarray(array) for array in given]
+    except (TypeError, ValueError):  # no list, or rows of different lengths
+        arrays = None
+    if arrays is None or any(array.dtype.kind not in "biuf" for array in arrays):
+        raise ValueError(f"{name} must be a list of arrays of numbers, got {given!r}.")
+    return arrays
+
+
+# ---- fitted attributes ----------------------------------------------------------------------
+
+
+class View:
+    """A fitted attribute of an estimator, read from its model.
+
+    What is assigned before the first fit is kept under the attribute's own name: weights to start
+    from.
+
+    Parameters
+    ----------
+    read : callable
+        From the model to the value; None means that the model has no such attribute.
+    change : callable or None, default=None
+        From a model and an assigned value to the fields of the model that change.
+    """
+
+    names: ClassVar = set()  # of all views
+
+    def __init__(self, read, change=None):
+        self._read, self._change = read, change
+
+    def __set_name__(self, owner, name):
+        self._name = name
+        self.names.add(name)
+
+    def __get__(self, estimator, owner=None):
+        if estimator is None:
+            return self
+        attributes = vars(estimator)
+        model = attributes.get("_model")
+        value = attributes.get(self._name) if model is None else self._read(model)
+        if value is None:
+            raise AttributeError(
+                f"{type(estimator).__name__!r} object has no attribute {self._name!r}"
+                + (" before it is fitted" if model is None else "")
+            )
+        return value
+
+    def __set__(self, estimator, value):
+        model = vars(estimator).get("_model")
+        if model is None:
+            vars(estimator)[self._name] = value
+            return
+        if self._change is None:
+            raise AttributeError(
+                f"{self._name} is read from the weights of the fitted model and cannot be "
+                f"assigned, got {value!r}."
+            )
+        vars(estimator)["_model"] = replace(model, **self._change(model, value))
+
+
+def _keep_n_features(model, value):
+    if value != model.n_features:
+        raise ValueError(
+            f"n_features_in_ must be {model.n_features}, as the first layer has that many inputs; "
+            f"got {value!r}."
+        )
+    return {}
+
+
+def _change_feature_names(model, value):
+    names = np.asarray(value, dtype=object)
+    check_feature_names(names, model.n_features)
+    return {"feature_names": names}
+
+
+def _change_classes(model, value):
+    labels = replace(model.labels, classes=np.array(value))
+    labels.check(model.network)
+    return {"labels": labels}
+
+
+class FittedViews:
+    """The fitted attributes that every estimator reads from its model."""
+
+    coefs_ = View(lambda model: model.coefs, lambda model, value: {"coefs": value})
+    intercepts_ = View(lambda model: model.intercepts, lambda model, value: {"intercepts": value})
+    n_features_in_ = View(lambda model: model.n_features, _keep_n_features)
+    feature_names_in_ = View(lambda model: model.feature_names, _change_feature_names)
+    n_layers_ = View(lambda model: len(model.network.layer_sizes))
+    n_outputs_ = View(lambda model: model.network.layer_sizes[-1])
+    out_activation_ = View(lambda model: model.network.output_activation)
+
+    def __sklearn_is_fitted__(self):
+        return "_model" in vars(self)
+
+
+class LabelViews:
+    """Those of a classifier besides."""
+
+    classes_ = View(lambda model: model.labels.classes, _change_classes)

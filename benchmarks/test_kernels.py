@@ -24,6 +24,7 @@ from fastbp.cpu.layout import (
     WIDTH,
     layer_of,
 )
+from fastbp.cpu.operands import panel_start, rows_of_inputs
 from fastbp.cpu.outputs import losses_and_deltas
 from fastbp.cpu.products import multiply
 from fastbp.cpu.shares import all_rows
@@ -32,8 +33,6 @@ from fastbp.cpu.spans import ZERO, span_of
 from fastbp.cpu.tiles import (
     backward_layer,
     forward_layer,
-    panel_start,
-    rows_of_inputs,
     update_layer,
 )
 from fastbp.cpu.workspace import make_workspace

@@ -124,11 +124,11 @@ class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
             outputs = engine.predict(Data(X, input_scale=model.input_scale), None, activation)
         if not (is_checked or engine.inputs_were_finite):
             check_rows(self, model, X)  # raises, unless only the conversion to float32 overflowed
-        # Finite numbers of X may overflow in the model's dtype.
-        if X.dtype == np.float64 and dtype == np.float32 and not np.isfinite(outputs).all():
+        if not engine.outputs_were_finite:
+            remedy = ", or fit with precision='float64'" if dtype == np.float32 else ""
             raise ValueError(
-                "X is too large for this float32 model: the outputs are not finite. Scale X as in "
-                "training, or fit with precision='float64'."
+                f"X is too large for this {dtype} model, or its weights are: the outputs are not "
+                f"finite. Scale X as in training{remedy}."
             )
         return outputs
 

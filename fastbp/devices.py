@@ -1,7 +1,10 @@
 """The choice of an engine, CPU or CUDA, by the estimators' `device` and `precision`."""
 
+import functools
+
 from sklearn.utils._param_validation import InvalidParameterError
 
+from fastbp.apart import call_apart
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 
 DEVICES = "cpu", "cuda", "auto"
@@ -65,15 +68,41 @@ def make_engine(network, dtype, n_threads, device, precision=None):
     """
     device, reason = resolve(device)
     if device == "cuda":
-        from fastbp.cuda.engine import Engine as CudaEngine
-
-        return CudaEngine(network, dtype, precision)
+        return cuda_engine()(network, dtype, precision)
     if precision in TENSOR_CORE_PRECISIONS:
         why = "set device='cuda'" if reason is None else f"no GPU can be used here ({reason})"
         raise InvalidParameterError(
             f"precision={precision!r} is one of a GPU's tensor cores: {why}, or set "
             "precision='float32'."
         )
-    from fastbp.cpu.engine import Engine
+    return cpu_engine()(network, dtype, n_threads)
 
-    return Engine(network, dtype, n_threads)
+
+@functools.cache
+def cpu_engine():
+    """The class of the CPU engine, imported with all that a fit needs, even if interrupted."""
+    engine, warn_of_refused_folders = call_apart(_import_cpu_engine)
+    warn_of_refused_folders()  # here, as a warning names the line that called the estimator
+    return engine
+
+
+@functools.cache
+def cuda_engine():
+    """The class of the CUDA engine, likewise."""
+    return call_apart(_import_cuda_engine)
+
+
+def _import_cpu_engine():
+    """All modules that are imported at the first fit only, among them numba."""
+    import fastbp.cpu.shuffling  # noqa: F401 (for `fastbp.training`)
+    from fastbp.cpu.engine import Engine
+    from fastbp.cpu.kernel_cache import warn_of_refused_folders
+
+    return Engine, warn_of_refused_folders
+
+
+def _import_cuda_engine():
+    import fastbp.cpu.shuffling  # noqa: F401 (for `fastbp.training`)
+    from fastbp.cuda.engine import Engine
+
+    return Engine

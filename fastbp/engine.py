@@ -20,6 +20,8 @@ class Engine(Protocol):
         Of the parameters, float32 or float64.
     inputs_were_finite : bool
         Whether all inputs of the last `predict` were finite.
+    outputs_were_finite : bool
+        Whether all of its outputs were: finite inputs may overflow.
     """
 
     def __enter__(self): ...

@@ -6,6 +6,7 @@ from importlib import metadata
 import numpy as np
 
 from fastbp import __version__
+from fastbp.cache import refused_folders
 from fastbp.cuda import toolkit
 from fastbp.cuda.choice import Gpu, choose
 from fastbp.cuda.task import Task
@@ -37,7 +38,7 @@ def describe(task=None):
         "CPU": found["cpu"],
         "vectors": f"{found['vector_bits']} bits ({lanes})",
         "threads": found["n_threads"],
-        "cache": found["cache_folder"] or "none can be written; set FASTBP_CACHE_DIR",
+        "cache": describe_cache(found["cache_folder"]),
         "GPU": describe_gpu(),
     }
     if toolkit.problem() is None:
@@ -49,6 +50,12 @@ def describe(task=None):
         rows["network"] = "-".join(map(str, task.network.layer_sizes))
         rows["on a GPU"] = explain(task)
     return rows
+
+
+def describe_cache(folder):
+    """Say where compiled kernels are kept, and why not in a folder that comes before."""
+    found = folder or "no folder can be used; set FASTBP_CACHE_DIR to one that you can write to"
+    return "; ".join([found, *refused_folders()])
 
 
 def describe_gpu():

@@ -1,8 +1,6 @@
 """The number of threads available, and running jobs in threads such that Ctrl-C stops them."""
 
-import contextlib
 import ctypes
-import time
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 from contextvars import copy_context
@@ -11,6 +9,8 @@ from threading import get_ident
 from joblib import cpu_count
 from sklearn import config_context, get_config
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+
+from fastbp.apart import wait_whatever_comes
 
 _LOOK_SECONDS = 0.01  # how often an interrupted caller checks whether threads have ended
 
@@ -74,21 +74,26 @@ def run_jobs(jobs, n_workers):
         for end in ends:
             end.acquire()
     except BaseException:
-        jobs.clear()  # threads that have not begun find nothing to do
-        _interrupt(at_work)
+        _interrupt(jobs, at_work)
         raise
     for error in failures:
         raise error
 
 
-def _interrupt(at_work):
+def _interrupt(jobs, at_work):
     """Raise KeyboardInterrupt in threads, as Ctrl-C does in the main one, and wait for their end.
 
     Each receives it when its kernel returns to Python, which happens several times a second.
     """
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    for identifier in list(at_work):
-        raise_in(ctypes.c_ulong(identifier), ctypes.py_object(KeyboardInterrupt))
-    while at_work:
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(_LOOK_SECONDS)
+    told = set()
+
+    def is_over():
+        jobs.clear()  # threads that have not begun find nothing to do
+        for identifier in list(at_work):
+            if identifier not in told:
+                told.add(identifier)
+                raise_in(ctypes.c_ulong(identifier), ctypes.py_object(KeyboardInterrupt))
+        return not at_work
+
+    wait_whatever_comes(is_over, _LOOK_SECONDS)

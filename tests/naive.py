@@ -126,7 +126,7 @@ class NaiveEngine:
         self.network, self.dtype, self.n_threads = network, np.dtype(dtype), n_threads or 1
         self.parameters = np.zeros(network.n_parameters, self.dtype)
         self.moments = []
-        self.inputs_were_finite = True
+        self.inputs_were_finite = self.outputs_were_finite = True
 
     def __enter__(self):
         return self
@@ -192,4 +192,7 @@ class NaiveEngine:
     def predict(self, data, rows=None, activation=None):
         X, _, _ = self.gather(data, np.arange(data.n_samples) if rows is None else rows)
         logits = forward(self.network, self.parameters, X)[1][-1]
-        return activate(activation or self.network.output_activation, logits)
+        outputs = activate(activation or self.network.output_activation, logits)
+        self.inputs_were_finite = bool(np.isfinite(X).all())
+        self.outputs_were_finite = bool(np.isfinite(outputs).all())
+        return outputs

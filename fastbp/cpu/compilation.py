@@ -1,20 +1,20 @@
-"""How kernels are compiled and cached: numba's options, and a cache that cannot be stale."""
+"""How kernels are compiled: numba's options, its passes, and the thread that compiles."""
 
 import contextlib
 import functools
 import gc
-from pathlib import Path
+import os
+from threading import get_ident
 
-import llvmlite
-import numba
 from llvmlite.binding import Linkage
 from numba import njit, types
-from numba.core import typed_passes, untyped_passes
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core import errors, typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
 
-from fastbp.cache import cache_folder, digest_of
+from fastbp.apart import call_apart, is_apart
+from fastbp.cpu.kernel_cache import KernelCache
 
 # All flags that speed up sums, except those that would delete checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -166,87 +166,61 @@ inlined = njit(nogil=True, fastmath=FASTMATH, forceinline=True, **PART_OPTIONS)
 phase = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "pipeline_class": _PhaseCompiler})
 
 
-@functools.cache
-def source_digest():
-    """Fingerprint of all source that is compiled to machine code, and of the compilers.
-
-    Numba keys a cached function on its own file alone; an edit of a formula in another file would
-    leave the old machine code in use.
-    """
-    folder = Path(__file__).parent
-    return digest_of(folder.glob("*.py"), f"{numba.__version__} {llvmlite.__version__}")
-
-
-@functools.cache
-def kernel_folder():
-    """Path of the folder for this source's machine code; None where nothing can be written."""
-    return cache_folder(f"kernels-{source_digest()}")
-
-
-class _Locator(_CacheLocator):
-    """Puts a function's machine code into `kernel_folder`."""
-
-    def __init__(self, py_func, py_file):
-        self._name = py_func.__name__
-        self._py_file = py_file  # for numba's warnings
-
-    def get_cache_path(self):
-        return kernel_folder()
-
-    def get_source_stamp(self):
-        return source_digest()
-
-    def get_disambiguator(self):
-        return self._name
-
-    @classmethod
-    def from_function(cls, py_func, py_file):
-        return cls(py_func, py_file)
-
-
-class _KernelCacheImpl(CompileResultCacheImpl):
-    _locator_classes = [_Locator]  # noqa: RUF012 (numba's own name)
-
-
-class _KernelCache(FunctionCache):
-    """Numba's cache, except that its failures cost time and nothing else."""
-
-    _impl_class = _KernelCacheImpl
-
-    def load_overload(self, sig, target_context):
-        """Load, unless the files are damaged or were mixed up by processes that wrote at once.
-
-        Numba's own method first prepares to compile, which takes three times as long and 30 MB.
-        """
-        try:
-            with self._guard_against_spurious_io_errors():
-                result = self._load_overload(sig, target_context)
-        except Exception:  # a damaged pickle may raise anything
-            with contextlib.suppress(OSError):
-                self.flush()
-            return None
-        return result if result and tuple(result.signature.args) == tuple(sig) else None
-
-    def save_overload(self, sig, data):
-        """Save, unless the disk is full, or the folder has gone or cannot be written to."""
-        try:
-            super().save_overload(sig, data)
-        except OSError:
-            self.disable()
-
-
 def cached_kernel(function):
     """Compile a function that Python calls, and keep its machine code on disk."""
     options = {**PART_OPTIONS, "pipeline_class": _KernelCompiler, "no_cpython_wrapper": False}
     dispatcher = njit(nogil=True, fastmath=FASTMATH, **options)(function)
-    dispatcher.compile = _sparing_the_collector(dispatcher.compile)
-    if kernel_folder() is not None:
-        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    dispatcher.compile = _completed(_sparing_the_collector(dispatcher.compile))
+    dispatcher._cache = KernelCache(dispatcher.py_func)
     return dispatcher
 
 
+def compile_for(kernel, *arguments):
+    """Compile a kernel for arguments like these, without calling it.
+
+    The calling thread can be interrupted meanwhile; threads of a team could not.
+    """
+    signature = tuple(kernel.typeof_pyval(argument) for argument in arguments)
+    if signature not in kernel.overloads:
+        kernel.compile(signature)
+
+
+def _completed(compile_kernel):
+    """Wrap a compilation so that it is completed even if its caller is interrupted."""
+
+    @functools.wraps(compile_kernel)
+    def compile_apart(signature):
+        if global_compiler_lock.is_locked():  # by this thread: it compiles what calls this kernel
+            return compile_kernel(signature)
+        return call_apart(compile_kernel, signature)
+
+    return compile_apart
+
+
+def _sparing_the_filters(catch_warnings):
+    """Wrap numba's way to catch warnings: not while compiling apart.
+
+    It exchanges the filters of the whole process. If the thread that waits is interrupted, and
+    leaves a `with catch_warnings()` of its own meanwhile, then each restores what it found: all
+    later warnings of the process went into a list that nobody reads.
+    """
+
+    @contextlib.contextmanager
+    def catch(self, filename=None, lineno=None):
+        if is_apart():
+            yield
+        else:
+            with catch_warnings(self, filename, lineno):
+                yield
+
+    return catch
+
+
+errors.WarningsFixer.catch_warnings = _sparing_the_filters(errors.WarningsFixer.catch_warnings)
+
 # Arguments of gc.set_threshold while kernels are compiled.
 _COLLECTOR_THRESHOLDS = 1000, 3, 2
+_spared = []  # the thread that compiles, and the user's thresholds
 
 
 def _sparing_the_collector(compile_kernel):
@@ -260,14 +234,28 @@ def _sparing_the_collector(compile_kernel):
     def compile_and_restore(signature):
         if gc.get_freeze_count():  # the user's, or another thread's compilation
             return compile_kernel(signature)
-        thresholds = gc.get_threshold()
+        _spared.append((get_ident(), gc.get_threshold()))
         gc.freeze()
-        if thresholds[0]:
+        if gc.get_threshold()[0]:
             gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         try:
             return compile_kernel(signature)
         finally:
-            gc.set_threshold(*thresholds)
-            gc.unfreeze()
+            _restore_the_collector()
 
     return compile_and_restore
+
+
+def _restore_the_collector():
+    gc.set_threshold(*_spared.pop()[1])
+    gc.unfreeze()
+
+
+def _restore_in_a_child():
+    """After a fork that has not waited for a compilation any longer."""
+    if _spared and _spared[0][0] != get_ident():
+        _restore_the_collector()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restore_in_a_child)

@@ -1,8 +1,10 @@
 """The CPU engine: one network's memory, and the methods of `fastbp.engine.Engine`."""
 
 import math
+import os
 import platform
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
+from operator import and_
 from time import perf_counter
 from weakref import WeakSet
 
@@ -12,16 +14,17 @@ from scipy.sparse import csr_array
 
 from fastbp import activations, losses
 from fastbp.cpu import kernels
-from fastbp.cpu.compilation import kernel_folder
+from fastbp.cpu.compilation import compile_for
 from fastbp.cpu.gather import source_of
+from fastbp.cpu.kernel_cache import kernel_folder, warn_of_refused_folders
 from fastbp.cpu.layout import Layout, aligned_zeros, round_up
 from fastbp.cpu.outputs import Objective
 from fastbp.cpu.rows import Rows
 from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
 from fastbp.cpu.simd import VECTOR_BITS, lanes
-from fastbp.cpu.team import run_team
+from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
-from fastbp.cpu.workspace import TrainingBuffers, make_memory, make_workspace
+from fastbp.cpu.workspace import GradientSums, TrainingBuffers, make_memory, make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import MOST_MOMENTS, Optimizer, code_of
@@ -35,6 +38,18 @@ GRADIENT_ROWS = 256  # rows per batch of `loss_and_gradient`
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
 # after `__enter__` and before the `with` block that would call `__exit__`.
 _active = WeakSet()
+
+
+def _forget_active():
+    """In a forked child: the threads that had entered engines are not here."""
+    global _active
+    _active = WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_active)
+
+_compiled = set()  # what kernels have been compiled for before a team started
 
 # Layouts are immutable, and making one takes as long as predicting a row.
 _layout_of = lru_cache(maxsize=64)(Layout)
@@ -65,9 +80,10 @@ class Engine:
         self.layout = _layout_of(network, self.dtype)
         self._flat = None  # parameters not yet packed into panels
         self._nothing = np.zeros(0, self.dtype)
-        self.inputs_were_finite = True  # at the last prediction
+        self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
         self.moments = [self._nothing] * MOST_MOMENTS
         self._work = Work(network)
+        self._at_work = []  # the team, if an interrupt has left it there
         self._rows = None  # of the last X
         self._trials = None  # of the last epoch's team
         self._buffers = None  # of the last epoch, if they are small
@@ -91,6 +107,7 @@ class Engine:
 
     def store_parameters(self):
         """Return a copy of the parameters as a flat vector of shape (n_parameters,)."""
+        end_teams(self._at_work)
         return self.layout.unpack(self.weights)
 
     @cached_property
@@ -101,6 +118,7 @@ class Engine:
     def weights(self):
         """The parameters in panels, as the tiles read them."""
         if self._flat is not None:
+            end_teams(self._at_work)
             self.layout.pack(self._flat, self._padded)
             self._flat = None
         return self._padded
@@ -114,6 +132,7 @@ class Engine:
 
     def store_moments(self):
         """Return the moments as a list of new flat vectors."""
+        end_teams(self._at_work)
         return [self.layout.unpack(moment) for moment in self.moments if moment.size]
 
     # ---- working memory -----------------------------------------------------------------------
@@ -174,6 +193,7 @@ class Engine:
         try:
             self._run(data, order, steps, result)
         finally:  # even after Ctrl-C
+            end_teams(self._at_work)
             steps.made += int(result[kernels.UPDATES])
         weight = result[kernels.TOTAL_WEIGHT]
         return float(result[kernels.LOSS] / weight) if weight else float("nan")
@@ -183,28 +203,46 @@ class Engine:
         steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
         self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
         result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
-        self._run(data, np.arange(data.n_samples), steps, result)
-        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(self.moments[0])
+        sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
+        self._run(data, np.arange(data.n_samples), steps, result, sums)
+        gradient = self.moments[0] if sums is None else sums.total()
+        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(gradient)
 
-    def _run(self, data, order, steps, result):
+    def _run(self, data, order, steps, result, sums=None):
         """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
         batch_size = min(steps.batch_size, len(order))
         buffers = self._buffers_for(data, order, batch_size)
         plan = kernels.Plan(code_of(steps.rule), steps.alpha, float(data.input_scale))
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        for part, part_steps in buffers.parts(order, steps.table):
-            size, began = trials.choose(), perf_counter()
+        for part, part_steps in buffers.parts(order, steps.table, sums):
+            size = trials.choose()
+            # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
+            held = self, data
 
-            def member(rank, part=part, part_steps=part_steps, size=size):
-                kernels.train(
+            def arguments(rank, part=part, part_steps=part_steps, size=size, held=held):
+                return (
                     buffers.memory, buffers.workspaces[rank], buffers.source, buffers.objective,
                     plan, part_steps, part, result, rank, size,
                 )  # fmt: skip
 
-            run_team(size, member, buffers.memory.control)
+            self._compile(kernels.train, buffers.source, size, arguments)
+            began = perf_counter()
+            run_team(
+                size, lambda rank, arguments=arguments: kernels.train(*arguments(rank)),
+                buffers.memory.control, self._at_work,
+            )  # fmt: skip
             trials.record(len(part), perf_counter() - began)
+            if sums is not None:
+                sums.end_batches(len(part_steps))
             if not np.isfinite(result[kernels.LOSS]):
                 return
+
+    def _compile(self, kernel, source, size, arguments):
+        """Compile a kernel before a team starts, which could not be interrupted meanwhile."""
+        use = kernel.py_func.__name__, self.dtype, source is None
+        if size > 1 and use not in _compiled:
+            compile_for(kernel, *arguments(0))
+            _compiled.add(use)
 
     def _trials_of(self, data, batch_size, size):
         """The timings of teams of up to `size` threads on such batches."""
@@ -233,6 +271,7 @@ class Engine:
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
+            self.inputs_were_finite = self.outputs_were_finite = True
             return out
         code = activations.code_of(activation or self.network.output_activation)
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
@@ -245,19 +284,26 @@ class Engine:
         plan = kernels.PredictionPlan(batch_size, code, float(data.input_scale))
         memories = [self._memory(batch_size, learns=False) for _ in range(size)]
         n_batches = self._work.batches_per_call(batch_size, source.density, learns=False)
-        stride, were_finite = n_batches * batch_size * size, []
+        stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
 
-            def member(rank, part=part, outputs=outputs):
-                finite = kernels.predict(
+            def arguments(rank, part=part, outputs=outputs, held=(self, data)):
+                return (
                     memories[rank], workspaces[rank], source.source, plan, part, outputs, rank, size
-                )
-                were_finite.append(finite)
+                )  # fmt: skip
 
-            run_team(size, member, memories[0].control)
-        self.inputs_were_finite = all(were_finite)
+            def member(rank, arguments=arguments):
+                bits.append(kernels.predict(*arguments(rank)))
+
+            self._compile(kernels.predict, source.source, size, arguments)
+            run_team(size, member, memories[0].control, self._at_work)
+        self._keep_whether_finite(reduce(and_, bits))
         return out
+
+    def _keep_whether_finite(self, bits):
+        self.inputs_were_finite = bits & kernels.FINITE_INPUTS != 0
+        self.outputs_were_finite = bits & kernels.FINITE_OUTPUTS != 0
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, into `out`."""
@@ -266,10 +312,11 @@ class Engine:
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
-        self.inputs_were_finite = kernels.predict_few(
+        bits = kernels.predict_few(
             self._flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
             order, out, working, widest,
         )  # fmt: skip
+        self._keep_whether_finite(bits)
 
 
 def warmup(dtypes=("float32", "float64"), everything=True):
@@ -301,6 +348,7 @@ def warmup(dtypes=("float32", "float64"), everything=True):
             if everything:
                 engine.load_parameters(engine.store_parameters())
                 engine.predict(data)
+    warn_of_refused_folders()
     return kernel_folder()
 
 

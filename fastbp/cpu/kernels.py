@@ -30,6 +30,8 @@ from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
 
 # Elements of the result array.
 LOSS, TOTAL_WEIGHT, UPDATES, RESULT_SIZE = range(4)
+# Bits of what a prediction returns: whether all inputs, and all outputs, were finite.
+FINITE_INPUTS, FINITE_OUTPUTS = 1, 2
 
 
 @by_reference
@@ -90,6 +92,13 @@ def inputs_are_finite(workspace, entries, rows):
     if entries is None:
         return are_finite(section(workspace.inputs, ZERO, rows * workspace.input_stride))
     return are_finite(section(entries.rows.values, ZERO, entries.rows.starts[rows]))
+
+
+@kernel
+def finite_bits(inputs_were_finite, outputs):
+    """What a prediction returns, from whether its inputs were finite, and its outputs."""
+    bits = FINITE_INPUTS if inputs_were_finite else 0
+    return bits | FINITE_OUTPUTS if are_finite(outputs) else bits
 
 
 @kernel
@@ -218,17 +227,19 @@ def train(memory, workspace, source, objective, plan, steps, order, result, rank
 def predict(memory, workspace, source, plan, order, out, rank, size):
     """Write the outputs of the rows in `order` to `out`, this thread's part of them.
 
-    `memory.activations` belongs to this thread alone. Returns whether all inputs were finite.
+    `memory.activations` belongs to this thread alone. Returns whether all inputs were finite, and
+    all outputs, as bits.
     """
     order, out = span_of(order), span_of(out)
-    n_layers, lanes, finite = n_layers_of(memory.layers), workspace.lanes, True
+    n_layers, lanes = n_layers_of(memory.layers), workspace.lanes
+    bits = FINITE_INPUTS | FINITE_OUTPUTS
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     n_outputs = last_layer_of(memory.layers)[N_OUTPUTS]
     first, last = share(order.size, rank, size)
     for start in range(first, last, plan.batch_size):
         batch = section(order, start, smaller(plan.batch_size, last - start))
         gather_batch(workspace, entries, source, batch, n_inputs, plan.input_scale)
-        finite &= inputs_are_finite(workspace, entries, batch.size)
+        finite = inputs_are_finite(workspace, entries, batch.size)
         for index in range(n_layers):
             tiles = some_rows(layer_of(memory.layers, index), ZERO, batch.size)
             forward(memory, workspace, entries, index, tiles)
@@ -240,7 +251,10 @@ def predict(memory, workspace, source, plan, order, out, rank, size):
                 values = section(out, (start + row + sample) * n_outputs, n_outputs)
                 for unit in range(n_outputs):
                     values[unit] = workspace.outputs[unit * count + sample]
-    return finite
+        # While they are in the caches.
+        outputs = section(out, start * n_outputs, batch.size * n_outputs)
+        bits &= finite_bits(finite, outputs)
+    return bits
 
 
 @kernel
@@ -289,7 +303,7 @@ def predict_few(
     Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
     `working` has room for two rows of the widest layer, in whole vectors, and for `lanes` samples'
     outputs; `entries` for any of the rows if they are sparse, else it is None. Returns whether all
-    inputs were finite.
+    inputs were finite, and all outputs, as bits.
     """
     parameters, layers = span_of(parameters), span_of(layers)
     order, out, working = span_of(order), span_of(out), span_of(working)
@@ -316,4 +330,4 @@ def predict_few(
     for sample in range(order.size):
         for unit in range(n_outputs):
             out[sample * n_outputs + unit] = outputs[unit * lanes + sample]
-    return finite
+    return finite_bits(finite, out)

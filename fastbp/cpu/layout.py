@@ -82,6 +82,7 @@ class Layout:
     """
 
     def __init__(self, network, dtype):
+        network.check()  # the last wall before kernels, which trust its sizes
         vector = lanes(dtype)
         panel = TILE_VECTORS * vector
         self.network = network

@@ -21,10 +21,10 @@ from fastbp.cpu.formulas import (
 )
 from fastbp.cpu.gather import Source, gather_row
 from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
+from fastbp.cpu.operands import panel_start
 from fastbp.cpu.shares import larger, smaller
 from fastbp.cpu.simd import transpose_square
 from fastbp.cpu.spans import ZERO, by_reference, load_number, section
-from fastbp.cpu.tiles import panel_start
 from fastbp.cpu.vectors import (
     load_vector,
     spread,

@@ -18,7 +18,7 @@ from fastbp.cpu.register_tiles import (
     wide_tile,
 )
 from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.zeros import first_step
+from fastbp.cpu.vectors import spread, store_vector
 
 
 class Left(NamedTuple):
@@ -44,19 +44,35 @@ def multiply(out, start, layer, panel, left, right, right_start, depth, bias, bi
 
 
 @kernel
-def multiply_listed(out, start, layer, panel, left, right, right_start, steps, tile, bias,
-                    bias_start):  # fmt: skip
+def multiply_listed(out, start, layer, panel, left, right, right_start, numbers, first_step,
+                    n_steps, bias, bias_start):  # fmt: skip
     """Compute one tile of a panel of `layer`, left · right + bias, by the listed steps only."""
     width = layer[WIDTH]
     if layer[N_OUTPUTS] - panel * width > layer[LANES]:
         wide_listed_tile(
-            out, start, width, left, right, right_start, bias, bias_start, steps.numbers,
-            first_step(steps, tile), steps.counts[tile],
+            out, start, width, left, right, right_start, bias, bias_start, numbers, first_step,
+            n_steps,
         )  # fmt: skip
     else:
         narrow_listed_tile(
-            out, start, width, left, right, right_start, bias, bias_start, steps.numbers,
-            first_step(steps, tile), steps.counts[tile],
+            out, start, width, left, right, right_start, bias, bias_start, numbers, first_step,
+            n_steps,
+        )  # fmt: skip
+
+
+@inlined
+def multiply_line(out, start, is_wide, lines, first, last, right, right_start, width, bias,
+                  bias_start):  # fmt: skip
+    """Compute one row of a tile, entries from `first` to `last` · right + bias."""
+    if is_wide:
+        wide_sum(
+            out, start, lines.values, lines.indices, first, last, right, right_start, width, bias,
+            bias_start,
+        )  # fmt: skip
+    else:
+        narrow_sum(
+            out, start, lines.values, lines.indices, first, last, right, right_start, width, bias,
+            bias_start,
         )  # fmt: skip
 
 
@@ -67,13 +83,16 @@ def multiply_lines(out, start, layer, panel, lines, line, right, right_start, bi
     is_wide = layer[N_OUTPUTS] - panel * width > layer[LANES]
     for i in range(TILE_ROWS):
         first, last = lines.starts[line + i], lines.starts[line + i + 1]
-        if is_wide:
-            wide_sum(
-                out, start + i * width, lines.values, lines.indices, first, last, right,
-                right_start, width, bias, bias_start,
-            )  # fmt: skip
-        else:
-            narrow_sum(
-                out, start + i * width, lines.values, lines.indices, first, last, right,
-                right_start, width, bias, bias_start,
-            )  # fmt: skip
+        multiply_line(
+            out, start + i * width, is_wide, lines, first, last, right, right_start, width, bias,
+            bias_start,
+        )  # fmt: skip
+
+
+@kernel
+def clear_padding(tile, layer, panel):
+    """Zero the padding of a tile whose panel is one vector wide: the product does not write it."""
+    width, lanes = layer[WIDTH], layer[LANES]
+    if layer[N_OUTPUTS] - panel * width <= lanes < width:
+        for row in range(TILE_ROWS):
+            store_vector(tile, row * width + lanes, spread(tile, 0))

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from _thread import allocate_lock, start_new_thread
 
 from llvmlite import ir
@@ -10,6 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastbp.apart import wait_whatever_comes
 from fastbp.cpu.compilation import kernel
 from fastbp.cpu.spans import address_of
 
@@ -110,7 +110,7 @@ def _spread_out(rank, cores):
         os.sched_setaffinity(0, cores)
 
 
-def run_team(size, member, control):
+def run_team(size, member, control, at_work=None):
     """Call ``member(rank)`` for every rank of a team concurrently, each in a thread of its own.
 
     The calling thread starts the others and waits. Ctrl-C may interrupt the main thread between any
@@ -121,9 +121,12 @@ def run_team(size, member, control):
     size : int
         A team of one runs in the calling thread.
     member : callable
-        Takes the rank, and releases the GIL while it computes.
+        Takes the rank, and releases the GIL while it computes. It must hold all that it reads and
+        writes: exceptions may come so fast that the caller is left before the ranks have returned.
     control : ndarray of shape (CONTROL_SIZE,), dtype int64
         The team's, for `barrier`. It is zeroed.
+    at_work : list or None, default=None
+        The team is in it from before its start until its end, so that `end_teams` finds it.
 
     Raises
     ------
@@ -132,55 +135,95 @@ def run_team(size, member, control):
     KeyboardInterrupt
         After all ranks have returned.
     BaseException
-        The first that a rank has raised; the other ranks are released from their barriers.
+        The first that a rank, or the handler of a signal, has raised; the other ranks are released
+        from their barriers.
     """
     control[:] = 0
     if size == 1:
         member(0)
         return
-    begun, ended, abandoned, failures = [], [], [], []
-    entry, running = allocate_lock(), [allocate_lock() for _ in range(size)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
-    takes_all_cores = size == len(cores)  # with a core to spare the system spreads threads itself
-
-    def enter(rank):
-        with entry:
-            begins = not abandoned
-            if begins:
-                begun.append(rank)
-        try:
-            if begins:
-                if takes_all_cores:
-                    _spread_out(rank, cores)
-                member(rank)
-        except BaseException as error:  # raised in the caller
-            failures.append(error)
-            control[ABORTED] = 1
-        finally:
-            if begins:
-                ended.append(rank)
-            running[rank].release()
-
-    # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
+    at_work = [] if at_work is None else at_work
+    end_teams(at_work)
+    team = _Team(size, member, control)
+    at_work.append(team)
     try:
-        for rank in range(size):
-            running[rank].acquire()
-            start_new_thread(enter, (rank,))
-        for lock in running:
-            lock.acquire()
+        team.start()
+        team.wait()
     except BaseException:
-        with entry:
-            if len(begun) < size:
-                abandoned.append(True)
-                control[ABORTED] = 1  # the ranks that run get no further than a barrier
-        _wait_for(begun, ended)
+        team.end()
         raise
-    for error in failures:
+    finally:
+        if team.has_ended():
+            at_work.clear()
+    for error in team.failures:
         raise error
 
 
-def _wait_for(begun, ended):
-    """Wait until all ranks that have begun have ended, whatever interrupts arrive."""
-    while len(ended) < len(begun):
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(_POLL_SECONDS)
+def end_teams(at_work):
+    """Release the ranks of teams that were left at work, and wait until they have returned."""
+    while at_work:
+        at_work[-1].end()
+        at_work.pop()
+
+
+class _Team:
+    """The threads of `run_team`.
+
+    Attributes
+    ----------
+    failures : list of BaseException
+        What ranks have raised.
+    """
+
+    def __init__(self, size, member, control):
+        self.size, self.member, self.control = size, member, control
+        self.failures = []
+        self._begun, self._ended, self._is_abandoned = [], [], False
+        self._entry, self._running = allocate_lock(), [allocate_lock() for _ in range(size)]
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+        # With a core to spare the system spreads threads itself.
+        self._cores = cores if size == len(cores) else None
+
+    def start(self):
+        # Not threading.Thread: an interrupt in its start or join leaves it in an undefined state.
+        for rank in range(self.size):
+            self._running[rank].acquire()
+            start_new_thread(self._enter, (rank,))
+
+    def wait(self):
+        for lock in self._running:
+            lock.acquire()
+
+    def end(self):
+        """Let no further rank begin, and wait for those that have, whatever interrupts arrive."""
+        wait_whatever_comes(self._is_over, _POLL_SECONDS)
+
+    def has_ended(self):
+        """Whether no rank is at work nor will be."""
+        with self._entry:
+            return len(self._ended) == (len(self._begun) if self._is_abandoned else self.size)
+
+    def _is_over(self):
+        with self._entry:
+            if len(self._begun) < self.size:
+                self._is_abandoned = True
+                self.control[ABORTED] = 1  # the ranks that run get no further than a barrier
+            return len(self._ended) == len(self._begun)
+
+    def _enter(self, rank):
+        with self._entry:
+            begins = not self._is_abandoned
+            if begins:
+                self._begun.append(rank)
+        try:
+            if begins:
+                if self._cores:
+                    _spread_out(rank, self._cores)
+                self.member(rank)
+        except BaseException as error:  # raised in the caller
+            self.failures.append(error)
+            self.control[ABORTED] = 1
+        finally:
+            if begins:
+                self._ended.append(rank)
+            self._running[rank].release()

@@ -4,10 +4,9 @@ Every step computes its output tile by tile, and no sum is split among threads: 
 depend on their number.
 """
 
-import numpy as np
-
 from fastbp.cpu.compilation import kernel, phase
 from fastbp.cpu.formulas import activate, activate_backward, update_weights
+from fastbp.cpu.gradients import sum_deltas, tile_gradient
 from fastbp.cpu.layout import (
     ACTIVATION,
     BIAS_ROW,
@@ -17,62 +16,17 @@ from fastbp.cpu.layout import (
     N_INPUTS,
     N_OUTPUTS,
     N_PANELS,
-    UNITS,
     WEIGHTS,
     WIDTH,
     layer_of,
 )
-from fastbp.cpu.products import Left, multiply, multiply_lines, multiply_listed
-from fastbp.cpu.register_tiles import narrow_row, wide_row
+from fastbp.cpu.operands import CACHED_NUMBERS, panel_start, rows_of_inputs, rows_of_panels
+from fastbp.cpu.products import clear_padding, multiply, multiply_lines, multiply_listed
 from fastbp.cpu.shares import smaller, tile_at
 from fastbp.cpu.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.spans import ONE, ZERO, section
-from fastbp.cpu.vectors import spread, store_vector
-from fastbp.cpu.zeros import column_tile
+from fastbp.cpu.zeros import first_step
 from fastbp.schedules import PENALTY, SHRINKAGE
-
-# More weights, or activations of a layer, than this have been evicted from the L2 cache by the time
-# they are read again.
-CACHED_NUMBERS = 2**18
-NEVER = np.int64(2**62)  # as `last_fetch`: no panels are prefetched
-
-
-@kernel
-def panel_start(memory, layer, panel):
-    """Where one panel of a layer's activations, or of its deltas, starts."""
-    return (layer[UNITS] + panel * layer[WIDTH]) * memory.capacity
-
-
-@kernel
-def rows_of_panels(memory, array, layer, row):
-    """Left operand: a layer's activations or deltas from `row` on, summed over the units."""
-    width = layer[WIDTH]
-    start = panel_start(memory, layer, ZERO) + row * width
-    stride = memory.capacity * width
-    last_fetch = 2 * width if layer[N_PANELS] * stride > CACHED_NUMBERS else NEVER
-    return Left(array, start, width, ONE, stride, width, last_fetch)
-
-
-@kernel
-def rows_of_inputs(memory, workspace, index, row):
-    """Left operand: the inputs of layer `index` from `row` on, summed over the inputs."""
-    layer = layer_of(memory.layers, index)
-    if index == 0:
-        stride, length = workspace.input_stride, layer[N_INPUTS]
-        return Left(workspace.inputs, row * stride, stride, ONE, ZERO, length, NEVER)
-    return rows_of_panels(memory, memory.activations, layer_of(memory.layers, index - 1), row)
-
-
-@kernel
-def columns_of_inputs(memory, workspace, index, column, depth):
-    """Left operand: the inputs of layer `index` from `column` on, summed over the batch."""
-    layer = layer_of(memory.layers, index)
-    if index == 0:
-        return Left(workspace.inputs, column, ONE, workspace.input_stride, ZERO, depth, NEVER)
-    width = layer[INPUT_WIDTH]
-    panel = column // width
-    start = panel_start(memory, layer_of(memory.layers, index - 1), panel) + column - panel * width
-    return Left(memory.activations, start, ONE, width, ZERO, depth, NEVER)
 
 
 @phase
@@ -91,9 +45,11 @@ def forward_layer(memory, workspace, entries, index, tiles):
         if entries is None:
             left = rows_of_inputs(memory, workspace, index, row)
             if index == 0 and workspace.steps.counts.size > 0:
+                tile = row // TILE_ROWS
                 multiply_listed(
                     memory.activations, out, layer, panel, left, memory.weights, weights,
-                    workspace.steps, row // TILE_ROWS, memory.weights, bias,
+                    workspace.steps.numbers, first_step(workspace.steps, tile),
+                    workspace.steps.counts[tile], memory.weights, bias,
                 )  # fmt: skip
             else:
                 multiply(
@@ -110,15 +66,6 @@ def forward_layer(memory, workspace, entries, index, tiles):
         if memory.deltas.size > 0:
             kept = section(memory.deltas, out, TILE_ROWS * width)
         activate(layer[ACTIVATION], values, kept)
-
-
-@kernel
-def clear_padding(tile, layer, panel):
-    """Zero the padding of a tile whose panel is one vector wide: the product does not write it."""
-    width, lanes = layer[WIDTH], layer[LANES]
-    if layer[N_OUTPUTS] - panel * width <= lanes < width:
-        for row in range(TILE_ROWS):
-            store_vector(tile, row * width + lanes, spread(tile, 0))
 
 
 @kernel
@@ -181,46 +128,6 @@ def prefetch_state(memory, start):
     prefetch_tile(memory.first_moment, start)
     if memory.second_moment.size > 0:
         prefetch_tile(memory.second_moment, start)
-
-
-@kernel
-def sum_deltas(memory, workspace, layer, panel, depth):
-    """Compute the bias gradient of one panel, Σ δ over the batch, as a product with ones."""
-    start, width = panel_start(memory, layer, panel), layer[WIDTH]
-    ones = Left(workspace.one, ZERO, ZERO, ZERO, ZERO, depth, NEVER)
-    if width > layer[LANES]:
-        wide_row(
-            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, depth
-        )
-    else:
-        narrow_row(
-            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, depth
-        )
-
-
-@kernel
-def tile_gradient(memory, workspace, entries, index, panel, column, depth):
-    """Compute the weight gradient of one tile: inputs from `column` on, times one panel's δ."""
-    layer = layer_of(memory.layers, index)
-    right = panel_start(memory, layer, panel)
-    if entries is None:
-        left = columns_of_inputs(memory, workspace, index, column, depth)
-        if index == 0 and workspace.steps.counts.size > 0:
-            multiply_listed(
-                workspace.tile, ZERO, layer, panel, left, memory.deltas, right, workspace.steps,
-                column_tile(workspace.steps, column), workspace.zeros, ZERO,
-            )  # fmt: skip
-        else:
-            multiply(
-                workspace.tile, ZERO, layer, panel, left, memory.deltas, right, depth,
-                workspace.zeros, ZERO,
-            )  # fmt: skip
-    else:
-        multiply_lines(
-            workspace.tile, ZERO, layer, panel, entries.columns, column, memory.deltas, right,
-            workspace.zeros, ZERO,
-        )  # fmt: skip
-    clear_padding(workspace.tile, layer, panel)
 
 
 @phase

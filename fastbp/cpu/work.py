@@ -10,8 +10,9 @@ from fastbp.cpu.simd import TILE_ROWS
 WORK_PER_THREAD = 250_000
 # Starting the threads takes 0.1 ms: an epoch must have at least this multiple of WORK_PER_THREAD.
 WORK_PER_START = 200
-# Multiply-adds of one kernel call: a quarter of a second, after which Ctrl-C is heard.
-WORK_PER_CALL = 10_000_000_000
+# Multiply-adds of one kernel call: a tenth of a second, after which Ctrl-C is heard, and less than
+# one where several processes want the core.
+WORK_PER_CALL = 4_000_000_000
 # The rest of a batch's time, in multiply-adds: small nets and small batches do little else.
 WORK_PER_UPDATE = 50  # per parameter
 WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbp.cpu.gather import Source
+from fastbp.cpu.gradients import BLOCK_ROWS
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
 from fastbp.cpu.outputs import Objective
 from fastbp.cpu.simd import TILE_ROWS, lanes
@@ -22,6 +23,7 @@ from fastbp.data import Data
 # Vectors of samples whose outputs are computed at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
 MANY_OUTPUTS = 64  # with more outputs one vector, to stay in the L1 cache
+GROUP_BATCHES = 64  # of L-BFGS, that are added up in float32
 SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 
 
@@ -43,12 +45,13 @@ class Memory(NamedTuple):
 
 @by_reference
 class Workspace(NamedTuple):
-    """The arrays of one thread, all of the engine's dtype."""
+    """The arrays of one thread, of the engine's dtype unless said otherwise."""
 
     inputs: np.ndarray  # the gathered batch, row by row
     input_stride: int
     transposed: np.ndarray  # one transposed weight panel
     tile: np.ndarray  # one tile of a product, before it is used
+    totals: np.ndarray  # float64: a tile's sums in batches longer than a block; else empty
     zeros: np.ndarray  # one for each column of a tile, for products without bias
     one: np.ndarray  # the number 1, for sums
     lanes: int  # numbers in a vector
@@ -84,27 +87,61 @@ class TrainingBuffers(NamedTuple):
             and moments[1] is memory.second_moment
         )
 
-    def parts(self, order, table):
+    def parts(self, order, table, sums=None):
         """The rows and steps of each call of the kernel: as many whole batches as it may take.
 
         Parameters
         ----------
         order : ndarray of shape (n_rows,)
         table : ndarray of shape (n_batches, TABLE_WIDTH)
+        sums : GradientSums or None, default=None
+            If given, no call goes beyond one of its groups of batches.
         """
-        n_calls = -(-len(table) // self.batches_per_call)
-        stride = -(-len(table) // n_calls)  # of batches
-        n_rows = stride * self.batch_size
-        return [
-            (order[first * self.batch_size :][:n_rows], table[first : first + stride])
-            for first in range(0, len(table), stride)
-        ]
+        group = len(table) if sums is None else GROUP_BATCHES
+        parts = []
+        for start in range(0, len(table), group):
+            end = min(start + group, len(table))
+            stride = -(-(end - start) // -(-(end - start) // self.batches_per_call))  # of batches
+            parts += [(first, min(first + stride, end)) for first in range(start, end, stride)]
+        rows = self.batch_size
+        return [(order[first * rows : last * rows], table[first:last]) for first, last in parts]
 
     def are_small(self):
         """Whether to keep them: making such small arrays takes longer than filling them."""
         inputs = sum(workspace.inputs.nbytes for workspace in self.workspaces)
         activations = self.memory.activations.nbytes + self.memory.deltas.nbytes
         return self.source is not None and inputs + activations < SMALL_BYTES
+
+
+class GradientSums:
+    """Adds up the gradients of very many batches without losing digits.
+
+    The kernel adds up those of a group of batches in the engine's dtype, and the groups are added
+    up in float64, in the same way whatever the calls of the kernel.
+
+    Parameters
+    ----------
+    batches : ndarray
+        What the kernel adds to.
+    """
+
+    def __init__(self, batches):
+        self._batches, self._groups, self._n_batches = batches, None, 0
+
+    def end_batches(self, count):
+        """Take note that the kernel has added `count` batches, which were all of one group."""
+        self._n_batches += count
+        if self._n_batches % GROUP_BATCHES == 0:
+            if self._groups is None:
+                self._groups = np.zeros(self._batches.shape, np.float64)
+            self._groups += self._batches
+            self._batches[...] = 0
+
+    def total(self):
+        """The sum of all batches, an array like that of the kernel."""
+        if self._groups is None:
+            return self._batches
+        return (self._groups + self._batches).astype(self._batches.dtype)
 
 
 def _aligned_arrays(dtype, **sizes):
@@ -182,8 +219,10 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False,
         row=n_outputs,
     )
     arrays["one"][0] = 1
+    sums_in_blocks = learns and rows > BLOCK_ROWS and layout.dtype == np.float32
     return Workspace(
         **arrays,
+        totals=aligned_zeros(layout.tile_size if sums_in_blocks else 0, np.float64),
         input_stride=layout.input_stride,
         lanes=vector,
         steps=make_steps(rows, n_features, learns) if skips_zeros else no_steps(),

@@ -38,7 +38,7 @@ class Engine:
         self.dtype = np.dtype(dtype)
         self.precision = precision or self.dtype.name
         self.device = Device()
-        self.inputs_were_finite = True  # at the last prediction
+        self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
         self._program = None
         self._parameters = np.zeros(network.n_parameters, self.dtype)  # until there is a program
         self._moments = []
@@ -152,6 +152,7 @@ class Engine:
         """Compute the network's outputs, with products in `dtype` whatever the precision."""
         order = np.arange(data.n_samples) if rows is None else rows
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
+        self.inputs_were_finite = self.outputs_were_finite = True
         if len(order) == 0:
             return out
         if self._program is None:
@@ -173,6 +174,7 @@ class Engine:
             out[start : start + len(part)] = values
             were_finite &= finite
         self.inputs_were_finite = were_finite
+        self.outputs_were_finite = bool(np.isfinite(out).all())
         return out
 
     def _predictor_for(self, n_rows):

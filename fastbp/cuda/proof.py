@@ -6,15 +6,15 @@ The verdict outlives the process, in the cache folder, for this GPU, driver and 
 """
 
 import contextlib
+import functools
 import json
 import os
-import tempfile
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from fastbp import cache, sealed
 from fastbp.cache import cache_folder, digest_of
 from fastbp.cuda import toolkit
 from fastbp.cuda.choice import choose
@@ -190,7 +190,7 @@ def describe(device):
     return "; ".join(said)
 
 
-@cache
+@functools.cache
 def _source_digest():
     return digest_of(Path(__file__).parent.rglob("*.py"), "")
 
@@ -203,13 +203,16 @@ def fingerprint(device):
 
 
 def _file():
-    return Path(cache_folder("gpu-programs")) / "verdicts.json"
+    folder = cache_folder("gpu-programs")
+    if folder is None:
+        raise FileNotFoundError("There is no folder to keep verdicts in.")
+    return os.path.join(folder, "verdicts.json")
 
 
 def _read(device):
     """The verdicts that were kept; none where the file is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
-        verdicts = json.loads(_file().read_text())[fingerprint(device)]
+        verdicts = json.loads(sealed.read(_file(), cache.is_trusted))[fingerprint(device)]
         return {str(name): str(bad) for name, bad in verdicts.items()}
     return {}
 
@@ -219,9 +222,6 @@ def _write(device, verdicts):
     with contextlib.suppress(OSError, TypeError):
         path, kept = _file(), {}
         with contextlib.suppress(OSError, ValueError, TypeError):
-            kept = dict(json.loads(path.read_text()))
+            kept = dict(json.loads(sealed.read(path, cache.is_trusted)))
         kept[fingerprint(device)] = verdicts
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
-        with open(descriptor, "w") as file:
-            json.dump(kept, file, indent=1)
-        os.replace(name, path)
+        sealed.write(path, json.dumps(kept, indent=1).encode())

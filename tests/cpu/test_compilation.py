@@ -11,7 +11,7 @@ import pytest
 from numba import typeof
 
 from fastbp import cache
-from fastbp.cpu import compilation, elementary, engine, simd
+from fastbp.cpu import compilation, elementary, engine, kernel_cache, simd
 from fastbp.cpu.compilation import cached_kernel, kernel
 
 ROOT = Path(__file__).parents[2]
@@ -119,14 +119,14 @@ def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path)
     package = tmp_path / "fastbp"
     (package / "cpu").mkdir(parents=True)
     edited = (*(f"{name}.py" for name in cache.FORMULA_MODULES), "cpu/tiles.py")
-    for path in (*edited, "cpu/compilation.py"):
+    for path in (*edited, "cpu/kernel_cache.py"):
         (package / path).write_text("before")
-    monkeypatch.setattr(compilation, "__file__", str(package / "cpu" / "compilation.py"))
+    monkeypatch.setattr(kernel_cache, "__file__", str(package / "cpu" / "kernel_cache.py"))
     monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
-    digests = {compilation.source_digest.__wrapped__()}
+    digests = {kernel_cache.source_digest.__wrapped__()}
     for path in edited:
         (package / path).write_text(f"after {path}")
-        digests.add(compilation.source_digest.__wrapped__())
+        digests.add(kernel_cache.source_digest.__wrapped__())
     assert len(digests) == 1 + len(edited)
 
 
@@ -186,88 +186,6 @@ for X in (X, X.astype("f4"), X.astype("u1"), csr_array(X), csr_array(X.astype("f
 print(before == [len(kernel.signatures) for kernel in compiled], *before)
 """
     assert run_program(program) == ["1", "1", "0", "True", "4", "4", "4"]
-
-
-def increment(x):
-    return x + 1
-
-
-def is_compiled_anew():
-    """Whether a new kernel is not loaded from the folder, but compiled. It works in either case."""
-    made = cached_kernel(increment)
-    assert made(1) == 2
-    return not sum(made.stats.cache_hits.values())
-
-
-def test_without_a_writable_folder_kernels_are_compiled_anew(tmp_path, monkeypatch):
-    """A home that cannot be written to, nor anything else, costs time and nothing more."""
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    for name in ("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(blocked))
-    monkeypatch.setattr(cache.tempfile, "tempdir", str(blocked))
-    folder = cache.cache_folder.__wrapped__("kernels")
-    assert folder is None
-    monkeypatch.setattr(compilation, "kernel_folder", lambda: folder)
-    assert is_compiled_anew()
-    assert is_compiled_anew()
-
-
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("size", [0, 100])
-def test_damaged_machine_code_is_compiled_anew(tmp_path, monkeypatch, suffix, size):
-    """A truncated file made every later fit fail with an UnpicklingError."""
-    monkeypatch.setattr(compilation, "kernel_folder", lambda: str(tmp_path))
-    assert is_compiled_anew()
-    assert not is_compiled_anew()
-    (path,) = tmp_path.glob(f"*{suffix}")
-    path.write_bytes(path.read_bytes()[:size])
-    assert is_compiled_anew()
-    assert not is_compiled_anew()
-
-
-@pytest.fixture
-def choose_folder(monkeypatch, tmp_path):
-    """Call `cache_folder` anew, with these two folders to choose from."""
-    for name in ("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR"):
-        (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(name, str(tmp_path / name))
-    first, second = (Path(os.environ[name]) for name in ("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR"))
-    return first, second, lambda: Path(cache.cache_folder.__wrapped__("kernels")).parent
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_machine_code_is_not_taken_from_a_folder_others_can_write_to(choose_folder):
-    first, second, choose = choose_folder
-    assert choose() == first
-    (leaf,) = first.iterdir()
-    for folder in (first, leaf):
-        folder.chmod(0o777)
-        assert choose() == second
-        folder.chmod(0o700)
-    assert choose() == first
-
-
-def test_a_filled_folder_need_not_be_writable(choose_folder, monkeypatch):
-    """The kernels of a container image were not used where its files were read-only."""
-    first, _, choose = choose_folder
-    choose()
-    (leaf,) = first.iterdir()
-
-    def refuse(**arguments):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(cache.tempfile, "TemporaryFile", refuse)
-    (leaf / "kernels.train.nbi").write_bytes(b"")
-    assert choose() == first
-
-
-def test_a_full_disk_does_not_stop_a_compilation(monkeypatch):
-    def save(self, sig, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(compilation.FunctionCache, "save_overload", save)
-    assert cached_kernel(increment)(1) == 2
 
 
 def test_importing_costs_neither_numba_nor_matplotlib():

@@ -59,7 +59,9 @@ def outcome(task, parameters):
     model.fit(X, y)
     if model.solver != "lbfgs":
         model.set_params(early_stopping=False).partial_fit(X, y)
-    return np.concatenate([weights(model), model.loss_curve_, np.ravel(model._outputs(X))])
+    return np.concatenate(
+        [weights(model), model.loss_curve_, np.ravel(model._outputs(model._model, X))]
+    )
 
 
 def test_fits_in_threads_give_the_bits_of_lone_fits(team_size):

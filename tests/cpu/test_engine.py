@@ -393,3 +393,69 @@ def test_parameters_survive_packing_and_padding_stays_zero(sizes, dtype):
 def test_no_rows_give_no_outputs():
     engine, _ = make_engines(make_network((3, 4, 2), "softmax"))
     assert engine.predict(Data(np.zeros((5, 3))), np.zeros(0, np.int64)).shape == (0, 2)
+    assert engine.inputs_were_finite
+    assert engine.outputs_were_finite
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_rows", [1, 300])
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("bad", ["input", "overflow", "weights"])
+def test_outputs_that_are_not_finite_are_noticed(monkeypatch, dtype, n_rows, is_sparse, bad):
+    """A float64 model whose outputs overflowed gave NaN or infinity without a word."""
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_START", 0)
+    network = make_network((30, 4, 2), "squared", ("relu",))
+    parameters = np.ones(network.n_parameters, dtype)
+    X = np.zeros((n_rows, 30), dtype)
+    X[-1, 29] = 1
+    engine = Engine(network, dtype, n_threads=3)
+
+    def flags(parameters, X):
+        engine.load_parameters(parameters)
+        if n_rows > 1:
+            engine.store_parameters()  # packs them
+        engine.predict(Data(csr_matrix(X) if is_sparse else X))
+        return engine.inputs_were_finite, engine.outputs_were_finite
+
+    assert flags(parameters, X) == (True, True)
+    if bad == "input":
+        assert flags(parameters, np.where(X == 1, dtype(np.inf), X)) == (False, False)
+        return
+    value = np.nan if bad == "weights" else np.finfo(dtype).max
+    assert flags(parameters * dtype(value), X) == (True, False)
+    assert flags(parameters, X) == (True, True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("dtype", "tiny"), [(np.float32, 1e-41), (np.float64, 1e-311)])
+@pytest.mark.parametrize("where", ["inputs", "weights", "sample weights"])
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_subnormal_numbers_train_and_predict_as_in_numpy(where, dtype, tiny, optimizer, is_sparse):
+    network = make_network((12, 9, 3), "squared")
+    data, parameters = make_data(network, 40, 14), None
+    engines = make_engines(network, dtype)
+    if where == "inputs":
+        X = data.X.astype(dtype) * dtype(tiny)
+        assert 0 < np.abs(X).min() < np.abs(X).max() < np.finfo(dtype).tiny
+        data = replace(data, X=X)
+    elif where == "weights":
+        parameters = engines[0].store_parameters() * dtype(tiny)
+    else:
+        weight = np.where(np.arange(40) % 2, 1.0, 1e-311)
+        data = replace(data, sample_weight=weight)
+    X = data.X
+    found = []
+    for engine in engines:
+        if parameters is not None:
+            engine.load_parameters(parameters)
+        if is_sparse:
+            data = replace(data, X=csr_matrix(X))
+        rows = np.array([7])
+        few = engine.predict(data, rows)
+        outputs = engine.predict(data)
+        losses, learned, moments, _ = train(engine, data, optimizer, 16, 0.01)
+        found.append((few, outputs, losses, learned, *moments))
+    tolerance = dict(rtol=1e-9, atol=1e-11) if dtype == np.float64 else dict(rtol=2e-3, atol=2e-5)
+    for ours, expected in zip(*found, strict=True):
+        assert_allclose(ours, expected, **tolerance)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from _thread import allocate_lock, start_new_thread
 from threading import get_ident
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from fastbp.cpu import team
 from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.team import ABORTED, CONTROL_SIZE, barrier, run_team
+from fastbp.cpu.team import ABORTED, CONTROL_SIZE, barrier, end_teams, run_team
 
 
 @cached_kernel
@@ -98,6 +99,68 @@ def test_ctrl_c_never_splits_a_team(monkeypatch):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert calls
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_a_handler_that_raises_again_and_again(monkeypatch):
+    """Only the first exception was waited out: ranks went on with memory that was freed."""
+    control, seen = np.zeros(CONTROL_SIZE, np.int64), np.zeros((20, 3), np.int64)
+    inside, at_work, kinds = [], [], set()
+
+    class LateError(Exception):
+        pass
+
+    def member(rank):
+        inside.append(rank)
+        meet(control, seen, rank, 3)
+        inside.remove(rank)
+
+    def interrupt(number, frame):
+        while frame and frame.f_code is not run_team.__code__:
+            frame = frame.f_back
+        if frame:  # not in the test itself
+            raise (LateError, KeyboardInterrupt, SystemExit)[len(kinds) % 3]
+
+    meet(control, seen, 0, 1)  # compile
+    before = signal.signal(signal.SIGALRM, interrupt)
+    random = np.random.default_rng(0)
+    try:
+        for _ in range(100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3), 2e-4)
+                while True:
+                    run_team(3, member, control, at_work)
+            except BaseException as error:
+                kinds.add(type(error))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            end_teams(at_work)
+            assert not inside
+            assert not at_work
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert LateError in kinds
+
+
+def test_a_team_that_was_left_at_work_ends_before_the_next_begins():
+    """Its ranks would write to the memory of the next."""
+    control, order, at_work = np.zeros(CONTROL_SIZE, np.int64), [], []
+    released = allocate_lock()
+    released.acquire()
+
+    def stay(rank):
+        released.acquire()
+        order.append("first")
+        released.release()
+
+    left = team._Team(2, stay, control)
+    at_work.append(left)
+    left.start()
+    start_new_thread(released.release, ())
+    run_team(2, lambda rank: order.append("second"), control, at_work)
+    assert order == sorted(order)
+    assert order.count("second") == 2
+    assert not at_work
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -378,6 +378,25 @@ def test_predictions_beyond_float32(task, convert):
     assert np.isfinite(getattr(model, "predict_proba", model.predict)(data * 1e200)).all()
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(1), slice(3)])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("cause", ["huge weights", "NaN weights", "huge X"])
+@pytest.mark.parametrize("task", ["multiclass", "single", "multi-output"])
+def test_outputs_that_are_not_finite_raise(task, cause, precision, rows):
+    """A float64 model once returned NaN or infinity without a word."""
+    model, data, y = make_task(task, **SMALL, precision=precision, activation="identity")
+    model.fit(data, y)
+    if cause == "huge weights":
+        huge = np.finfo(precision).max / 10
+        model.coefs_ = [np.full_like(array, huge) for array in model.coefs_]
+    elif cause == "NaN weights":
+        model.coefs_[-1][0, 0] = np.nan
+    else:
+        data = data * np.finfo(precision).max / 10
+    with pytest.raises(ValueError, match=f"too large for this {precision} model, or its weights"):
+        getattr(model, "predict_proba", model.predict)(data[rows])
+
+
 @pytest.mark.parametrize("name", ["coefs_", "intercepts_"])
 def test_weights_of_wrong_shape(name):
     model, data, y = make_task("single", **SMALL, warm_start=True)

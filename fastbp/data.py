@@ -19,7 +19,7 @@ class Data:
         Of a dtype in `READABLE_DTYPES`, any strides, read-only or not. Rows are converted to the
         engine's dtype as they are gathered; X as a whole never is. Of sparse rows only the entries
         are read, in their order: if columns are sorted and unique in each row, results have the
-        same bits as the dense matrix's.
+        same bits as the dense matrix's, except in float32 for batches of more than 384 rows.
     targets : ndarray or None
         Class indices of shape (n_samples,) and dtype int64, where outputs are exclusive classes;
         otherwise numbers of shape (n_samples, n_outputs), read like X. None to predict only.

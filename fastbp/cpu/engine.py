@@ -309,8 +309,11 @@ class Engine:
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
+        flat = self._flat
+        if not flat.flags.writeable:  # the kernel would be compiled anew for such an array
+            flat = flat.copy()
         bits = kernels.predict_few(
-            self._flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
+            flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
             order, out, working, widest,
         )  # fmt: skip
         self.inputs_were_finite, self.outputs_were_finite = kernels.FINITENESS[bits]

@@ -1,7 +1,8 @@
 """Sparse rows: only their entries are read, for a batch's outputs and for its gradient.
 
 What is not stored is zero, and is left out whatever its weight. Results are the same as those of
-the dense matrix to the bit, unless weights are infinite: zero times infinity is NaN.
+the dense matrix to the bit, unless weights are infinite (zero times infinity is NaN), or sums are
+made in blocks (`fastbp.cpu.gradients`), which are others here.
 """
 
 from typing import NamedTuple

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from scipy.sparse import csr_matrix
 
 from fastbp.activations import HIDDEN_ACTIVATIONS
+from fastbp.cpu import kernels
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.layout import Layout
 from fastbp.data import READABLE_DTYPES, Data
@@ -195,6 +196,21 @@ def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch, sizes, batch_s
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(first, second)
+
+
+def test_read_only_parameters_take_no_kernels_of_their_own():
+    """As unpickled from another process's memory; the first prediction took seconds."""
+    engine, _ = make_engines(make_network((5, 4, 3), "softmax"))
+    parameters, data = engine.store_parameters(), Data(np.ones((300, 5)))
+    found = []
+    for is_writeable in (True, False):
+        parameters.flags.writeable = is_writeable
+        for rows in (np.arange(1), None):
+            engine.load_parameters(parameters)
+            found.append(engine.predict(data, rows))
+        found.append((len(kernels.predict.overloads), len(kernels.predict_few.overloads)))
+    for one, other in zip(found[:3], found[3:], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def views_of(matrix):

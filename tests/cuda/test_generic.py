@@ -142,6 +142,7 @@ def test_inputs_of_every_kind(X):
     fresh = Data(X, input_scale=0.5)  # not yet on the device
     np.testing.assert_allclose(ours.predict(fresh), oracle.predict(fresh), rtol=1e-4)
     assert ours.inputs_were_finite
+    assert ours.outputs_were_finite
 
 
 @pytest.mark.parametrize("window", [1, 2])
@@ -181,6 +182,17 @@ def test_a_loss_that_is_not_finite_ends_the_epoch(monkeypatch):
     assert own.step == 2
     ours.predict(data)
     assert not ours.inputs_were_finite
+    assert not ours.outputs_were_finite
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's, of NumPy
+def test_outputs_that_overflow_are_noticed():
+    data = make_data(SMALL, "float64", X=np.ones((N_ROWS, 4)))
+    (ours, _), _ = make_engines(SMALL, "float64")
+    ours.load_parameters(np.full(SMALL.n_parameters, np.finfo(float).max))
+    ours.predict(data)
+    assert ours.inputs_were_finite
+    assert not ours.outputs_were_finite
 
 
 def test_no_row_has_weight():

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 
 import numpy as np
+import scipy.sparse
 
 from tests.fuzz import oracles, twins
 from tests.fuzz.calls import DAMAGE
@@ -212,9 +213,9 @@ def _is_ill_conditioned(call, spare, namespace):
     others = dict(namespace, model=spare)
     name = f"X{call.data}"
     X = others[name]
-    if not (hasattr(X, "astype") and hasattr(X, "multiply") | isinstance(X, np.ndarray)):
-        return True
-    X = X.astype(np.float64)
+    if scipy.sparse.issparse(X):
+        X = X.tocsr()
+    X = X.astype(np.float64) if hasattr(X, "astype") else np.array(X, np.float64)
     numbers = X if isinstance(X, np.ndarray) else X.data
     numbers *= 1 + 1e-14 * noise.standard_normal(numbers.shape)
     others[name] = X

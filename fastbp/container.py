@@ -1,201 +1,305 @@
-"""Arrays and a description in one file, in the safetensors format, read without trust.
+"""Arrays and their description in one file, in the safetensors format.
 
-The format is eight bytes of length, a header in JSON, and the arrays one after the other
-(https://github.com/huggingface/safetensors). It is so small that reading it here is shorter than
-guarding another package's reader: fastbp needs nothing but NumPy for it, and refuses what the format
-leaves open, such as duplicate keys. The description is JSON in the header's metadata, with a digest
-of all numbers, so that a flipped bit is noticed.
+A file is the length of a header (8 bytes, little-endian), the header in JSON, and the arrays' bytes
+one after the other. The header gives each array's dtype, shape and place; `__metadata__` holds
+the description as one string of JSON, and a digest. There is nothing in it that could be run, and
+every program that reads safetensors reads it.
+
+The package `safetensors` is not used: fastbp needs numpy, numba and scikit-learn and nothing else,
+the format takes a page of code, and files of strangers are checked here more strictly. No key
+may stand twice, numbers are whole, arrays neither overlap nor leave holes, booleans are 0 or 1,
+and with a description of fastbp's every bit of it and of the arrays is covered by the digest.
+
+Format: https://huggingface.co/docs/safetensors, version 0.8.
 """
 
 import hashlib
 import json
-import math
 import os
+import reprlib
+from math import isfinite, prod
 
 import numpy as np
 
-from fastbp.files import open_regular, write_atomically
+from fastbp.files import open_regular, replacing
 
-LONGEST_HEADER = 2**24  # bytes
+MOST_HEADER_BYTES = 2**25  # of JSON, which takes many times its size in memory
+_MOST_DIMENSIONS = 32  # of NumPy 1
+_LENGTH_BYTES = 8
 _METADATA, _DESCRIPTION, _DIGEST = "__metadata__", "fastbp", "sha256"
 _DTYPES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
-_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+    "BOOL": np.dtype("?"),
+    **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+# ---- write ------------------------------------------------------------------------------------
 
 
 def write(path, arrays, description):
-    """Write arrays and a description, in one step.
+    """Write arrays and a description in one step: see `fastbp.files.replacing`.
 
     Parameters
     ----------
     path : str or path-like
     arrays : dict of str to ndarray
-        Of numbers or booleans.
+        Booleans, integers and floats of at most 64 bits.
     description : dict
-        Of what JSON knows: None, booleans, finite numbers, strings, lists and dicts.
+        What JSON can say, without NaN and infinity.
 
     Raises
     ------
     ValueError
-        If an array or the description cannot be stored.
+        If something is of a type that cannot be stored, or the header becomes longer than
+        `MOST_HEADER_BYTES`. The file is as before.
     OSError
-        The system's; a file that was there stays.
+        As from `open` and `write`. The file is as before.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "numbers")
+    >>> write(path, {"x": np.arange(3)}, {"unit": "m"})
+    >>> read(path)
+    ({'x': array([0, 1, 2])}, {'unit': 'm'})
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # Largest numbers first, so that each array is aligned.
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    entries, parts, end = {}, [], 0
-    for name in names:
-        array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
-        if array.dtype not in _NAMES:
-            raise ValueError(f"{name} cannot be stored: its dtype is {array.dtype}.")
-        offsets = [end, end := end + array.nbytes]
+    stored = {name: _as_stored(name, array) for name, array in arrays.items()}
+    # From wide to narrow types, so that each array is aligned.
+    order = sorted(stored, key=lambda name: -stored[name].dtype.itemsize)
+    entries, position = {}, 0
+    for name in order:
+        array = stored[name]
+        end = position + array.nbytes
         entries[name] = {
-            "dtype": _NAMES[array.dtype], "shape": list(arrays[name].shape),
-            "data_offsets": offsets,
-        }  # fmt: skip
-        parts.append(array.reshape(-1).view(np.uint8).data)
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
     text = json.dumps(description, allow_nan=False)
-    metadata = {_DESCRIPTION: text, _DIGEST: _digest(text, entries, parts)}
-    header = json.dumps({_METADATA: metadata, **entries}).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > LONGEST_HEADER:
-        raise ValueError(f"The description takes {len(header)} bytes, over {LONGEST_HEADER}.")
-    write_atomically(path, [len(header).to_bytes(8, "little"), header, *parts])
+    parts = [stored[name].reshape(-1).view(np.uint8).data for name in order]
+    metadata = {_DESCRIPTION: text, _DIGEST: _digest_of(entries, text, parts)}
+    header = json.dumps({_METADATA: metadata} | {name: entries[name] for name in stored})
+    header = header.encode()
+    header += b" " * (-len(header) % _LENGTH_BYTES)
+    if len(header) > MOST_HEADER_BYTES:
+        raise ValueError(
+            f"{os.fsdecode(path)}: the description takes {len(header)} bytes, more than the "
+            f"{MOST_HEADER_BYTES} that a file may have for it"
+        )
+    with replacing(path) as file:
+        file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+        for part in parts:
+            file.write(part)
+
+
+def _as_stored(name, array):
+    """An array as its bytes are to be in the file."""
+    array = np.asarray(array, order="C")
+    if array.dtype == np.bool_:
+        return np.asarray(array.view(np.uint8) != 0)  # other bytes may stand for True
+    dtype = array.dtype.newbyteorder("<")
+    if not isinstance(name, str) or name == _METADATA or dtype not in _NAMES:
+        raise ValueError(
+            f"An array with the name {name!r} and dtype {array.dtype} cannot be stored: names are "
+            f"strings but {_METADATA!r}, dtypes booleans, integers and floats up to 64 bits."
+        )
+    if array.ndim > _MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {array.ndim} dimensions, more than {_MOST_DIMENSIONS}.")
+    return array.astype(dtype, copy=False)
+
+
+def _digest_of(entries, text, parts):
+    """SHA-256 of the header, as JSON with sorted keys and without its digest, and of all bytes."""
+    header = {**entries, _METADATA: {_DESCRIPTION: text}}
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+# ---- read -------------------------------------------------------------------------------------
 
 
 def read(path):
-    """Read a file that `write` has written, and check all of it.
-
-    Memory is bounded by the file's size, and nothing in the file is executed.
+    """Read arrays and their description from a file that anybody may have made.
 
     Parameters
     ----------
     path : str or path-like
+        Of a regular file.
 
     Returns
     -------
     arrays : dict of str to ndarray
-        They can be written to.
+        Writable, in native byte order; together they take the file's size in memory.
     description : dict
+        Empty where the file is safetensors of another program.
 
     Raises
     ------
     ValueError
-        If the file is damaged or something else; it says what is wrong.
+        If the file is not safetensors or damaged. It says what is wrong.
     OSError
-        The system's.
+        As from `open`.
     """
-    name = os.fspath(path)
     file, size = open_regular(path)
     with file:
         try:
-            entries, metadata, start = _read_header(file, size)
-            arrays, parts = _read_arrays(file, entries, size - start)
-            text = metadata.get(_DESCRIPTION)
-            if not isinstance(text, str):
-                raise ValueError("it was not written by fastbp: it has no description")
-            if metadata.get(_DIGEST) != _digest(text, entries, parts):
-                raise ValueError("its digest differs from that of its content")
-            description = _parse(text, "description")
+            return _read(file, size)
         except ValueError as error:
-            raise ValueError(f"{name} cannot be read: {error}.") from error
+            raise ValueError(f"{os.fsdecode(path)}: {error}") from error
+
+
+def _read(file, size):
+    header, start = _read_header(file, size)
+    metadata = header.pop(_METADATA, {})
+    if not _is_dict_of_strings(metadata):
+        raise ValueError(f"damaged: {_METADATA} must hold strings, got {reprlib.repr(metadata)}")
+    places = [_check_entry(name, entry) for name, entry in header.items()]
+    places.sort(key=lambda place: place[3:])
+    position = 0
+    for name, _, _, begin, end in places:
+        if begin != position:
+            raise ValueError(
+                f"damaged: array {reprlib.repr(name)} begins at byte {begin}, not at {position} "
+                "where the one before it ends"
+            )
+        position = end
+    if start + position != size:
+        what = "truncated" if size < start + position else "damaged"
+        raise ValueError(f"{what}: {size} bytes, where its header asks for {start + position}")
+    found = {name: _read_array(file, dtype, shape) for name, dtype, shape, _, _ in places}
+    description = {}
+    if _DESCRIPTION in metadata:
+        text = metadata[_DESCRIPTION]
+        parts = [array.reshape(-1).view(np.uint8).data for array in found.values()]
+        if metadata.get(_DIGEST) != _digest_of(header, text, parts):
+            raise ValueError("damaged: its content does not have the digest that its header says")
+        description = parse(text)
+    arrays = {}
+    for name in header:
+        array = found.pop(name)
+        if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+            raise ValueError(
+                f"damaged: array {reprlib.repr(name)} has booleans that are neither 0 nor 1"
+            )
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     return arrays, description
 
 
 def _read_header(file, size):
-    """The arrays' entries, the metadata, and where the numbers begin."""
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, LONGEST_HEADER):
-        raise ValueError(f"a header of {length} bytes does not fit into a file of {size}")
-    content = file.read(length)
-    if len(content) != length:
-        raise ValueError("it ends within its header")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError("its header is no text") from error
-    header = _parse(text, "header")
-    metadata = header.pop(_METADATA, {})
-    if not isinstance(metadata, dict):
-        raise ValueError("its metadata are no dict")
-    return header, metadata, 8 + length
-
-
-def _parse(text, what):
-    """Parse JSON that holds a dict, without what other programs might read otherwise."""
-    def refuse(constant):
-        raise ValueError(f"its {what} contains {constant}, which is no JSON")
-
-    def finite(digits):
-        number = float(digits)
-        if not math.isfinite(number):
-            raise ValueError(f"its {what} contains a number that is not finite, {digits[:20]}")
-        return number
-
-    def unique(pairs):
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(f"its {what} has a key twice")
-        return found
-
-    try:
-        parsed = json.loads(
-            text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique
+    """Read the header; return it, and where the arrays begin."""
+    length = file.read(_LENGTH_BYTES)
+    n_bytes = int.from_bytes(length, "little")
+    start = _LENGTH_BYTES + n_bytes
+    if len(length) < _LENGTH_BYTES or start > size or n_bytes > MOST_HEADER_BYTES:
+        raise ValueError(
+            f"not a safetensors file, or truncated: {size} bytes, of which the first 8 say that "
+            f"a header of {n_bytes} follows"
         )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its {what} is no JSON: {error}") from error
+    text = file.read(n_bytes)
+    if not text.startswith(b"{"):
+        raise ValueError("not a safetensors file: its header is no JSON object")
+    try:
+        return parse(text.decode()), start
+    except UnicodeDecodeError as error:
+        raise ValueError(f"damaged: its header is not UTF-8 ({error})") from error
+
+
+def parse(text):
+    """Parse the JSON of an object, and nothing that is only nearly JSON.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    value : dict
+
+    Raises
+    ------
+    ValueError
+        For keys that stand twice, numbers that are not finite, and too deep nesting.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_doubles,
+            parse_float=_as_finite,
+            parse_constant=_as_finite,
+        )
     except RecursionError as error:
-        raise ValueError(f"its {what} is nested too deep") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"its {what} is no dict")
-    return parsed
+        raise ValueError("damaged: its JSON is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"damaged: its JSON cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"damaged: {reprlib.repr(value)} where a JSON object should be")
+    return value
 
 
-def _read_arrays(file, entries, n_bytes):
-    """The arrays, and their bytes in the order of the file."""
-    places = []
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"the entry of {name!r} is no dtype, shape and data_offsets")
-        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise ValueError(f"{name!r} has the dtype {dtype!r}, not one of {sorted(_DTYPES)}")
-        for numbers in (shape, offsets):
-            is_list = isinstance(numbers, list) and len(numbers) <= 32
-            if not is_list or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-                raise ValueError(f"{name!r} has sizes or offsets that are no counts")
-        expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
-        if len(offsets) != 2 or offsets[1] - offsets[0] != expected:
-            raise ValueError(f"{name!r} has the offsets {offsets}, but takes {expected} bytes")
-        places.append((*offsets, name))
-    places.sort()
-    end = 0
-    for first, last, name in places:
-        if first != end:
-            raise ValueError(f"{name!r} begins at {first}, not where the last one ends, {end}")
-        end = last
-    if end != n_bytes:
-        raise ValueError(f"{n_bytes} bytes follow its header, which describes {end}")
-    arrays, parts = {}, []
-    for first, last, name in places:
-        part = np.empty(last - first, np.uint8)
-        if file.readinto(part.data) != len(part):
-            raise ValueError("it ends within its arrays")
-        dtype, shape = np.dtype(_DTYPES[entries[name]["dtype"]]), entries[name]["shape"]
-        if dtype == bool and len(part) and part.max() > 1:
-            raise ValueError(f"{name!r} has booleans that are neither 0 nor 1")
-        parts.append(part.data)
-        arrays[name] = part.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
-    return arrays, parts
+def _without_doubles(pairs):
+    value = {}
+    for name, each in pairs:
+        if name in value:
+            raise ValueError(f"{reprlib.repr(name)} stands in it twice")
+        value[name] = each
+    return value
 
 
-def _digest(text, entries, parts):
-    """SHA-256 of the description, the arrays' entries and their bytes."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    digest.update(json.dumps(entries, sort_keys=True).encode())
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+def _as_finite(text):
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{reprlib.repr(text)} is no finite number")
+    return number
+
+
+def _is_dict_of_strings(value):
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _check_entry(name, entry):
+    """Check what the header says about an array; return its name, dtype, shape, begin and end."""
+    wrong = f"damaged: array {reprlib.repr(name)} has "
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{wrong}the entry {reprlib.repr(entry)}")
+    dtype, shape, offsets = (entry[key] for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(
+            f"{wrong}dtype {reprlib.repr(dtype)}, which NumPy does not know; known are {[*_DTYPES]}"
+        )
+    if not _are_counts(shape) or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{wrong}shape {reprlib.repr(shape)}")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{wrong}data_offsets {reprlib.repr(offsets)}")
+    itemsize = _DTYPES[dtype].itemsize
+    if prod([itemsize, *filter(None, shape)]) >= 2**63:  # which NumPy counts with
+        raise ValueError(f"{wrong}shape {reprlib.repr(shape)}")
+    begin, end = offsets
+    if end - begin != prod([itemsize, *shape]):
+        raise ValueError(
+            f"{wrong}{end - begin} bytes, not the {prod([itemsize, *shape])} of shape {shape} and "
+            f"dtype {dtype}"
+        )
+    return name, _DTYPES[dtype], tuple(shape), begin, end
+
+
+def _are_counts(values):
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value < 2**63 for value in values
+    )
+
+
+def _read_array(file, dtype, shape):
+    array = np.empty(shape, dtype)
+    bytes_left = array.reshape(-1).view(np.uint8).data
+    while len(bytes_left):
+        n_read = file.readinto(bytes_left)
+        if not n_read:
+            raise ValueError("truncated while it was being read")
+        bytes_left = bytes_left[n_read:]
+    return array

@@ -3,12 +3,10 @@
 Images are bytes: give the data set's `input_scale` to an estimator instead of dividing them.
 """
 
-import gzip
 import http.client
 import os
 import socket
 import sys
-import tempfile
 import threading
 import urllib.request
 import warnings
@@ -17,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
+
+from fastbp import idx
+from fastbp.files import expand_home, replacing
 
 # The file that each array is kept in, and its number of dimensions.
 _MNIST_FILES = {
@@ -28,7 +29,6 @@ _MNIST_FILES = {
 _IMAGE_SHAPE = (28, 28)
 _N_CLASSES = 10
 _N_TRAIN, _N_TEST = 60_000, 10_000
-_IDX_BYTES = 0x0800  # magic number of unsigned bytes; the number of dimensions is added
 
 _SERVER = "www.openml.org"
 _PROBE_URL = f"https://{_SERVER}/api/v1/json/data/554"  # the description of mnist_784
@@ -74,7 +74,8 @@ def load_mnist(path=None, *, verbose=False):
     NotADirectoryError
         If a file is named instead of a folder.
     ValueError
-        If a file is damaged or is not what its name says.
+        If a file is damaged or is not what its name says, or has more than a million images. Sizes
+        are checked before anything is read, so that no file takes more memory than it should.
     ConnectionError
         If there is no copy and the download fails, at most 10 seconds after the server's last
         response.
@@ -89,7 +90,9 @@ def load_mnist(path=None, *, verbose=False):
         return _read_folder(Path(path), "path")
     if os.environ.get("FASTBP_DATA"):
         return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA")
-    cache = _cache_folder()
+    cache = cache_folder()
+    if cache is None:
+        return _download_or_explain("nobody knows the user's home folder", verbose)
     try:
         return _read_folder(cache, "the user's cache")
     except (OSError, ValueError) as error:
@@ -97,7 +100,7 @@ def load_mnist(path=None, *, verbose=False):
     data = _download_or_explain(no_copy, verbose)
     try:
         _write_folder(data, cache)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"MNIST could not be kept in {cache}: {error}", stacklevel=2)
     return data
 
@@ -140,39 +143,15 @@ def load_digits():
     )
 
 
-# ---- IDX files ------------------------------------------------------------------------------
-
-
-def _read_idx(path, n_dimensions):
-    """Read one IDX file of unsigned bytes, compressed or not, and check it."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: truncated or corrupt gzip file ({error})") from error
-    header_size = 4 * (1 + n_dimensions)
-    if len(content) < header_size:
-        raise ValueError(f"{path}: {len(content)} bytes, too short for an IDX header")
-    magic, *shape = np.frombuffer(content, ">u4", 1 + n_dimensions).tolist()
-    if magic != _IDX_BYTES + n_dimensions:
-        raise ValueError(
-            f"{path}: magic number {magic}, where {_IDX_BYTES + n_dimensions} should be (unsigned "
-            f"bytes in {n_dimensions} dimensions)"
-        )
-    expected, found = int(np.prod(shape, dtype=object)), len(content) - header_size
-    if found != expected:
-        what = "truncated" if found < expected else "trailing bytes"
-        raise ValueError(
-            f"{path}: {what}; its header says {' x '.join(map(str, shape))} = {expected} bytes, "
-            f"{found} follow"
-        )
-    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
+# ---- files ----------------------------------------------------------------------------------
 
 
 def _read_folder(folder, origin):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
-    folder = folder.expanduser()
+    home = expand_home(folder)
+    if home is None:
+        raise FileNotFoundError(f"{origin}: nobody knows the home folder that {folder} begins with")
+    folder = Path(home)
     if not folder.exists():
         raise FileNotFoundError(f"{origin}: there is no folder {folder}")
     if not folder.is_dir():
@@ -181,8 +160,6 @@ def _read_folder(folder, origin):
     for part in ("train", "test"):
         images_path, images = _read_file(folder, f"X_{part}")
         labels_path, labels = _read_file(folder, f"y_{part}")
-        if images.shape[1:] != _IMAGE_SHAPE:
-            raise ValueError(f"{images_path}: images of shape {images.shape[1:]}, not (28, 28)")
         if len(images) == 0:
             raise ValueError(f"{images_path}: no images")
         if len(images) != len(labels):
@@ -192,9 +169,8 @@ def _read_folder(folder, origin):
             )
         if labels.max() >= _N_CLASSES:
             raise ValueError(f"{labels_path}: label {labels.max()}, above {_N_CLASSES - 1}")
-        # Copied, so that the caller may write to it; labels are widened, so that their
-        # differences do not wrap around.
-        data[f"X_{part}"] = images.reshape(len(images), -1).copy()
+        # Labels are widened, so that their differences do not wrap around.
+        data[f"X_{part}"] = images.reshape(len(images), -1)
         data[f"y_{part}"] = labels.astype(np.int64)
     return data
 
@@ -204,26 +180,35 @@ def _read_file(folder, key):
     name, n_dimensions = _MNIST_FILES[key]
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
-            return path, _read_idx(path, n_dimensions)
+            item_shape = _IMAGE_SHAPE if n_dimensions == 3 else None
+            return path, idx.read(path, n_dimensions, item_shape)
     raise FileNotFoundError(f"{folder}: there is no file {name} or {name}.gz")
 
 
 def _write_folder(data, folder):
     """Write MNIST's four files, each in one step, so that none is ever seen half-written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        for key, (name, n_dimensions) in _MNIST_FILES.items():
-            array = data[key].astype(np.uint8)
-            shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
-            header = np.array([_IDX_BYTES + n_dimensions, *shape], ">u4")
-            path = Path(unfinished, name)
-            path.write_bytes(header.tobytes() + array.tobytes())
-            os.replace(path, folder / name)
+    for key, (name, n_dimensions) in _MNIST_FILES.items():
+        array = np.ascontiguousarray(data[key], np.uint8)
+        shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
+        header = np.array([idx.MAGIC + n_dimensions, *shape], ">u4")
+        with replacing(folder / name) as file:
+            file.write(header.tobytes())
+            file.write(array.data)
 
 
-def _cache_folder():
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "fastbp", "mnist")
+def cache_folder():
+    """Find the folder that the copy of MNIST is kept in.
+
+    Returns
+    -------
+    folder : Path or None
+        None where nobody knows the user's home folder.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(user_cache):  # as the standard says: others are to be ignored
+        user_cache = expand_home("~/.cache") or ""
+    return Path(user_cache, "fastbp", "mnist") if os.path.isabs(user_cache) else None
 
 
 # ---- Download -------------------------------------------------------------------------------
@@ -284,8 +269,8 @@ def _download(verbose):
 
 def _is_in_scikit_learn_cache():
     """Whether an earlier fetch_openml left the data in scikit-learn's own data folder."""
-    home = os.environ.get("SCIKIT_LEARN_DATA") or os.path.expanduser("~/scikit_learn_data")
-    return any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
+    home = expand_home(os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data")
+    return home is not None and any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
 
 
 def _probe():

@@ -5,6 +5,7 @@ Run what is to be tested in a process of its own (`tests/processes.py`).
 
 import ctypes
 import mmap
+from functools import cache
 
 import numpy as np
 
@@ -16,14 +17,20 @@ LAYOUTS = ("C", "F", "strided", "reversed", "unaligned", "rows", "columns", "win
 
 def is_available():
     """Whether this system can protect pages."""
-    return hasattr(mmap, "PROT_READ") and hasattr(ctypes.CDLL(None), "mprotect")
+    return hasattr(mmap, "PROT_READ") and hasattr(_library(), "mprotect")
+
+
+@cache
+def _library():
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "mprotect"):
+        library.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return library
 
 
 def _protect(memory, start, size, protection):
-    library = ctypes.CDLL(None, use_errno=True)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + start
-    arguments = ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_int(protection)
-    if library.mprotect(*arguments) != 0:
+    if _library().mprotect(address, size, protection) != 0:
         raise OSError(ctypes.get_errno(), "mprotect failed")
 
 
@@ -78,3 +85,12 @@ def guarded(values, at_end=True, layout="C", writeable=True):
     if not writeable:
         _protect(memory, PAGE, size, mmap.PROT_READ)
     return array
+
+
+def touch(offset, at_end, writes):
+    """Read, or write, the number at an offset from the end of an array that touches the page."""
+    array = guarded(np.arange(5.0), at_end, writeable=False)
+    number = ctypes.c_double.from_address(array.ctypes.data + 8 * (offset + 4 * at_end))
+    if writes:
+        number.value = 1.0
+    return number.value

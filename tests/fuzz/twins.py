@@ -167,6 +167,9 @@ def _is_like_theirs(call, name, model, namespace):
         and model.precision in ("auto", "float64")
     )
     X, y = namespace[f"X{call.data}"], namespace[f"y{call.data}"]
+    coefs = getattr(model, "coefs_", None) or [None]
+    if name == "sklearn" and all(getattr(each, "dtype", None) == np.float32 for each in coefs):
+        return False  # rounded otherwise
     if model.early_stopping and (name != "their fit" or not (has_loss or _are_of_two_classes(y))):
         return False
     if name == "from_sklearn":

@@ -81,6 +81,8 @@ REPLACEMENTS = (
 def draw_calls(random, classifies):
     """A sequence of calls that begins with training."""
     calls = [_train(random, classifies, first=True)]
+    if random.random() < 0.5:  # the first may have failed
+        calls.append(_train(random, classifies))
     for _ in range(random.choice((1, 2, 3, 4, 6))):
         draw = random.choices(
             (_train, _predict, _set_parameters, _set_callback, _assign, _replace),
@@ -134,7 +136,7 @@ def _predict(random, classifies):
 
 def _set_parameters(random, classifies):
     given = draw_valid(random, classifies, share=0.3)
-    if random.random() < 0.35:
+    if random.random() < 0.25:
         name, value = draw_invalid(random)
         given[name] = value
     if len(given) == 1 and random.random() < 0.3:

@@ -1,16 +1,20 @@
 """Draws of data: X, y and sample weights of every kind, as lines that make them from a seed."""
 
+import re
+
 from tests.fuzz.scripts import Line
 
 N_SAMPLES = (1, 2, 3, 5, 8, 9, 17, 20, 30, 31, 40, 40, 64, 129)
 N_FEATURES = (1, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65, 257)
 
-# What the numbers are; "plain" ones are drawn as often as all others.
+# What the numbers are; and such as cannot be learned from.
 VALUES = (
-    "X[:, 0] = 1", "X[:, 0] = 1e10", "X[:] = X[:1]", "X *= 1e30", "X *= 1e200",
-    "X = np.sign(X) * np.finfo(float).max", "X *= 1e-310", "X[-1, -1] = np.nan",
-    "X[0, 0] = np.inf", "X[0, 0] = -np.inf", "X[:] = 0", "X[r.random(X.shape) < 0.85] = 0",
-    "X[r.random(X.shape) < 0.5] = -0.0", "X *= 1e7",
+    "X[:, 0] = 1", "X[:] = X[:1]", "X[:] = 0", "X[r.random(X.shape) < 0.85] = 0",
+    "X[r.random(X.shape) < 0.5] = -0.0", "X *= 1e-310", "X *= 100",
+)  # fmt: skip
+ODD_VALUES = (
+    "X[:, 0] = 1e10", "X *= 1e30", "X *= 1e200", "X = np.sign(X) * np.finfo(float).max",
+    "X[-1, -1] = np.nan", "X[0, 0] = np.inf", "X[0, 0] = -np.inf", "X *= 1e7",
 )  # fmt: skip
 
 WHOLE = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4")
@@ -19,17 +23,19 @@ SPARSE = ("csr", "csr", "csc", "coo", "bsr", "lil", "dia", "dok")
 LAYOUTS = (
     "X = X.astype('f4')", "X = X.astype('f4')", "X = X.astype('f2')", "X = X > 0",
     "X = (128 + 50 * X).clip(0, 255).astype('u1').view(bool)", "X = X.astype(np.longdouble)",
-    "X = X.astype('>f8')", "X = X.astype(object)", "X = X.astype(str)", "X = X.astype(complex)",
-    "X = np.asfortranarray(X)", "X = np.repeat(np.repeat(X, 2, 0), 3, 1)[::2, ::3]",
+    "X = X.astype('>f8')", "X = X.astype(object)", "X = np.asfortranarray(X)",
+    "X = np.repeat(np.repeat(X, 2, 0), 3, 1)[::2, ::3]",
     "X = X[::-1, ::-1]", "X = X[:, ::-1].astype('f4')", "X.flags.writeable = False",
     "X = np.frombuffer(b' ' + X.tobytes(), 'u1')[1:].view('f8').reshape(X.shape)",
     "X = np.broadcast_to(X[0], X.shape)", "X = X.tolist()", "X = np.ma.masked_greater(X, 1)",
-    "X = np.asmatrix(X)", "X = X[0]", "X = X[None]", "X = X[:0]", "X = X[:, :0]",
-    "X = np.rec.fromarrays([X[:, 0] > 0, X[:, 0]], names='a,b')",
     "X = np.array([[(7, row) for row in X]], [('a', 'u1'), ('x', 'f8', X.shape[1])])[0]['x']",
     "X = __import__('pandas').DataFrame(X).add_prefix('c')",
     "X = __import__('pandas').DataFrame(X).astype('Float64')",
-    "X = None",
+)  # fmt: skip
+ODD_LAYOUTS = (
+    "X = X.astype(str)", "X = X.astype(complex)", "X = np.asmatrix(X)", "X = X[0]", "X = X[None]",
+    "X = X[:0]", "X = X[:, :0]", "X = np.rec.fromarrays([X[:, 0] > 0, X[:, 0]], names='a,b')",
+    "X = None", "X = 'text'", "X = X > 'a'", "X = [X, X[:1]]", "X = X.astype('M8[s]')",
 )  # fmt: skip
 AFTER_SPARSE = (
     "X = X.astype('f4')", "X = abs(20 * X).astype('u1')", "X.indices = X.indices.astype('i8')",
@@ -38,7 +44,8 @@ AFTER_SPARSE = (
     "X = X.astype(bool)", "X.data = np.full(len(X.data), 255, 'u1').view(bool)",
     "X = scipy.sparse.csr_matrix((np.ones(2 * X.nnz), np.repeat(X.indices, 2), 2 * X.indptr), "
     "X.shape)",
-    # From here on the matrix is invalid.
+)  # fmt: skip
+INVALID_SPARSE = (
     "X.indices[-1:] = X.shape[1]", "X.indices[:1] = -1", "X.indices[:1] = 10**6",
     "X.indptr[-1] += 1000", "X.indptr[0] = -7", "X.data = X.data[:-1]", "X.data[:1] = np.nan",
 )  # fmt: skip
@@ -95,40 +102,59 @@ ODD_WEIGHTS = (
 )  # fmt: skip
 
 
-def draw_data(random, index, classifies):
-    """The lines that make X, y and w number `index`; half of all data are plain numbers."""
-    n, d = random.choice(N_SAMPLES), random.choice(N_FEATURES)
+def draw_shape(random):
+    """Numbers of rows and of features."""
     if random.random() < 0.02:
-        n, d = 20, 3000
+        return 20, 3000
+    return random.choice(N_SAMPLES), random.choice(N_FEATURES)
+
+
+def draw_data(random, index, classifies, share_odd, like=None):
+    """The lines that make X, y and w number `index`.
+
+    Parameters
+    ----------
+    share_odd : float
+        How often each of X, y and w is of a kind that should be refused.
+    like : tuple of Line or None
+        Other data, whose width and kind of y these share.
+    """
+    n, d = draw_shape(random)
     start = f"r, n = np.random.default_rng({random.randrange(10**6)}), {n}"
     lines = [Line(start), Line(f"X = r.normal(size=(n, {d}))")]
-    if random.random() < 0.3:
-        lines.append(Line(random.choice(VALUES), True))
-    lines += [Line(source, True) for source in _draw_layout(random)]
+    if random.random() < 0.25:
+        table = ODD_VALUES if random.random() < 2 * share_odd else VALUES
+        lines.append(Line(random.choice(table), True))
+    lines += [Line(source, True) for source in _draw_layout(random, share_odd)]
     usual, odd = (LABELS, ODD_LABELS) if classifies else (NUMBERS, ODD_NUMBERS)
-    lines.append(Line(random.choice(odd if random.random() < 0.08 else usual)))
-    lines.append(Line(random.choice(ODD_WEIGHTS if random.random() < 0.15 else WEIGHTS)))
-    return tuple(Line(_number(line.source, index), line.optional) for line in lines)
+    lines.append(Line(random.choice(odd if random.random() < share_odd else usual)))
+    lines.append(Line(random.choice(ODD_WEIGHTS if random.random() < share_odd else WEIGHTS)))
+    lines = [Line(_number(line.source, index), line.optional) for line in lines]
+    if like is not None:
+        lines[1] = Line(like[1].source.replace("X0", f"X{index}"))
+        lines[-2] = Line(like[-2].source.replace("y0", f"y{index}"))
+    return tuple(lines)
 
 
-def _draw_layout(random):
+def _draw_layout(random, share_odd):
     """The lines that turn X of plain numbers into another kind of matrix."""
+    if random.random() < share_odd:
+        return [random.choice(ODD_LAYOUTS)]
     kind = random.random()
-    if kind < 0.55:
+    if kind < 0.5:
         return []
-    if kind < 0.65:
+    if kind < 0.6:
         return [f"X = (20 * X).astype('{random.choice(WHOLE)}')"]
-    if kind < 0.82:
+    if kind < 0.8:
         return [random.choice(LAYOUTS)]
     lines = [f"X[r.random(X.shape) > {random.choice((0.02, 0.1, 0.5))}] = 0"]
     lines.append(f"X = scipy.sparse.{random.choice(SPARSE)}_matrix(X)")
     if random.random() < 0.5:
-        lines += ["X = X.tocsr()", random.choice(AFTER_SPARSE)]
+        table = INVALID_SPARSE if random.random() < 3 * share_odd else AFTER_SPARSE
+        lines += ["X = X.tocsr()", random.choice(table)]
     return lines
 
 
 def _number(source, index):
     """Give the names X, y and w in a line the number of their data set."""
-    import re
-
     return re.sub(r"(?<![\w'.])([Xyw])(?![\w'])", rf"\g<1>{index}", source)

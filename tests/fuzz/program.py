@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import time
 from collections import Counter
 from multiprocessing.connection import wait
@@ -94,6 +95,7 @@ def run_all(given, prepare=None):
             counts["unusable"] += answer == "unusable"
             if isinstance(answer, Finding):
                 findings.append((worker.job, answer))
+                print(f"sequence {worker.job}: {answer.key}", file=sys.stderr, flush=True)
                 counts[answer.oracle] += 1
     counts["seconds"] = time.monotonic() - began
     for worker in workers[1:]:

@@ -123,6 +123,8 @@ def draw_script(seed, number):
     estimator = random.choice(("MLPClassifier", "MLPClassifier", "MLPRegressor"))
     classifies = estimator == "MLPClassifier"
     parameters = draw_parameters(random, classifies)
-    data = tuple(draw_data(random, index, classifies) for index in range(2))
+    first = draw_data(random, 0, classifies, share_odd=0.03)
+    like = first if random.random() < 0.5 else None
+    data = first, draw_data(random, 1, classifies, share_odd=0.1, like=like)
     calls = draw_calls(random, classifies)
     return Script(estimator, tuple(parameters.items()), data, calls)

@@ -10,9 +10,9 @@ command that repeats it.
 import argparse
 import contextlib
 import faulthandler
-import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -258,8 +258,8 @@ def main():
         run_cases(given.seed, given.first, given.n, given.note)
         return 0
     failures, first, last = 0, given.first, given.first + given.n
-    note = Path(f".guard-pages-{os.getpid()}")
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder) / "case"
         while first < last:
             count = min(PROCESS_CASES, last - first)
             command = [sys.executable, "-m", "tests.trials.guard_pages", "--seed", str(given.seed)]
@@ -271,8 +271,6 @@ def main():
                 failed = note.read_text()
                 print(f"{failed}\n{done.stderr[-2000:]}\nreturn code {done.returncode}", flush=True)
                 first = int(failed.split("--first ")[1].split()[0]) + 1
-    finally:
-        note.unlink(missing_ok=True)
     print(f"{given.n} cases, {failures} failures")
     return int(failures > 0)
 

@@ -1,0 +1,94 @@
+"""States of random generators, taken apart for files, and checked before NumPy trusts them."""
+
+from math import isfinite
+
+import numpy as np
+
+_NAME, _N_KEYS = "MT19937", 624
+_NUMBERS = "position", "has_gauss", "cached_gaussian"
+
+
+def take_apart(random_state):
+    """Split a generator's state into an array and what JSON can say.
+
+    Parameters
+    ----------
+    random_state : RandomState, or a state as `get_state` returns it
+
+    Returns
+    -------
+    keys : ndarray of shape (624,), dtype uint32
+    numbers : dict
+
+    Raises
+    ------
+    ValueError
+        If the generator is not MT19937, as those of `numpy.random.RandomState(seed)` are.
+
+    Examples
+    --------
+    >>> keys, numbers = take_apart(np.random.RandomState(0))
+    >>> numbers
+    {'position': 624, 'has_gauss': 0, 'cached_gaussian': 0.0}
+    >>> put_together(keys, numbers)[2]
+    624
+    """
+    state = random_state
+    if isinstance(state, np.random.RandomState):
+        name = state.get_state(legacy=False)["bit_generator"]
+        if name != _NAME:
+            raise ValueError(f"A random generator must be {_NAME}, got {name}.")
+        state = state.get_state()
+    check_state(state)
+    _, keys, position, has_gauss, cached = state
+    numbers = int(position), int(has_gauss), float(cached)
+    return np.array(keys), dict(zip(_NUMBERS, numbers, strict=True))
+
+
+def put_together(keys, numbers):
+    """Rebuild the state from what `take_apart` has returned and anybody may have changed.
+
+    Returns
+    -------
+    state : tuple
+        As `numpy.random.RandomState.set_state` takes it.
+
+    Raises
+    ------
+    ValueError
+        If it is the state of no generator.
+    """
+    if not isinstance(numbers, dict) or numbers.keys() != {*_NUMBERS}:
+        raise ValueError(f"The state of a random generator cannot be {numbers!r}.")
+    state = _NAME, keys, *(numbers[name] for name in _NUMBERS)
+    check_state(state)
+    return state
+
+
+def check_state(state):
+    """See that a state is one of MT19937. NumPy's own check lets it read outside of the keys.
+
+    Raises
+    ------
+    ValueError
+        It says what does not fit.
+    """
+    if not isinstance(state, tuple) or len(state) != 5 or state[0] != _NAME:
+        raise ValueError(
+            f"The state of a random generator must be that of a RandomState of {_NAME}, got "
+            f"{type(state).__name__} {state[0] if isinstance(state, tuple) and state else ''!r}."
+        )
+    _, keys, position, has_gauss, cached = state
+    if not isinstance(keys, np.ndarray) or keys.shape != (_N_KEYS,) or keys.dtype != np.uint32:
+        raise ValueError(f"The keys of a random generator must be {_N_KEYS} uint32, got {keys!r}.")
+    if not _is_count(position, _N_KEYS) or not _is_count(has_gauss, 1):
+        raise ValueError(
+            f"The position of a random generator must be 0 to {_N_KEYS}, and has_gauss 0 or 1; got "
+            f"{position!r} and {has_gauss!r}."
+        )
+    if isinstance(cached, bool) or not isinstance(cached, float | int) or not isfinite(cached):
+        raise ValueError(f"A random generator cannot have cached the number {cached!r}.")
+
+
+def _is_count(value, most):
+    return type(value) is int and 0 <= value <= most

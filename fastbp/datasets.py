@@ -3,7 +3,6 @@
 Images are bytes: give the data set's `input_scale` to an estimator instead of dividing them.
 """
 
-import gzip
 import http.client
 import os
 import socket
@@ -18,6 +17,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
+from fastbp import idx
+from fastbp.files import expand_home
+
 # The file that each array is kept in, and its number of dimensions.
 _MNIST_FILES = {
     "X_train": ("train-images-idx3-ubyte", 3),
@@ -28,7 +30,7 @@ _MNIST_FILES = {
 _IMAGE_SHAPE = (28, 28)
 _N_CLASSES = 10
 _N_TRAIN, _N_TEST = 60_000, 10_000
-_IDX_BYTES = 0x0800  # magic number of unsigned bytes; the number of dimensions is added
+_MAX_BYTES = 2**30
 
 _SERVER = "www.openml.org"
 _PROBE_URL = f"https://{_SERVER}/api/v1/json/data/554"  # the description of mnist_784
@@ -37,7 +39,7 @@ _PROBE_SECONDS = 8
 _SOCKET_SECONDS = 4
 
 
-def load_mnist(path=None, *, verbose=False):
+def load_mnist(path=None, *, verbose=False, max_bytes=_MAX_BYTES):
     """Load the MNIST handwritten digits as bytes.
 
     They come from the first of these: `path`; the folder that the environment variable
@@ -53,6 +55,9 @@ def load_mnist(path=None, *, verbose=False):
         data of the same format, such as Fashion-MNIST, works, too.
     verbose : bool, default=False
         Say on stderr when a download begins.
+    max_bytes : int, default=2**30
+        Files of more pixels than this are refused before they are read. MNIST's largest has 47
+        million.
 
     Returns
     -------
@@ -74,7 +79,7 @@ def load_mnist(path=None, *, verbose=False):
     NotADirectoryError
         If a file is named instead of a folder.
     ValueError
-        If a file is damaged or is not what its name says.
+        If a file is damaged, too large or not what its name says.
     ConnectionError
         If there is no copy and the download fails, at most 10 seconds after the server's last
         response.
@@ -86,15 +91,17 @@ def load_mnist(path=None, *, verbose=False):
     ((60000, 784), dtype('uint8'))
     """
     if path is not None:
-        return _read_folder(Path(path), "path")
+        return _read_folder(path, "path", max_bytes)
     if os.environ.get("FASTBP_DATA"):
-        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA")
+        return _read_folder(os.environ["FASTBP_DATA"], "FASTBP_DATA", max_bytes)
     cache = _cache_folder()
     try:
-        return _read_folder(cache, "the user's cache")
+        return _read_folder(cache, "the user's cache", max_bytes)
     except (OSError, ValueError) as error:
         no_copy = error
     data = _download_or_explain(no_copy, verbose)
+    if cache is None:
+        return data
     try:
         _write_folder(data, cache)
     except OSError as error:
@@ -140,47 +147,23 @@ def load_digits():
     )
 
 
-# ---- IDX files ------------------------------------------------------------------------------
+# ---- folders of IDX files ---------------------------------------------------------------------
 
 
-def _read_idx(path, n_dimensions):
-    """Read one IDX file of unsigned bytes, compressed or not, and check it."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: truncated or corrupt gzip file ({error})") from error
-    header_size = 4 * (1 + n_dimensions)
-    if len(content) < header_size:
-        raise ValueError(f"{path}: {len(content)} bytes, too short for an IDX header")
-    magic, *shape = np.frombuffer(content, ">u4", 1 + n_dimensions).tolist()
-    if magic != _IDX_BYTES + n_dimensions:
-        raise ValueError(
-            f"{path}: magic number {magic}, where {_IDX_BYTES + n_dimensions} should be (unsigned "
-            f"bytes in {n_dimensions} dimensions)"
-        )
-    expected, found = int(np.prod(shape, dtype=object)), len(content) - header_size
-    if found != expected:
-        what = "truncated" if found < expected else "trailing bytes"
-        raise ValueError(
-            f"{path}: {what}; its header says {' x '.join(map(str, shape))} = {expected} bytes, "
-            f"{found} follow"
-        )
-    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
-
-
-def _read_folder(folder, origin):
+def _read_folder(folder, origin, max_bytes):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
-    folder = folder.expanduser()
+    expanded = None if folder is None else expand_home(folder)
+    if expanded is None:
+        raise FileNotFoundError(f"{origin}: there is no home folder for {folder or '~'}")
+    folder = Path(expanded)
     if not folder.exists():
         raise FileNotFoundError(f"{origin}: there is no folder {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{origin}: {folder} is not a folder")
     data = Bunch(input_scale=1 / 255, source=str(folder))
     for part in ("train", "test"):
-        images_path, images = _read_file(folder, f"X_{part}")
-        labels_path, labels = _read_file(folder, f"y_{part}")
+        images_path, images = _read_file(folder, f"X_{part}", max_bytes)
+        labels_path, labels = _read_file(folder, f"y_{part}", max_bytes)
         if images.shape[1:] != _IMAGE_SHAPE:
             raise ValueError(f"{images_path}: images of shape {images.shape[1:]}, not (28, 28)")
         if len(images) == 0:
@@ -192,38 +175,34 @@ def _read_folder(folder, origin):
             )
         if labels.max() >= _N_CLASSES:
             raise ValueError(f"{labels_path}: label {labels.max()}, above {_N_CLASSES - 1}")
-        # Copied, so that the caller may write to it; labels are widened, so that their
-        # differences do not wrap around.
-        data[f"X_{part}"] = images.reshape(len(images), -1).copy()
+        data[f"X_{part}"] = images.reshape(len(images), -1)
+        # Widened, so that differences of labels do not wrap around.
         data[f"y_{part}"] = labels.astype(np.int64)
     return data
 
 
-def _read_file(folder, key):
+def _read_file(folder, key, max_bytes):
     """Read one of the four files; return its path too."""
     name, n_dimensions = _MNIST_FILES[key]
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
-            return path, _read_idx(path, n_dimensions)
+            return path, idx.read(path, n_dimensions, max_bytes)
     raise FileNotFoundError(f"{folder}: there is no file {name} or {name}.gz")
 
 
 def _write_folder(data, folder):
     """Write MNIST's four files, each in one step, so that none is ever seen half-written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        for key, (name, n_dimensions) in _MNIST_FILES.items():
-            array = data[key].astype(np.uint8)
-            shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
-            header = np.array([_IDX_BYTES + n_dimensions, *shape], ">u4")
-            path = Path(unfinished, name)
-            path.write_bytes(header.tobytes() + array.tobytes())
-            os.replace(path, folder / name)
+    for key, (name, n_dimensions) in _MNIST_FILES.items():
+        array = data[key].astype(np.uint8)
+        shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
+        idx.write(folder / name, array.reshape(shape))
 
 
 def _cache_folder():
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "fastbp", "mnist")
+    """The folder of the user's own copy, or None where the system knows no home of the user."""
+    root = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return None if root is None else Path(root, "fastbp", "mnist")
 
 
 # ---- Download -------------------------------------------------------------------------------
@@ -246,7 +225,8 @@ def _download(verbose):
     """Fetch MNIST from openml.org; fail soon where it cannot be reached."""
     from sklearn.datasets import fetch_openml
 
-    cached = _is_in_scikit_learn_cache()
+    home = _scikit_learn_home()
+    cached = home is not None and any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
     if not cached:
         _probe()
     if verbose and not cached:
@@ -255,7 +235,8 @@ def _download(verbose):
     # The only way to hand fetch_openml a timeout: without one, a stalled server hangs it forever.
     socket.setdefaulttimeout(_SOCKET_SECONDS)
     try:
-        with warnings.catch_warnings():
+        # fetch_openml makes its folder even if it does not use it.
+        with tempfile.TemporaryDirectory() as unused, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its retries: the outcome is reported here
             # This parser needs no pandas. It gives float64 pixels and digits as strings.
             raw = fetch_openml(
@@ -263,6 +244,7 @@ def _download(verbose):
                 version=1,
                 as_frame=False,
                 parser="liac-arff",
+                data_home=home if cached else unused,
                 cache=cached,
                 n_retries=0,
             )
@@ -282,10 +264,9 @@ def _download(verbose):
     )
 
 
-def _is_in_scikit_learn_cache():
-    """Whether an earlier fetch_openml left the data in scikit-learn's own data folder."""
-    home = os.environ.get("SCIKIT_LEARN_DATA") or os.path.expanduser("~/scikit_learn_data")
-    return any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
+def _scikit_learn_home():
+    """The folder in which an earlier fetch_openml may have left the data, or None."""
+    return expand_home(os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data")
 
 
 def _probe():

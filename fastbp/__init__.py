@@ -6,7 +6,8 @@ The estimators have scikit-learn's interface; numba is imported at the first fit
 from fastbp.classifier import MLPClassifier
 from fastbp.many import fit_many
 from fastbp.regressor import MLPRegressor
+from fastbp.saving import load
 
-__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many"]
+__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
 
 __version__ = "0.1.0"

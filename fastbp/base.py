@@ -17,6 +17,7 @@ from fastbp.fitting import Fit, GivenData
 from fastbp.model import FittedViews
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
+from fastbp.saving import SavingMixin
 from fastbp.validation import check_rows, passes_as_it_is
 
 
@@ -45,7 +46,7 @@ def checks_parameters(method):
     return checked
 
 
-class BaseMLP(FittedViews, PicklingMixin, ConversionMixin, BaseEstimator, ABC):
+class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEstimator, ABC):
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS

@@ -185,7 +185,7 @@ def _read(file, size):
         array = found.pop(name)
         if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
             raise ValueError(
-                f"damaged: array {reprlib.repr(name)} has booleans that are not 0 or 1"
+                f"damaged: array {reprlib.repr(name)} has booleans that are neither 0 nor 1"
             )
         arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     return arrays, description

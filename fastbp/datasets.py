@@ -7,7 +7,6 @@ import http.client
 import os
 import socket
 import sys
-import tempfile
 import threading
 import urllib.request
 import warnings
@@ -18,7 +17,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from fastbp import idx
-from fastbp.files import expand_home
+from fastbp.files import expand_home, replacing
 
 # The file that each array is kept in, and its number of dimensions.
 _MNIST_FILES = {
@@ -30,7 +29,6 @@ _MNIST_FILES = {
 _IMAGE_SHAPE = (28, 28)
 _N_CLASSES = 10
 _N_TRAIN, _N_TEST = 60_000, 10_000
-_MAX_BYTES = 2**30
 
 _SERVER = "www.openml.org"
 _PROBE_URL = f"https://{_SERVER}/api/v1/json/data/554"  # the description of mnist_784
@@ -39,7 +37,7 @@ _PROBE_SECONDS = 8
 _SOCKET_SECONDS = 4
 
 
-def load_mnist(path=None, *, verbose=False, max_bytes=_MAX_BYTES):
+def load_mnist(path=None, *, verbose=False):
     """Load the MNIST handwritten digits as bytes.
 
     They come from the first of these: `path`; the folder that the environment variable
@@ -55,9 +53,6 @@ def load_mnist(path=None, *, verbose=False, max_bytes=_MAX_BYTES):
         data of the same format, such as Fashion-MNIST, works, too.
     verbose : bool, default=False
         Say on stderr when a download begins.
-    max_bytes : int, default=2**30
-        Files of more pixels than this are refused before they are read. MNIST's largest has 47
-        million.
 
     Returns
     -------
@@ -79,7 +74,8 @@ def load_mnist(path=None, *, verbose=False, max_bytes=_MAX_BYTES):
     NotADirectoryError
         If a file is named instead of a folder.
     ValueError
-        If a file is damaged, too large or not what its name says.
+        If a file is damaged or is not what its name says, or has more than a million images. Sizes
+        are checked before anything is read, so that no file takes more memory than it should.
     ConnectionError
         If there is no copy and the download fails, at most 10 seconds after the server's last
         response.
@@ -91,20 +87,20 @@ def load_mnist(path=None, *, verbose=False, max_bytes=_MAX_BYTES):
     ((60000, 784), dtype('uint8'))
     """
     if path is not None:
-        return _read_folder(path, "path", max_bytes)
+        return _read_folder(Path(path), "path")
     if os.environ.get("FASTBP_DATA"):
-        return _read_folder(os.environ["FASTBP_DATA"], "FASTBP_DATA", max_bytes)
-    cache = _cache_folder()
+        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA")
+    cache = cache_folder()
+    if cache is None:
+        return _download_or_explain("nobody knows the user's home folder", verbose)
     try:
-        return _read_folder(cache, "the user's cache", max_bytes)
+        return _read_folder(cache, "the user's cache")
     except (OSError, ValueError) as error:
         no_copy = error
     data = _download_or_explain(no_copy, verbose)
-    if cache is None:
-        return data
     try:
         _write_folder(data, cache)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"MNIST could not be kept in {cache}: {error}", stacklevel=2)
     return data
 
@@ -147,25 +143,23 @@ def load_digits():
     )
 
 
-# ---- folders of IDX files ---------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------
 
 
-def _read_folder(folder, origin, max_bytes):
+def _read_folder(folder, origin):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
-    expanded = None if folder is None else expand_home(folder)
-    if expanded is None:
-        raise FileNotFoundError(f"{origin}: there is no home folder for {folder or '~'}")
-    folder = Path(expanded)
+    home = expand_home(folder)
+    if home is None:
+        raise FileNotFoundError(f"{origin}: nobody knows the home folder that {folder} begins with")
+    folder = Path(home)
     if not folder.exists():
         raise FileNotFoundError(f"{origin}: there is no folder {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{origin}: {folder} is not a folder")
     data = Bunch(input_scale=1 / 255, source=str(folder))
     for part in ("train", "test"):
-        images_path, images = _read_file(folder, f"X_{part}", max_bytes)
-        labels_path, labels = _read_file(folder, f"y_{part}", max_bytes)
-        if images.shape[1:] != _IMAGE_SHAPE:
-            raise ValueError(f"{images_path}: images of shape {images.shape[1:]}, not (28, 28)")
+        images_path, images = _read_file(folder, f"X_{part}")
+        labels_path, labels = _read_file(folder, f"y_{part}")
         if len(images) == 0:
             raise ValueError(f"{images_path}: no images")
         if len(images) != len(labels):
@@ -175,18 +169,19 @@ def _read_folder(folder, origin, max_bytes):
             )
         if labels.max() >= _N_CLASSES:
             raise ValueError(f"{labels_path}: label {labels.max()}, above {_N_CLASSES - 1}")
+        # Labels are widened, so that their differences do not wrap around.
         data[f"X_{part}"] = images.reshape(len(images), -1)
-        # Widened, so that differences of labels do not wrap around.
         data[f"y_{part}"] = labels.astype(np.int64)
     return data
 
 
-def _read_file(folder, key, max_bytes):
+def _read_file(folder, key):
     """Read one of the four files; return its path too."""
     name, n_dimensions = _MNIST_FILES[key]
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
-            return path, idx.read(path, n_dimensions, max_bytes)
+            item_shape = _IMAGE_SHAPE if n_dimensions == 3 else None
+            return path, idx.read(path, n_dimensions, item_shape)
     raise FileNotFoundError(f"{folder}: there is no file {name} or {name}.gz")
 
 
@@ -194,15 +189,26 @@ def _write_folder(data, folder):
     """Write MNIST's four files, each in one step, so that none is ever seen half-written."""
     folder.mkdir(parents=True, exist_ok=True)
     for key, (name, n_dimensions) in _MNIST_FILES.items():
-        array = data[key].astype(np.uint8)
+        array = np.ascontiguousarray(data[key], np.uint8)
         shape = (len(array), *_IMAGE_SHAPE)[:n_dimensions]
-        idx.write(folder / name, array.reshape(shape))
+        header = np.array([idx.MAGIC + n_dimensions, *shape], ">u4")
+        with replacing(folder / name) as file:
+            file.write(header.tobytes())
+            file.write(array.data)
 
 
-def _cache_folder():
-    """The folder of the user's own copy, or None where the system knows no home of the user."""
-    root = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return None if root is None else Path(root, "fastbp", "mnist")
+def cache_folder():
+    """Find the folder that the copy of MNIST is kept in.
+
+    Returns
+    -------
+    folder : Path or None
+        None where nobody knows the user's home folder.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(user_cache):  # as the standard says: others are to be ignored
+        user_cache = expand_home("~/.cache") or ""
+    return Path(user_cache, "fastbp", "mnist") if os.path.isabs(user_cache) else None
 
 
 # ---- Download -------------------------------------------------------------------------------
@@ -225,8 +231,7 @@ def _download(verbose):
     """Fetch MNIST from openml.org; fail soon where it cannot be reached."""
     from sklearn.datasets import fetch_openml
 
-    home = _scikit_learn_home()
-    cached = home is not None and any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
+    cached = _is_in_scikit_learn_cache()
     if not cached:
         _probe()
     if verbose and not cached:
@@ -235,8 +240,7 @@ def _download(verbose):
     # The only way to hand fetch_openml a timeout: without one, a stalled server hangs it forever.
     socket.setdefaulttimeout(_SOCKET_SECONDS)
     try:
-        # fetch_openml makes its folder even if it does not use it.
-        with tempfile.TemporaryDirectory() as unused, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its retries: the outcome is reported here
             # This parser needs no pandas. It gives float64 pixels and digits as strings.
             raw = fetch_openml(
@@ -244,7 +248,6 @@ def _download(verbose):
                 version=1,
                 as_frame=False,
                 parser="liac-arff",
-                data_home=home if cached else unused,
                 cache=cached,
                 n_retries=0,
             )
@@ -264,9 +267,10 @@ def _download(verbose):
     )
 
 
-def _scikit_learn_home():
-    """The folder in which an earlier fetch_openml may have left the data, or None."""
-    return expand_home(os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data")
+def _is_in_scikit_learn_cache():
+    """Whether an earlier fetch_openml left the data in scikit-learn's own data folder."""
+    home = expand_home(os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data")
+    return home is not None and any(Path(home, "openml").glob("openml.org/**/mnist_784.arff.gz"))
 
 
 def _probe():

@@ -1,174 +1,185 @@
-"""IDX files, the format of MNIST: read within bounds, gzip-compressed or not, and written."""
+"""IDX files of unsigned bytes, which MNIST comes in: the header is checked before what follows.
 
-import math
-import os
+A file is a magic number, the size of each dimension (4 bytes each, big-endian) and the bytes; all
+of it may be compressed by gzip. What the header promises is compared with what the file can hold:
+no more memory is taken than both say.
+"""
+
 import zlib
-from contextlib import closing
+from math import prod
 
 import numpy as np
 
-from fastbp.files import open_regular, replacing
+from fastbp.files import open_regular
 
-UNSIGNED_BYTES = 0x0800  # magic number; the number of dimensions is added
-_GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_FORMAT = 31  # of zlib: with gzip's header and checksum
-_MOST_EXPANSION = 1032  # of deflate
-_MOST_MEMBERS = 2**16  # of a gzip file, which may be the concatenation of several
-_CHUNK_BYTES = 2**18
+MOST_ITEMS = 10**6
+MAGIC = 0x0800  # of unsigned bytes; the number of dimensions is added
+
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib then checks gzip's header, CRC and length
+_DEFLATE_RATIO = 1032  # 258 bytes take 2 bits at the least
+_SLACK = 2**20  # of compressed bytes beside the content: names, comments, padding
+_MOST_MEMBERS = 10_000  # gzip files one after the other in one, as some programs write them
+_READ_BYTES, _UNPACK_BYTES = 2**16, 2**18
 
 
-def read(path, n_dimensions, max_bytes):
-    """Read a file of unsigned bytes, compressed or not, and check it.
-
-    The header comes first: no more memory is taken than it asks for, and none if that is more than
-    `max_bytes` or more than a file of this size can hold.
+def read(path, n_dimensions, item_shape=None, most_items=MOST_ITEMS):
+    """Read one IDX file, compressed or not, and check it.
 
     Parameters
     ----------
-    path : str or path-like
+    path : pathlib.Path
         Of a regular file.
     n_dimensions : int
-    max_bytes : int
+    item_shape : tuple of int, default=None
+        The sizes that must follow the first; None for any.
+    most_items : int, default=1000000
+        The largest first size.
 
     Returns
     -------
-    array : ndarray of uint8
+    array : ndarray, dtype uint8
+        It can be written to.
 
     Raises
     ------
     ValueError
-        If the file is damaged, something else or too large.
+        If the file is damaged, or its header says something else. No more memory is taken than the
+        header says, nor than the file could hold.
     OSError
         As from `open`.
     """
     file, size = open_regular(path)
     with file:
-        is_compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        file.seek(0)
         try:
-            with closing(_Gunzip(file) if is_compressed else file) as source:
-                return _read(source, size, is_compressed, n_dimensions, max_bytes)
-        except (EOFError, zlib.error) as error:
-            raise ValueError(
-                f"{os.fsdecode(path)}: truncated or corrupt gzip file ({error})"
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"{os.fsdecode(path)}: {error}") from error
+            start = file.read(len(_GZIP))
+            file.seek(0)
+            source = _Packed(file, size) if start == _GZIP else _Plain(file, size)
+            return _read(source, n_dimensions, item_shape, most_items)
+        except (ValueError, EOFError, zlib.error) as error:
+            what = "" if isinstance(error, ValueError) else "truncated or corrupt gzip file: "
+            raise ValueError(f"{path}: {what}{error}") from error
 
 
-def _read(source, size, is_compressed, n_dimensions, max_bytes):
+def _read(source, n_dimensions, item_shape, most_items):
     header = bytearray(4 * (1 + n_dimensions))
-    n_read = _read_into(source, memoryview(header))
+    n_read = source.read_into(memoryview(header))
     if n_read < len(header):
         raise ValueError(f"{n_read} bytes, too short for an IDX header")
     magic, *shape = np.frombuffer(header, ">u4").tolist()
-    if magic != UNSIGNED_BYTES + n_dimensions:
+    if magic != MAGIC + n_dimensions:
         raise ValueError(
-            f"magic number {magic}, where {UNSIGNED_BYTES + n_dimensions} should be (unsigned "
-            f"bytes in {n_dimensions} dimensions)"
+            f"magic number {magic}, where {MAGIC + n_dimensions} should be (unsigned bytes in "
+            f"{n_dimensions} dimensions)"
         )
-    expected = math.prod(shape)
-    asked = f"its header says {' x '.join(map(str, shape))} = {expected} bytes"
-    follow = size - len(header)
-    if not is_compressed and follow != expected:
-        what = "truncated" if follow < expected else "trailing bytes"
-        raise ValueError(f"{what}; {asked}, {follow} follow")
-    if expected > _MOST_EXPANSION * size:
-        raise ValueError(f"truncated; {asked}, which {size} compressed bytes cannot hold")
-    if expected > max_bytes:
-        raise ValueError(f"too large; {asked}, more than max_bytes={max_bytes}")
-    if size > 2 * expected + 2**20:
-        raise ValueError(f"trailing bytes; {asked}, for which {size} compressed bytes are too many")
+    expected = prod(shape)
+    promise = f"its header says {' x '.join(map(str, shape))} = {expected} bytes"
+    source.check_size(len(header), expected, promise)
+    if item_shape is not None and tuple(shape[1:]) != item_shape:
+        raise ValueError(f"images of shape {tuple(shape[1:])}, not {item_shape}")
+    if shape[0] > most_items:
+        raise ValueError(f"{promise}, and more than {most_items} items are not read")
     array = np.empty(shape, np.uint8)
-    n_read = _read_into(source, array.reshape(-1).data)
+    n_read = source.read_into(array.reshape(-1).data)
     if n_read < expected:
-        raise ValueError(f"truncated; {asked}, {n_read} follow")
-    if _read_into(source, memoryview(bytearray(1))):
-        raise ValueError(f"trailing bytes; {asked}, more follow")
+        raise ValueError(f"truncated; {promise}, {n_read} follow")
+    if source.read_into(memoryview(bytearray(1))):
+        raise ValueError(f"trailing bytes; {promise}, more follow")
     return array
 
 
-def _read_into(source, view):
-    """Fill a memoryview as far as the source goes; return how far."""
-    n_read = 0
-    while n_read < len(view):
-        n_more = source.readinto(view[n_read : n_read + _CHUNK_BYTES])
-        if not n_more:
-            break
-        n_read += n_more
-    return n_read
-
-
-class _Gunzip:
-    """Decompresses a file as it is read, in bounded memory.
-
-    Python's own reader goes through a header's name byte by byte, however long it is.
+class _Plain:
+    """The bytes of a file.
 
     Parameters
     ----------
     file : binary file object
+    size : int
     """
 
-    def __init__(self, file):
-        self._file, self._decoder, self._n_members = file, None, 0
-        self._compressed = b""
+    def __init__(self, file, size):
+        self._file, self._size = file, size
 
-    def close(self):
-        self._file.close()
+    def check_size(self, n_header, expected, promise):
+        """See that the file has the size that its header says."""
+        found = self._size - n_header
+        if found != expected:
+            what = "truncated" if found < expected else "trailing bytes"
+            raise ValueError(f"{what}; {promise}, {found} follow")
 
-    def readinto(self, view):
-        """Fill a memoryview, or its beginning; return the number of bytes, 0 at the end."""
-        while True:
-            self._compressed = self._compressed or self._file.read(_CHUNK_BYTES)
-            if self._decoder is None and not self._begin_member():
-                return 0
-            is_at_end = not self._compressed
-            content = self._decoder.decompress(self._compressed, len(view))
-            if self._decoder.eof:
-                self._compressed, self._decoder = self._decoder.unused_data, None
-            else:
-                self._compressed = self._decoder.unconsumed_tail
-            if content:
-                view[: len(content)] = content
-                return len(content)
-            if is_at_end and self._decoder is not None:
-                raise EOFError("it ends before the end-of-stream marker")
-
-    def _begin_member(self):
-        """Prepare for a member of the file; return False where none follows."""
-        if self._n_members:  # zeros may fill up the file
-            self._compressed = self._compressed.lstrip(b"\0")
-            while not self._compressed:
-                more = self._file.read(_CHUNK_BYTES)
-                if not more:
-                    return False
-                self._compressed = more.lstrip(b"\0")
-        self._n_members += 1
-        if self._n_members > _MOST_MEMBERS:
-            raise ValueError(f"a gzip file of more than {_MOST_MEMBERS} members")
-        self._decoder = zlib.decompressobj(_GZIP_FORMAT)
-        return True
+    def read_into(self, target):
+        """Read bytes until a buffer is full or the file at its end; return how many."""
+        n_read = 0
+        while n_read < len(target):
+            n_more = self._file.readinto(target[n_read:])
+            if not n_more:
+                break
+            n_read += n_more
+        return n_read
 
 
-def write(path, array):
-    """Write unsigned bytes in one step: see `fastbp.files.replacing`.
+class _Packed:
+    """The bytes that a gzip file holds, unpacked as they are asked for.
+
+    The class of the standard library reads names and many empty members slowly, without an end.
 
     Parameters
     ----------
-    path : str or path-like
-    array : ndarray of uint8
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "labels")
-    >>> write(path, np.array([3, 1, 4], np.uint8))
-    >>> path.read_bytes()
-    b'\\x00\\x00\\x08\\x01\\x00\\x00\\x00\\x03\\x03\\x01\\x04'
-    >>> read(path, 1, max_bytes=100)
-    array([3, 1, 4], dtype=uint8)
+    file : binary file object
+    size : int
     """
-    header = np.array([UNSIGNED_BYTES + array.ndim, *array.shape], ">u4")
-    with replacing(path) as file:
-        file.write(header.tobytes())
-        file.write(np.ascontiguousarray(array).reshape(-1).data)
+
+    def __init__(self, file, size):
+        self._file, self._size, self._n_read = file, size, 0
+        self._may_read = _SLACK  # before the header says how much
+        self._n_members, self._packed, self._unpacked = 0, b"", None
+
+    def check_size(self, n_header, expected, promise):
+        """See that the file can hold what its header says, and does not hold much more."""
+        most = _DEFLATE_RATIO * self._size - n_header
+        if expected > most:
+            raise ValueError(
+                f"truncated; {promise}, {self._size} compressed bytes hold {most} at the most"
+            )
+        self._may_read = 2 * expected + _SLACK
+        if self._size > self._may_read:
+            raise ValueError(f"trailing bytes; {promise}, the compressed file has {self._size}")
+
+    def read_into(self, target):
+        """Unpack bytes until a buffer is full or the file at its end; return how many."""
+        n_unpacked = 0
+        while n_unpacked < len(target):
+            if not self._packed and not self._read_more():
+                break
+            if self._unpacked is None and not self._begin_member():
+                continue
+            most = min(_UNPACK_BYTES, len(target) - n_unpacked)
+            piece = self._unpacked.decompress(self._packed, most)
+            target[n_unpacked : n_unpacked + len(piece)] = piece
+            n_unpacked += len(piece)
+            self._packed = self._unpacked.unconsumed_tail
+            if self._unpacked.eof:
+                self._packed, self._unpacked = self._unpacked.unused_data, None
+        return n_unpacked
+
+    def _read_more(self):
+        """Read the next compressed bytes; return whether there are any."""
+        if self._n_read >= self._may_read:
+            raise ValueError(f"its first {self._n_read} compressed bytes hold hardly anything")
+        self._packed = self._file.read(_READ_BYTES)
+        self._n_read += len(self._packed)
+        if not self._packed and self._unpacked is not None:
+            raise EOFError("it ends too early")
+        return bool(self._packed)
+
+    def _begin_member(self):
+        """Begin to unpack the next gzip file in this one; return False if that is only padding."""
+        if self._n_members:
+            self._packed = self._packed.lstrip(b"\0")
+            if not self._packed:
+                return False
+        if self._n_members == _MOST_MEMBERS:
+            raise ValueError(f"more than {_MOST_MEMBERS} gzip files in one")
+        self._n_members += 1
+        self._unpacked = zlib.decompressobj(_GZIP_WINDOW)
+        return True

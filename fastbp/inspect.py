@@ -107,7 +107,8 @@ def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight
     for layer in range(len(model.network.shapes)):
         engine = model.make_engine(_front_of(model.network, layer))
         pre_activations.append(engine.predict(model.data, activation="identity"))
-        activations.append(engine.predict(model.data))
+        activation = model.network.activations[layer]
+        activations.append(engine.predict(model.data, activation=activation))
     engine = model.make_engine(model.network)
     deltas = _deltas(engine, model.data)
     loss, gradient = penalised_loss_and_gradient(engine, model.data, model.alpha)
@@ -134,12 +135,13 @@ class _Model:
 
 
 def _front_of(network, layer):
-    """The network that ends after a layer; its loss matters to no prediction."""
+    """The network that ends with a layer's logits; its loss matters to no prediction."""
     return replace(
         network,
         layer_sizes=network.layer_sizes[: layer + 2],
         hidden_activations=network.hidden_activations[:layer],
-        output_activation=network.activations[layer],
+        output_activation="identity",
+        loss="squared_error",
     )
 
 

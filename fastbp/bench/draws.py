@@ -120,7 +120,7 @@ def find_mnist():
     folder : Path or None
         None where neither has them: a benchmark downloads nothing.
     """
-    for folder in (os.environ.get("FASTBP_DATA"), datasets._cache_folder()):
+    for folder in (os.environ.get("FASTBP_DATA"), datasets.cache_folder()):
         if folder and list(Path(folder).glob("train-images-idx3-ubyte*")):
             return Path(folder)
     return None

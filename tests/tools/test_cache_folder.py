@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import call_alone
 
-from fastbp import cache
+from fastbp import cache, info
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 needs_root = pytest.mark.skipif(
@@ -155,6 +155,15 @@ def test_a_named_folder_that_is_not_used_is_said_once(choose, tmp_path, monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cache.warn_of_refused_folders("kernels")
+
+
+def test_info_says_which_folders_are_not_used(choose, tmp_path):
+    (tmp_path / "first").chmod(0o777)
+    (folder,) = choose()
+    line = info.describe_cache(str(folder))
+    assert line.startswith(f"{folder}; FASTBP_CACHE_DIR=")
+    assert line.endswith("can be written to by everybody (mode 0777)")
+    assert info.describe_cache(None).startswith("no folder can be used; set FASTBP_CACHE_DIR")
 
 
 def test_a_filled_folder_need_not_be_writable(choose, tmp_path, monkeypatch):

@@ -177,7 +177,7 @@ ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
         ({"x": {"dtype": "F32", "shape": [2, 3]}}, 24, "the entry"),
         ({"x": [ENTRY]}, 24, "the entry"),
         ({"x": None}, 24, "the entry None"),
-        ({"x": ENTRY | {"dtype": "BOOL", "data_offsets": [0, 6]}}, 6, "booleans that are not"),
+        ({"x": ENTRY | {"dtype": "BOOL", "data_offsets": [0, 6]}}, 6, "booleans that are neither"),
         ({"__metadata__": {"a": 1}}, 0, "must hold strings"),
         ({"__metadata__": ["a"]}, 0, "must hold strings"),
         ({"__metadata__": None}, 0, "must hold strings"),

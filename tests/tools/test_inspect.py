@@ -6,6 +6,7 @@ from conftest import TASKS, small
 from naive import NaiveEngine, forward
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
+from scipy.special import ndtr
 from sklearn.exceptions import NotFittedError
 
 import fastbp
@@ -129,3 +130,12 @@ def test_what_does_not_fit_is_refused():
         backprop_trace(model, X, y[:, 0])
     with pytest.raises(ValueError, match="its own in coefs_"):
         backprop_trace(model, X, y, parameters=parameters)
+
+
+def test_hidden_activations_that_no_output_has():
+    """gelu is for hidden layers alone."""
+    X = np.linspace(-3, 3, 20)[:, None]
+    model = fastbp.MLPRegressor(hidden_layer_sizes=(4,), activation="gelu", max_iter=1)
+    trace = backprop_trace(model.fit(X, X[:, 0]), X, X[:, 0])
+    z = trace.pre_activations[0]
+    assert_allclose(trace.activations[1], z * ndtr(z), rtol=1e-12)

@@ -19,9 +19,6 @@ from sklearn.preprocessing import StandardScaler
 
 import fastbp
 from fastbp import container
-from fastbp.labels import Labels
-from fastbp.plain import decode, decode_labels, encode, encode_labels
-from fastbp.saving import LostFunction
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -66,11 +63,10 @@ def assert_same_state(found, expected):
     ours, theirs = found._optimizer, expected._optimizer
     assert (ours is None) == (theirs is None)
     if theirs is not None:
-        ours, theirs = vars(ours).copy(), vars(theirs).copy()
-        for one, other in zip(ours.pop("moments"), theirs.pop("moments"), strict=True):
-            assert one.dtype == other.dtype
-            np.testing.assert_array_equal(one, other)
-        assert ours == theirs
+        for name in ("solver", "learning_rate_init", "learning_rate", "step", "epochs"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+        for one, other in zip(ours.moments, theirs.moments, strict=True):
+            np.testing.assert_array_equal(one, other, strict=True)
 
 
 # ---- the same model ---------------------------------------------------------------------------
@@ -133,14 +129,14 @@ def test_weights_are_stored_once_and_for_everybody(path):
     model, X, y = small("multiclass", precision="float32")
     model.fit(X, y).save(path, optimizer=False)
     arrays = safetensors.numpy.load_file(path)
-    assert {*arrays} == {"coefs.0", "coefs.1", "intercepts.0", "intercepts.1", "loss_curve"}
+    names = {"coefs.0", "coefs.1", "intercepts.0", "intercepts.1"}
+    assert {*arrays} == names | {"loss_curve", "classes"}
     for layer in (0, 1):
         np.testing.assert_array_equal(arrays[f"coefs.{layer}"], model.coefs_[layer], strict=True)
     header = path.read_bytes()
     header = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
     described = json.loads(header["__metadata__"]["fastbp"])
     assert described["network"]["layer_sizes"] == [5, 6, 3]
-    assert described["labels"]["classes"] == [1, 3, 5]
 
 
 def test_feature_names(path):
@@ -189,34 +185,36 @@ def test_sparse_indicators(path):
 
 CLASSES = {
     "str": np.array(["no", "yes", "Größe \U0001f4cf"]),
-    "one empty": np.array(["", "a"]),
-    "bytes": np.array([b"a\xff", b"bc"]),
+    "one empty": np.array(["", "a", "b"]),
+    "bytes": np.array([b"a\xff", b"bc", b""]),
     "bool": np.array([False, True]),
     **{code: np.array([0, 1, 100], code) for code in "bBhHiIqQefd"},
     "extremes": np.array([-(2**63), 0, 2**63 - 1]),
-    "unsigned": np.array([0, 2**64 - 1], np.uint64),
+    "unsigned": np.array([0, 1, 2**64 - 1], np.uint64),
     "floats": np.array([-1.5, 0.1, 1e300]),
-    "single": np.array([0.1, 0.7], np.float32),
-    "objects": np.array(["a", "b"], object),
-    "mixed": np.array(["a", 1, 2.5, b"c", 2**70], object),
-    "days": np.array(["2020-01-01", "2021-01-01"], "M8[D]"),
-    "spans": np.array([1, 5], "m8[10ms]"),
-    "big-endian": np.array([1, 2], ">i4"),
+    "objects": np.array(["a", "b", "c"], object),
+    "whole numbers of any size": np.array([1, 2**70, -(2**64)], object),
+    "mixed": np.array(["a", 1, b"c"], object),
+    "big-endian": np.array([1, 2, 3], ">i4"),
 }
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_labels_of_every_kind(kind):
+def test_labels_of_every_kind(kind, path):
+    """They come from y, or the user renames them."""
     classes = CLASSES[kind]
-    plain = json.loads(json.dumps(encode_labels(Labels("binary", classes))))
-    found = decode_labels(plain).classes
+    model, X, y = small("binary" if len(classes) == 2 else "multiclass")
+    model.fit(X, y).classes_ = classes
+    loaded = copied(model, path)
+    found = loaded.classes_
     np.testing.assert_array_equal(found, classes)
-    assert found.dtype == classes.dtype.newbyteorder("=")
+    assert found.dtype == classes.dtype
     assert [*map(type, found.tolist())] == [*map(type, classes.tolist())]
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X), strict=True)
 
 
 @pytest.mark.parametrize("kind", ["str", "bytes", "bool", "b", "Q", "d", "objects"])
-def test_models_with_such_labels(kind, path):
+def test_training_goes_on_with_such_labels(kind, path):
     X, y = small("multiclass")[1:]
     y = CLASSES[kind][np.arange(len(y)) % len(CLASSES[kind])]
     model = fastbp.MLPClassifier((3,), max_iter=2, random_state=0).fit(X, y)
@@ -226,30 +224,17 @@ def test_models_with_such_labels(kind, path):
     assert_same(loaded.partial_fit(X, y), model.partial_fit(X, y), X)
 
 
-@pytest.mark.parametrize("classes", [np.array([1j, 2]), np.array([1, 2], np.longdouble)])
-def test_labels_that_cannot_be_saved(classes):
-    with pytest.raises(ValueError, match=r"classes_ of dtype .* cannot be saved"):
-        encode_labels(Labels("binary", classes))
+@pytest.mark.parametrize("classes", [np.array([1j, 2, 3]), np.array([1, 2, print], object)])
+def test_labels_that_cannot_be_saved(classes, path):
+    model, X, y = small("multiclass")
+    model.fit(X, y)
+    model.classes_ = classes
+    with pytest.raises(ValueError, match=r"classes_: .* cannot be stored"):
+        model.save(path)
+    assert not path.exists()
 
 
 # ---- parameters -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, True, 0, 1.0, 2**62, 0.1, np.inf, -np.inf, np.nan, "", "a", b"\xff", (), [], (1, [2])],
-    ids=repr,
-)  # fmt: skip
-def test_values(value):
-    found = decode(json.loads(json.dumps(encode(value), allow_nan=False)))
-    assert repr(found) == repr(value)
-
-
-def test_values_that_become_plain():
-    given = (np.int8(3), np.float16(0.5), np.bool_(True), np.str_("a"), np.array([1, 2]), range(2))
-    assert repr(decode(encode(given))) == "(3, 0.5, True, 'a', [1, 2], [0, 1])"
-    with pytest.raises(ValueError, match="of type set cannot be saved"):
-        encode({1})
 
 
 def test_a_generator_goes_on(path):
@@ -263,46 +248,39 @@ def test_a_generator_goes_on(path):
         model.set_params(random_state=other).save(path)
 
 
-def test_a_callback_stays_behind(path, tmp_path):
-    """And the path of the checkpoint: a file from elsewhere must not choose what is overwritten."""
-    settings = dict(callback=print, checkpoint=tmp_path / "state")
-    model, X, y = small("multiclass", **settings)
-    model.fit(X, y)
-    with pytest.warns(UserWarning, match=r"fastbp does not hold callback=<built-in.*print>\."):
+def test_a_callback_stays_behind(path):
+    model, X, y = small("multiclass", callback=print)
+    model.fit(X, y).note = "mine"
+    with pytest.warns(UserWarning, match=r"Not saved with the model: callback=<built-in.*>, note"):
         model.save(path)
     loaded = fastbp.load(path)
-    assert (loaded.callback, loaded.checkpoint) == (None, None)
-    assert_same(loaded, model.set_params(callback=None, checkpoint=None), X)
+    assert loaded.callback is None
+    assert_same(loaded, model.set_params(callback=None), X)
+
+
+def test_a_file_does_not_choose_what_a_fit_overwrites(path, tmp_path):
+    """A checkpoint's path from elsewhere might be that of any file of the user's."""
+    model, X, y = small("multiclass", checkpoint=tmp_path / "state")
+    model.fit(X, y).save(path)
+    with pytest.warns(UserWarning, match=r"checkpoint=None, not .*state"):
+        loaded = fastbp.load(path)
+    assert loaded.checkpoint is None
+    assert_same(loaded, model.set_params(checkpoint=None), X)
 
 
 def halve(progress):
     return 1 - progress / 2
 
 
-def test_a_learning_rate_function_must_be_given_again(path):
-    """Predictions do not need it; training without it would be another silently."""
+def test_a_learning_rate_function_is_refused(path):
+    """Without it the loaded model would train otherwise silently."""
     model, X, y = small("multiclass", learning_rate=halve)
-    model.fit(X, y)
-    with pytest.warns(UserWarning, match=r"the function learning_rate=.*halve"):
-        model.save(path)
-    loaded = fastbp.load(path)
-    np.testing.assert_array_equal(outputs(loaded, X), outputs(model, X))
-    before = weights(loaded)
-    with pytest.raises(ValueError, match="learning_rate was the function 'halve' when"):
-        loaded.partial_fit(X, y)
-    np.testing.assert_array_equal(weights(loaded), before)
-    again = copied(loaded, path)  # silently: it has been said
-    assert again.learning_rate == LostFunction("halve")
-    pickle.loads(pickle.dumps(clone(again)))
-    again.set_params(learning_rate=halve).partial_fit(X, y)
-    np.testing.assert_array_equal(weights(again), weights(model.partial_fit(X, y)))
-
-
-def test_own_attributes_stay_behind(path):
-    model, X, y = small("single")
-    model.fit(X, y).note = "mine"
-    with pytest.warns(UserWarning, match="does not hold the attribute note"):
-        model.save(path)
+    with pytest.raises(ValueError, match=r"learning_rate=.*halve.* cannot be saved"):
+        model.fit(X, y).save(path)
+    loaded = copied(model.set_params(learning_rate="constant"), path)
+    loaded.set_params(learning_rate=halve).partial_fit(X, y)
+    model.set_params(learning_rate=halve).partial_fit(X, y)
+    np.testing.assert_array_equal(weights(loaded), weights(model))
 
 
 # ---- what cannot be saved -----------------------------------------------------------------------
@@ -316,13 +294,13 @@ def test_what_is_not_saved(path):
     X, y = small("multiclass")[1:]
     with pytest.raises(NotFittedError):
         fastbp.MLPClassifier().save(path)
-    with pytest.raises(TypeError, match="Subclass has code of its own"):
+    with pytest.raises(TypeError, match="a Subclass may hold more"):
         Subclass(max_iter=1).fit(X, y).save(path)
     impostor = type("MLPClassifier", (fastbp.MLPClassifier,), {})
-    with pytest.raises(TypeError, match="has code of its own"):
+    with pytest.raises(TypeError, match="may hold more"):
         impostor(max_iter=1).fit(X, y).save(path)
     model = fastbp.MLPClassifier(max_iter=1).fit(X, y)
-    for parameter, value in {"alpha": -1, "hidden_layer_sizes": [[1]], "n_threads": 5000}.items():
+    for parameter, value in {"alpha": -1, "hidden_layer_sizes": [[1]], "n_threads": 0}.items():
         with pytest.raises(ValueError, match=parameter):
             clone(model).fit(X, y).set_params(**{parameter: value}).save(path)
     assert not path.exists()
@@ -368,21 +346,22 @@ def changed(description, *names, value):
 
 
 FORGED = {
-    ("format",): ["another", None, 1, "fastbp checkpoint"],
+    ("format",): ["another", None, 1, "fastbp checkpoint", "fastbp"],
     ("version",): [0, 2, 1.0, True, "1", None],
-    ("fastbp_version",): [None, 1],
-    ("estimator",): ["Pipeline", "os.system", None, ["MLPClassifier"], "MLPRegressor"],
+    ("fastbp",): [None, 1],
+    ("class",): ["Pipeline", "os.system", None, ["MLPClassifier"], "MLPRegressor"],
     ("more",): [1],
-    ("parameters",): [None, [], {"more": 1}, {"callback": None}, {"checkpoint": "file"}],
+    ("parameters",): [None, [], {"more": 1}, {"callback": None}],
     ("parameters", "alpha"): [-1, "x", None, [1], {"float": "nan"}, {"float": "x"}, {"x": 1}, {}],
+    ("parameters", "checkpoint"): [1, ["x"], {"x": 1}],
     ("parameters", "hidden_layer_sizes"): ["x", [0], {"tuple": [1.5]}, {"tuple": "x"}, [[1], [2]]],
     ("parameters", "activation"): ["softmax", ["relu"] * 3, [["relu"]], 1, {"bytes": "relu"}],
-    ("parameters", "learning_rate"): ["fast", {"function": 1}, {"function": "f", "x": 1}, {}],
+    ("parameters", "learning_rate"): ["fast", {"function": "f"}, {}],
     ("parameters", "random_state"): [-1, "x", {"generator": 1}, {"generator": {}}],
     ("parameters", "random_state", "generator", "position"): [-1, 625, 10**6, 1.0, True, None],
     ("parameters", "random_state", "generator", "has_gauss"): [2, -1, "x"],
     ("parameters", "random_state", "generator", "cached_gaussian"): ["x", None, 10**400],
-    ("parameters", "n_threads"): [0, 1025, 10**9, "x"],
+    ("parameters", "n_threads"): [0, "x", 1.5],
     ("parameters", "device"): ["tpu", 1],
     ("network",): [None, [], {}],
     ("network", "layer_sizes"): [
@@ -400,28 +379,29 @@ FORGED = {
     ("labels",): [None, [], {}, "x"],
     ("labels", "kind"): ["binary", "multilabel", "x", None, [1]],
     ("labels", "sparse"): [1, None, "x"],
-    ("labels", "dtype"): ["str", "O", "int1", "float128", "V8", "datetime64", None, [1], "uint8\n"],
     ("labels", "classes"): [
-        [], [1, 3], [1, 1, 3], [1, 3, 5, 7], [1, 3, 5.0], [1, 3, "5"], [1, 3, True], [1, 3, None],
-        [1, 3, 2**63], [1, 3, {"float": "nan"}], [[1], [3], [5]], "135", None, {"tuple": [1, 3, 5]},
-    ],
+        {"dtype": dtype} for dtype in ("<i4", "<f8", "<U1", "O", "M8[s]", "V8", "x", None, [1])
+    ] + [
+        {"dtype": "<i8", "values": values}
+        for values in ([], [1, 3], [1, 1, 3], [1, 3, 5, 7], [1, 3, 5.0], [1, 3, "5"], [1, 3, True],
+        [1, 3, None], [1, 3, 2**63], [1, 3, {"float": "nan"}], [[1], [3], [5]], "135", None)
+    ] + [[1, 3, 5], None, 1, {}],
     ("feature_names",): [[], ["a"] * 4, [1] * 5, "abcde", [["a"]] * 5, {}, [None] * 5],
-    ("training",): [None, [], {"more": 1}],
-    ("training", "t"): [-1, 1.5, "x", None, True, 10**30],
-    ("training", "n_iter"): [-1, 1.5, "x", None, True],
-    ("training", "no_improvement_count"): [-1, 1.5, "x", None, True],
-    ("training", "loss"): ["x", [1], True, {"float": "x"}],
-    ("training", "best_loss"): ["x", [1], True],
-    ("training", "best_validation_score"): ["x", [1], True],
-    ("training", "holdout"): [1, "x", [1], None],
-    ("training", "holdout", "position"): [-1, 625, 2**31, 1.0],
+    ("progress",): [None, [], {"more": 1}],
+    ("progress", "n_samples_seen"): [-1, 1.5, "x", None, True, 10**30],
+    ("progress", "n_iter"): [-1, 1.5, "x", None, True],
+    ("progress", "no_improvement_count"): [-1, 1.5, "x", None, True],
+    ("progress", "loss"): ["x", [1], True, {"float": "x"}],
+    ("progress", "best_loss"): ["x", [1], True],
+    ("progress", "best_validation_score"): ["x", [1], True],
+    ("holdout",): [1, "x", [1], None, {}],
+    ("holdout", "position"): [-1, 625, 2**31, 1.0],
     ("optimizer",): [{}, [], "x", None],
     ("optimizer", "solver"): ["x", "sgd", "lbfgs", None, 1],
     ("optimizer", "step"): [-1, 1.5, "x", None],
     ("optimizer", "epochs"): [-1, 1.5, "x", None],
     ("optimizer", "learning_rate"): [-1, "x", None, {"float": "inf"}, {"float": "nan"}],
-    ("optimizer", "schedule"): ["fast", 1, None, {"function": 1}],
-    ("optimizer", "momentum"): ["x", None, [1]],
+    ("optimizer", "learning_rate_init"): [0, -1, "x", None, [1]],
     ("optimizer", "more"): [1],
 }  # fmt: skip
 
@@ -435,32 +415,26 @@ def test_forged_descriptions(names, value, saved, path):
     """Each is whole and has the right digest: somebody meant it."""
     arrays, description = saved
     container.write(path, arrays, changed(description, *names, value=value))
-    with pytest.raises(ValueError, match=r"model\.fastbp: ") as caught:
+    with pytest.raises(ValueError, match=r"model\.fastbp") as caught:
         fastbp.load(path)
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
-    "name", ["format", "version", "network", "labels", "training", "optimizer"]
+    "name", ["format", "version", "network", "labels", "progress", "optimizer"]
 )
 def test_missing_fields(name, saved, path):
     arrays, description = saved
     container.write(path, arrays, changed(description, name, value=...))
-    with pytest.raises(ValueError, match=r"not a model|damaged"):
+    with pytest.raises(ValueError, match=r"no model of fastbp|of the format|has no"):
         fastbp.load(path)
 
 
-def test_files_of_newer_and_older_versions(saved, path):
+def test_files_of_newer_versions(saved, path):
     arrays, description = saved
-    newer = description | {"version": 2, "fastbp_version": "9.1", "more": 1}
-    container.write(path, arrays, newer)
+    container.write(path, arrays, description | {"version": 2, "fastbp": "9.1", "more": 1})
     with pytest.raises(ValueError, match=r"fastbp '9.1' in version 2 of the format.* Update"):
         fastbp.load(path)
-    container.write(path, arrays, changed(description, "parameters", "newer", value=1))
-    with pytest.raises(ValueError, match=r"the parameters \['newer'\].* Update fastbp"):
-        fastbp.load(path)
-    container.write(path, arrays, changed(description, "parameters", "n_threads", value=...))
-    assert fastbp.load(path).n_threads is None  # a parameter that is newer than the file
 
 
 @pytest.mark.parametrize(
@@ -472,13 +446,13 @@ def test_forged_arrays(name, saved, path):
     forged = [array[:-1], array[None], array.astype(np.int16), array.astype(np.int64), array[:0]]
     for each in forged:
         container.write(path, arrays | {name: each}, description)
-        with pytest.raises(ValueError, match=r"model\.fastbp: "):
+        with pytest.raises(ValueError, match=r"model\.fastbp"):
             fastbp.load(path)
     container.write(path, {k: v for k, v in arrays.items() if k != name}, description)
-    with pytest.raises(ValueError, match=r"damaged: there is no array|moment\(s\)"):
+    with pytest.raises(ValueError, match=name):
         fastbp.load(path)
     container.write(path, arrays | {"more": array}, description)
-    with pytest.raises(ValueError, match=r"unknown arrays \['more'\]"):
+    with pytest.raises(ValueError, match=r"arrays that do not belong to it: \['more'\]"):
         fastbp.load(path)
 
 
@@ -486,12 +460,12 @@ def test_labels_that_take_more_memory_than_they_say(path, saved):
     """In an array of strings each is as long as the longest."""
     arrays, description = saved
     classes = ["a", "b", "x" * 2**25]
-    labels = description["labels"] | {"dtype": "str", "classes": classes}
+    labels = description["labels"] | {"classes": {"dtype": f"<U{2**25}", "values": classes}}
     forged = description | {"labels": labels}
     container.MOST_HEADER_BYTES, before = 2**27, container.MOST_HEADER_BYTES
     try:
         container.write(path, arrays, forged)
-        with pytest.raises(ValueError, match="the labels take 402653184 bytes, more than"):
+        with pytest.raises(ValueError, match=r"3 values of dtype .* take more than"):
             fastbp.load(path)
     finally:
         container.MOST_HEADER_BYTES = before
@@ -504,7 +478,7 @@ def test_other_files(path):
         with pytest.raises(ValueError, match=r"model\.fastbp: not a safetensors file"):
             fastbp.load(path)
     safetensors.numpy.save_file({"coefs.0": X}, path)
-    with pytest.raises(ValueError, match="not a model that fastbp has saved"):
+    with pytest.raises(ValueError, match="no model of fastbp"):
         fastbp.load(path)
 
 

@@ -35,6 +35,9 @@ def take_apart(random_state):
     """
     state = random_state
     if isinstance(state, np.random.RandomState):
+        name = state.get_state(legacy=False)["bit_generator"]
+        if name != _NAME:
+            raise ValueError(f"A random generator must be {_NAME}, got {name}.")
         state = state.get_state()
     check_state(state)
     _, keys, position, has_gauss, cached = state

@@ -103,7 +103,7 @@ def positive_number(text):
 
 def folder(text):
     """Read the name of a folder that exists."""
-    path = Path(text).expanduser()
+    path = Path(files.expand_home(text) or text)
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise argparse.ArgumentTypeError(f"{text!r} {problem}")

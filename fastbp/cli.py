@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from fastbp import MLPClassifier, __version__, datasets, recipes
+from fastbp import MLPClassifier, __version__, datasets, files, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.devices import TENSOR_CORE_PRECISIONS
 from fastbp.optimizers import STOCHASTIC_SOLVERS

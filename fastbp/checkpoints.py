@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils._param_validation import InvalidParameterError
 
-from fastbp import container
+from fastbp import container, generators
 from fastbp.progress import Progress, check_progress
 
 FORMAT, VERSION = "fastbp checkpoint", 1
@@ -64,7 +64,7 @@ class Checkpoint:
         """Write a training's state, in one step: a reader finds the last one or this one, whole."""
         optimizer, progress, split = training.optimizer, training.progress, training.split
         moments = training.engine.store_moments()
-        generator, numbers = _numbers_of(training.random_state.get_state())
+        generator, numbers = generators.take_apart(training.random_state)
         arrays = {
             "parameters": training.engine.store_parameters(),
             **{f"moments.{index}": moment for index, moment in enumerate(moments)},
@@ -91,7 +91,9 @@ class Checkpoint:
             if array is not None:
                 arrays[name] = np.asarray(array)
         if training.holdout_state is not None:
-            arrays["holdout"], description["holdout"] = _numbers_of(training.holdout_state)
+            arrays["holdout"], description["holdout"] = generators.take_apart(
+                training.holdout_state
+            )
         container.write(self.path, arrays, description)
 
     def _fingerprint_of(self, training):
@@ -202,17 +204,6 @@ def _scalars_of(progress):
     }
 
 
-def _numbers_of(state):
-    """A random generator's state as an array and the numbers beside it."""
-    name, keys, position, has_gauss, cached = state
-    return keys, [name, position, has_gauss, repr(cached)]
-
-
-def _state_of(keys, numbers):
-    name, position, has_gauss, cached = numbers
-    return name, keys, position, has_gauss, float(cached)
-
-
 def _restore(training, make_split, arrays, description):
     """Set all that changes in the course of a training. Shapes are the prepared training's."""
     split, optimizer = training.split, training.optimizer
@@ -255,10 +246,9 @@ def _restore(training, make_split, arrays, description):
     progress.loss_curve = list(arrays["loss_curve"])
     if "validation_scores" in arrays:
         progress.validation_scores = arrays["validation_scores"].tolist()
-    state = np.random.RandomState()
-    state.set_state(_state_of(arrays["generator"], description["generator"]))
+    state = generators.put_together(arrays["generator"], description["generator"])
     if "holdout" in arrays:
-        training.holdout_state = _state_of(arrays["holdout"], description["holdout"])
+        training.holdout_state = generators.put_together(arrays["holdout"], description["holdout"])
     training.start, training.best_parameters, training.progress = parameters, best, progress
     optimizer.moments = moments
     for name in _OPTIMIZER_STATE:
@@ -266,7 +256,7 @@ def _restore(training, make_split, arrays, description):
     optimizer.check(len(parameters))
     training.split = make_split(train, validation)
     training.order = order
-    training.random_state.set_state(state.get_state())
+    training.random_state.set_state(state)
     if description["ending"] not in (None, "stopped", "max_iter"):
         raise ValueError(f"ending is {description['ending']!r}")
     training.ending = description["ending"]

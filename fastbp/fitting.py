@@ -11,6 +11,7 @@ from fastbp import devices
 from fastbp import parameters as params
 from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
+from fastbp.generators import check_state
 from fastbp.lbfgs import fit_lbfgs
 from fastbp.model import Model, View
 from fastbp.network import Network
@@ -219,6 +220,7 @@ class Fit:
         else:
             # A warm start draws the same split as the first fit.
             random_state = np.random.RandomState()
+            check_state(training.holdout_state)
             random_state.set_state(training.holdout_state)
         labels = None if self.labels is None else self.labels.to_stratify(data.targets)
         train, held_out = hold_out(data.n_samples, fraction, random_state, labels)

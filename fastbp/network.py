@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from numbers import Integral
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIO
 from fastbp.losses import LOSSES, find_loss
 
 LARGEST_LAYER = 2**31 - 1
+MOST_PARAMETERS = 2**48  # with all padding, addresses in bytes stay far below 2**63
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,17 @@ class Network:
         if (
             not isinstance(sizes, tuple)
             or len(sizes) < 2
-            or not all(isinstance(size, Integral) and 0 < size <= LARGEST_LAYER for size in sizes)
+            # NumPy's integers wrap around in products, and arrays would be too small.
+            or not all(type(size) is int and 0 < size <= LARGEST_LAYER for size in sizes)
         ):
             raise ValueError(
-                "layer_sizes must be a tuple of two or more whole numbers from 1 to 2**31 - 1, got "
-                f"{sizes!r}."
+                "layer_sizes must be a tuple of two or more numbers of type int from 1 to "
+                f"2**31 - 1, got {sizes!r}."
+            )
+        if self.n_parameters > MOST_PARAMETERS:
+            raise ValueError(
+                f"layer_sizes must make at most 2**48 parameters, but {sizes!r} make "
+                f"{self.n_parameters}."
             )
         if not isinstance(activations, tuple) or len(activations) != len(sizes) - 2:
             raise ValueError(

@@ -6,9 +6,9 @@ import warnings
 from inspect import signature
 from threading import local
 
-import numpy as np
 from sklearn.base import _clone_parametrized
 
+from fastbp.generators import check_state
 from fastbp.model import Model
 from fastbp.optimizers import Optimizer
 from fastbp.progress import check_progress
@@ -169,4 +169,4 @@ def _check(estimator_class, state):
         optimizer.check(model.network.n_parameters)
     holdout = state.get("_holdout_state")
     if holdout is not None:
-        np.random.RandomState().set_state(holdout)
+        check_state(holdout)

@@ -74,10 +74,10 @@ class Engine:
     """
 
     def __init__(self, network, dtype, n_threads=None):
-        self.network = network
         self.dtype = np.dtype(dtype)
         self.n_threads = n_threads
         self.layout = _layout_of(network, self.dtype)
+        self.network = self.layout.network  # an equal one, whose sizes were checked
         self._flat = None  # parameters not yet packed into panels
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
@@ -298,12 +298,9 @@ class Engine:
 
             self._compile(kernels.predict, source.source, size, arguments)
             run_team(size, member, memories[0].control, self._at_work)
-        self._keep_whether_finite(reduce(and_, bits))
+        found = kernels.FINITENESS[reduce(and_, bits)]
+        self.inputs_were_finite, self.outputs_were_finite = found
         return out
-
-    def _keep_whether_finite(self, bits):
-        self.inputs_were_finite = bits & kernels.FINITE_INPUTS != 0
-        self.outputs_were_finite = bits & kernels.FINITE_OUTPUTS != 0
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, into `out`."""
@@ -316,7 +313,7 @@ class Engine:
             self._flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
             order, out, working, widest,
         )  # fmt: skip
-        self._keep_whether_finite(bits)
+        self.inputs_were_finite, self.outputs_were_finite = kernels.FINITENESS[bits]
 
 
 def warmup(dtypes=("float32", "float64"), everything=True):

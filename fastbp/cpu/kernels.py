@@ -32,6 +32,7 @@ from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
 LOSS, TOTAL_WEIGHT, UPDATES, RESULT_SIZE = range(4)
 # Bits of what a prediction returns: whether all inputs, and all outputs, were finite.
 FINITE_INPUTS, FINITE_OUTPUTS = 1, 2
+FINITENESS = (False, False), (True, False), (False, True), (True, True)  # by those bits
 
 
 @by_reference

@@ -459,3 +459,43 @@ def test_subnormal_numbers_train_and_predict_as_in_numpy(where, dtype, tiny, opt
     tolerance = dict(rtol=1e-9, atol=1e-11) if dtype == np.float64 else dict(rtol=2e-3, atol=2e-5)
     for ours, expected in zip(*found, strict=True):
         assert_allclose(ours, expected, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_sizes", (3,)),
+        ("layer_sizes", (3, 4, 5, 2)),
+        ("layer_sizes", [3, 4, 2]),
+        ("layer_sizes", (3, 0, 2)),
+        ("layer_sizes", (3, -4, 2)),
+        ("layer_sizes", (3, 4.0, 2)),
+        ("layer_sizes", (3, True, 2)),
+        ("layer_sizes", (3, 2**31, 2)),
+        ("layer_sizes", (2**31 - 1, 2**31 - 1, 2)),
+        ("layer_sizes", (np.int32(70_000), np.int32(70_000), 2)),
+        ("hidden_activations", ()),
+        ("hidden_activations", ("relu", "relu")),
+        ("hidden_activations", ("swish",)),
+        ("hidden_activations", ("softmax",)),
+        ("output_activation", "gelu"),
+        ("output_activation", None),
+        ("loss", "hinge"),
+        ("loss", "poisson"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_network_that_kernels_cannot_compute_is_refused(field, value):
+    """Sizes of NumPy's int32 wrapped around, and made arrays too small for the kernels."""
+    network = replace(make_network((3, 4, 2), "softmax"), **{field: value})
+    named = "hidden_activations" if value == (3, 4, 5, 2) else field
+    with pytest.raises(ValueError, match=named):
+        Layout(network, np.float64)
+
+
+def test_engines_take_the_network_that_was_checked():
+    """Layouts are kept, and found by networks that are equal, if of other types."""
+    network = make_network((3, 4, 2), "softmax")
+    assert Engine(network, np.float64).network == network
+    sizes = Engine(replace(network, layer_sizes=(3, 4.0, np.int8(2))), np.float64).network
+    assert [type(size) for size in sizes.layer_sizes] == [int, int, int]

@@ -216,7 +216,7 @@ DAMAGES = {
     "other dtype": lambda arrays, description: arrays.update(
         parameters=arrays["parameters"].astype("f4")
     ),
-    "bad generator": lambda arrays, description: description.update(generator=["x", 0, 0, "0"]),
+    "bad generator": lambda arrays, description: description.update(generator={"position": 10**9}),
     "negative step": lambda arrays, description: description["optimizer"].update(step=-3),
     "text as rate": lambda arrays, description: description["optimizer"].update(
         learning_rate="fast"

@@ -7,9 +7,7 @@ child once and says what came of it.
 """
 
 import os
-import signal
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +15,7 @@ import numpy as np
 from fastbp import sealed
 from tests.trials import children
 from tests.trials.children import RIGHT, WRONG, Trial
-
-
-def kill_after(seconds, function, *arguments):
-    """Start a child, kill it after a while, and say whether it was still at work."""
-    child = children.start_child(function, *arguments, seconds=600)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+from tests.trials.killed_fits import in_fits, in_saves, kill_after
 
 
 def fit(expected):
@@ -71,13 +62,19 @@ def fit_without_compiler(expected):
     return code or (WRONG if KernelCache.n_compiled else RIGHT)
 
 
-KINDS = {"compilation": (in_compilation, 0.1), "cache": (in_cache_writes, 0.9)}  # and their shares
+KINDS = {  # and their shares
+    "compilation": (in_compilation, 0.05),
+    "cache": (in_cache_writes, 0.25),
+    "fits": (in_fits, 0.45),
+    "saves": (in_saves, 0.25),
+}
 
 
 def main():
     trial = Trial("kills", 100, kinds=",".join(KINDS))
     with tempfile.TemporaryDirectory() as folder:
         in_cache_writes.filled = os.path.join(folder, "filled")
+        in_fits.filled = in_cache_writes.filled
         _, expected = children.reference(in_cache_writes.filled)
         chosen = [KINDS[name] for name in trial.options.kinds.split(",")]
         shares = np.array([share for _, share in chosen])

@@ -179,7 +179,7 @@ def dumps(value):
             for index, (name, inner) in reversed([*enumerate(items)]):
                 todo += [inner, _Text(("," if index else "") + json.dumps(name) + ":")]
             todo.append(_Text("{"))
-        elif isinstance(each, list):
+        elif isinstance(each, list) and any(isinstance(inner, list | dict) for inner in each):
             todo.append(_Text("]"))
             for index, inner in reversed([*enumerate(each)]):
                 todo += [inner, _Text("," if index else "")]

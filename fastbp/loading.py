@@ -12,6 +12,7 @@ import numpy as np
 
 from fastbp import container, generators, values
 from fastbp.labels import Labels
+from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import RULES, STOCHASTIC_SOLVERS, Optimizer
@@ -221,7 +222,8 @@ def _restore_model(estimator_class, description, arrays):
     model.check()
     if estimator_class._numeric_targets != (labels is None):
         raise ValueError(f"labels do not belong to the class {estimator_class.__name__}.")
-    if estimator_class._average_outputs != network.average_outputs:
+    averages = estimator_class._average_outputs and is_averaged(network.loss)
+    if averages != network.average_outputs:
         raise ValueError(f"average_outputs does not belong to {estimator_class.__name__}.")
     trained = {"loss": network.loss}
     if labels is None:

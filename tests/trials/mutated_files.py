@@ -11,6 +11,7 @@ of it.
 """
 
 import argparse
+import copy
 import gzip
 import mmap
 import os
@@ -173,7 +174,7 @@ class Checkpoints:
         ):
             given = {"hidden_layer_sizes": (5,), "max_iter": 4, "random_state": 0}
             make = lambda kind=kind, given=given | parameters: kind(  # noqa: E731
-                **given, checkpoint=self.path
+                **copy.deepcopy(given), checkpoint=self.path
             )
             expected = weights(make().fit(self.X, self.y))
             try:

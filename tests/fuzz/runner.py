@@ -178,6 +178,7 @@ def _cannot_be_saved(model, error):
             callable(model.learning_rate)
             or isinstance(model.random_state, np.random.RandomState)
             or "cannot be stored" in str(error)
+            or "hidden_layer_sizes must" in str(error)
         )
     )
 

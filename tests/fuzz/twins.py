@@ -179,6 +179,7 @@ def _is_like_theirs(call, name, model, namespace):
         and model.input_scale == 1
         and not model.warm_start
         and model.callback is None
+        and model.beta_2 < 0.9999  # 1 - beta_2 loses digits where sums are reassociated
         and model.precision in ("auto", "float64")
     )
     X, y = namespace[f"X{call.data}"], namespace[f"y{call.data}"]

@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 import traceback
@@ -100,6 +101,9 @@ class Worker:
             self._process.join(5)
             return self._ended("crash", f"the process ended with {self._process.exitcode}")
         if time.monotonic() - self._began > limit:
+            if hasattr(signal, "SIGABRT"):  # it writes where it hangs
+                os.kill(self._process.pid, signal.SIGABRT)
+                self._process.join(5)
             return self._ended("hang", f"no answer within {limit:g} s")
         return "waiting"
 

@@ -18,6 +18,8 @@ from tests.fuzz.scripts import draw_script
 from tests.fuzz.shrink import describe
 from tests.fuzz.workers import Worker, run_alone
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 PLANTS = {}  # the finding's key -> what plants its bug
 
 

@@ -37,7 +37,7 @@ _PROBE_SECONDS = 8
 _SOCKET_SECONDS = 4
 
 
-def load_mnist(path=None, *, verbose=False):
+def load_mnist(path=None, *, verbose=False, most_images=idx.MOST_ITEMS):
     """Load the MNIST handwritten digits as bytes.
 
     They come from the first of these: `path`; the folder that the environment variable
@@ -53,6 +53,9 @@ def load_mnist(path=None, *, verbose=False):
         data of the same format, such as Fashion-MNIST, works, too.
     verbose : bool, default=False
         Say on stderr when a download begins.
+    most_images : int, default=1000000
+        A file of more is refused. Sizes are checked before anything is read: no file takes more
+        memory than this, its header and its own size allow.
 
     Returns
     -------
@@ -74,8 +77,7 @@ def load_mnist(path=None, *, verbose=False):
     NotADirectoryError
         If a file is named instead of a folder.
     ValueError
-        If a file is damaged or is not what its name says, or has more than a million images. Sizes
-        are checked before anything is read, so that no file takes more memory than it should.
+        If a file is damaged, is not what its name says, or has more than `most_images`.
     ConnectionError
         If there is no copy and the download fails, at most 10 seconds after the server's last
         response.
@@ -87,14 +89,14 @@ def load_mnist(path=None, *, verbose=False):
     ((60000, 784), dtype('uint8'))
     """
     if path is not None:
-        return _read_folder(Path(path), "path")
+        return _read_folder(Path(path), "path", most_images)
     if os.environ.get("FASTBP_DATA"):
-        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA")
+        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA", most_images)
     cache = cache_folder()
     if cache is None:
         return _download_or_explain("nobody knows the user's home folder", verbose)
     try:
-        return _read_folder(cache, "the user's cache")
+        return _read_folder(cache, "the user's cache", most_images)
     except (OSError, ValueError) as error:
         no_copy = error
     data = _download_or_explain(no_copy, verbose)
@@ -146,7 +148,7 @@ def load_digits():
 # ---- files ----------------------------------------------------------------------------------
 
 
-def _read_folder(folder, origin):
+def _read_folder(folder, origin, most_images):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
     home = expand_home(folder)
     if home is None:
@@ -158,8 +160,8 @@ def _read_folder(folder, origin):
         raise NotADirectoryError(f"{origin}: {folder} is not a folder")
     data = Bunch(input_scale=1 / 255, source=str(folder))
     for part in ("train", "test"):
-        images_path, images = _read_file(folder, f"X_{part}")
-        labels_path, labels = _read_file(folder, f"y_{part}")
+        images_path, images = _read_file(folder, f"X_{part}", most_images)
+        labels_path, labels = _read_file(folder, f"y_{part}", most_images)
         if len(images) == 0:
             raise ValueError(f"{images_path}: no images")
         if len(images) != len(labels):
@@ -175,13 +177,13 @@ def _read_folder(folder, origin):
     return data
 
 
-def _read_file(folder, key):
+def _read_file(folder, key, most_images):
     """Read one of the four files; return its path too."""
     name, n_dimensions = _MNIST_FILES[key]
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
             item_shape = _IMAGE_SHAPE if n_dimensions == 3 else None
-            return path, idx.read(path, n_dimensions, item_shape)
+            return path, idx.read(path, n_dimensions, item_shape, most_images)
     raise FileNotFoundError(f"{folder}: there is no file {name} or {name}.gz")
 
 

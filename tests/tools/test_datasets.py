@@ -295,3 +295,14 @@ def test_digits_are_split_evenly_and_always_alike():
     for key in NAMES:
         np.testing.assert_array_equal(data[key], again[key])
     assert (data.X_train.dtype, data.y_train.dtype) == (np.uint8, np.int64)
+
+
+def test_the_caller_allows_no_more_images(tmp_path):
+    for kind, shape in (("images-idx3", (3, 28, 28)), ("labels-idx1", (3,))):
+        for part in ("train", "t10k"):
+            header = np.array([0x0800 + len(shape), *shape], ">u4").tobytes()
+            path = tmp_path / f"{part}-{kind}-ubyte"
+            path.write_bytes(header + bytes(int(np.prod(shape))))
+    assert datasets.load_mnist(tmp_path, most_images=3).X_train.shape == (3, 784)
+    with pytest.raises(ValueError, match=r"3 x 28 x 28.*more than 2 items are not read"):
+        datasets.load_mnist(tmp_path, most_images=2)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 
 from tests.fuzz import features
 from tests.fuzz.state import as_array, learned, same_result
@@ -167,6 +168,10 @@ def _can_resume(call, model):
 
 def _is_like_theirs(call, name, model, namespace):
     """Whether scikit-learn does the same here: see docs/differences.md."""
+    # Invalid matrices make scikit-learn read foreign memory.
+    used = [namespace[x] for x in re.findall(r"X\d", call.source)]
+    if not all(_is_valid_sparse(X) for X in used if scipy.sparse.issparse(X)):
+        return False
     if call.kind == "predict":
         return True
     has_loss = not hasattr(model, "predict_proba")
@@ -191,7 +196,7 @@ def _is_like_theirs(call, name, model, namespace):
     if name == "from_sklearn":
         return is_their_kind and model.precision == "auto"
     is_double = getattr(X, "dtype", np.dtype(float)) not in (np.float32, np.float16)
-    # Invalid matrices make scikit-learn read foreign memory; bytes it refuses.
+    # Bytes it refuses.
     is_valid = isinstance(X, (np.ndarray, list)) or _is_valid_sparse(X)
     weight = namespace[f"w{call.data}"] if ", w" in call.source else 1.0
     is_weight = isinstance(weight, (float, np.ndarray)) and np.min(weight, initial=1.0) > 0

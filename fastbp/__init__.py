@@ -4,9 +4,9 @@ The estimators have scikit-learn's interface; numba is imported at the first fit
 """
 
 from fastbp.classifier import MLPClassifier
+from fastbp.loading import load
 from fastbp.many import fit_many
 from fastbp.regressor import MLPRegressor
-from fastbp.saving import load
 
 __all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
 

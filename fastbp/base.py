@@ -116,7 +116,7 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
     def _outputs(self, model, X, activation=None):
         """A model's outputs for X, of shape (n_samples, n_outputs)."""
         if not params.is_thread_count(self.n_threads):
-            self._validate_params()
+            params.check(self, ["n_threads"])
         is_checked = not passes_as_it_is(model, X)
         X = check_rows(self, model, X) if is_checked else X
         network, dtype = model.network, model.parameter_dtype()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import reprlib
 from dataclasses import dataclass, fields
 from inspect import signature
 
@@ -121,14 +122,15 @@ class Checkpoint:
         found = description.get("format"), description.get("version")
         if found != (FORMAT, VERSION):
             raise ValueError(
-                f"{self.path} is no checkpoint that this fastbp can read: it says {found}, not "
-                f"{(FORMAT, VERSION)}."
+                f"{self.path} is no checkpoint that this fastbp can read: it says "
+                f"{reprlib.repr(found)}, not {(FORMAT, VERSION)}."
             )
         self._compare(description, training)
         try:
             _restore(training, make_split, arrays, description)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"The checkpoint {self.path} is damaged: {error!r}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"The checkpoint {self.path} is damaged: {why}") from error
 
     def _compare(self, description, training):
         """See that parameters and data are those of the fit that wrote the file."""
@@ -137,7 +139,8 @@ class Checkpoint:
         for name, ours in self.settings.items():
             if theirs.get(name) != ours:
                 raise ValueError(
-                    f"The checkpoint {self.path} was written with {name}={theirs.get(name)!r}, but "
+                    f"The checkpoint {self.path} was written with {name}="
+                    f"{reprlib.repr(theirs.get(name))}, but "
                     f"the estimator has {name}={ours!r}. Use the same parameters, or resume=False "
                     "to train anew."
                 )
@@ -206,31 +209,68 @@ def _scalars_of(progress):
 
 def _restore(training, make_split, arrays, description):
     """Set all that changes in the course of a training. Shapes are the prepared training's."""
-    split, optimizer = training.split, training.optimizer
-    n_rows = training.data.n_samples
+    split, optimizer, arrays = training.split, training.optimizer, dict(arrays)
 
-    def take(name, like, shape=None):
-        array = arrays[name]
-        expected = like.shape if shape is None else shape
-        if array.shape != expected or array.dtype != like.dtype:
+    def take(name, like):
+        array = arrays.pop(name)
+        if array.shape != like.shape or array.dtype != like.dtype:
             raise ValueError(
-                f"{name} has shape {array.shape} and dtype {array.dtype}, not {expected} and "
+                f"{name} has shape {array.shape} and dtype {array.dtype}, not {like.shape} and "
                 f"{like.dtype}"
             )
         return array
 
-    def take_rows(name, like):
-        rows = take(name, like)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < n_rows:
-            raise ValueError(f"{name} has row numbers out of range")
-        return rows
+    start, scores = training.start, split.validation is not None
+    parameters, best = take("parameters", start), None
+    order, train = take("order", split.train), take("train", split.train)
+    validation = take("validation", split.validation) if scores else None
+    if scores and "best_parameters" in arrays:
+        best = take("best_parameters", start)
+    _check_rows(order, train, validation, training.data.n_samples)
+    for array in (parameters, best):
+        if array is not None and not np.isfinite(array).all():
+            raise ValueError("parameters are not finite")
+    optimizer.moments = [take(f"moments.{i}", start) for i in range(len(optimizer.moments))]
+    _check_keys("optimizer", description["optimizer"], _OPTIMIZER_STATE)
+    for name in _OPTIMIZER_STATE:
+        setattr(optimizer, name, description["optimizer"][name])
+    optimizer.check(len(parameters))
+    state = generators.put_together(arrays.pop("generator"), description["generator"])
+    if "holdout" in arrays or "holdout" in description:
+        training.holdout_state = generators.put_together(
+            arrays.pop("holdout"), description["holdout"]
+        )
+    progress = _restore_progress(description, arrays, training.settings.max_iter, scores)
+    for count in (optimizer.step, optimizer.epochs, progress.n_samples_seen):
+        if type(count) is not int or count >= 2**63:
+            raise ValueError(f"{reprlib.repr(count)} is no count")
+    if arrays:
+        raise ValueError(f"it has other arrays: {reprlib.repr(sorted(arrays))}")
+    training.start, training.best_parameters, training.progress = parameters, best, progress
+    training.split = make_split(train, validation)
+    training.order = order
+    training.random_state.set_state(state)
+    training.ending = description["ending"]
 
-    start = training.start
-    parameters, order = take("parameters", start), take_rows("order", split.train)
-    train = take_rows("train", split.train)
-    validation = None if split.validation is None else take_rows("validation", split.validation)
-    moments = [take(f"moments.{i}", start) for i in range(len(optimizer.moments))]
-    best = take("best_parameters", start) if "best_parameters" in arrays else None
+
+def _check_keys(name, found, expected):
+    if not isinstance(found, dict) or found.keys() != {*expected}:
+        raise ValueError(f"{name} must have {sorted(expected)}, got {reprlib.repr(found)}")
+
+
+def _check_rows(order, train, validation, n_rows):
+    """See that every row is either trained on, in some order, or held out."""
+    for rows in (order, train):
+        rows = rows if validation is None else np.concatenate([rows, validation])
+        is_whole = len(rows) == n_rows and (not n_rows or 0 <= rows.min() <= rows.max() < n_rows)
+        if not is_whole or np.bincount(rows, minlength=n_rows).max(initial=1) > 1:
+            raise ValueError("the rows to train on and those held out are not all rows")
+
+
+def _restore_progress(description, arrays, max_iter, scores):
+    """How far training had come, in a form that it can go on from, and to an end."""
+    expected = _scalars_of(Progress())
+    _check_keys("progress", description["progress"], expected)
     progress = Progress(
         **{
             name: float(value) if isinstance(value, str) else value
@@ -243,20 +283,17 @@ def _restore(training, make_split, arrays, description):
         "best_loss_": progress.best_loss, "best_validation_score_": progress.best_validation_score,
     })  # fmt: skip
     progress.loss = np.float64(progress.loss)
-    progress.loss_curve = list(arrays["loss_curve"])
-    if "validation_scores" in arrays:
-        progress.validation_scores = arrays["validation_scores"].tolist()
-    state = generators.put_together(arrays["generator"], description["generator"])
-    if "holdout" in arrays:
-        training.holdout_state = generators.put_together(arrays["holdout"], description["holdout"])
-    training.start, training.best_parameters, training.progress = parameters, best, progress
-    optimizer.moments = moments
-    for name in _OPTIMIZER_STATE:
-        setattr(optimizer, name, description["optimizer"][name])
-    optimizer.check(len(parameters))
-    training.split = make_split(train, validation)
-    training.order = order
-    training.random_state.set_state(state)
-    if description["ending"] not in (None, "stopped", "max_iter"):
-        raise ValueError(f"ending is {description['ending']!r}")
-    training.ending = description["ending"]
+    curves = {"loss_curve": list, "validation_scores": np.ndarray.tolist}
+    for name, as_list in curves.items() if scores else [("loss_curve", list)]:
+        curve = arrays.pop(name)
+        if curve.dtype != np.float64 or curve.ndim != 1 or len(curve) < progress.n_iter:
+            raise ValueError(f"{name} has shape {curve.shape} and dtype {curve.dtype}")
+        setattr(progress, name, as_list(curve))
+    if (progress.best_loss is None) != scores or (progress.best_validation_score is None) == scores:
+        raise ValueError("its best loss or score is missing")
+    ending, n_iter = description["ending"], progress.n_iter
+    if ending not in (None, "stopped", "max_iter"):
+        raise ValueError(f"ending is {reprlib.repr(ending)}")
+    if type(n_iter) is not int or not n_iter <= max_iter or (n_iter == max_iter and not ending):
+        raise ValueError(f"it ends after {reprlib.repr(n_iter)} of {max_iter} epochs: {ending}")
+    return progress

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from fastbp import MLPClassifier, __version__, datasets, recipes
+from fastbp import MLPClassifier, __version__, datasets, files, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.devices import TENSOR_CORE_PRECISIONS
 from fastbp.optimizers import STOCHASTIC_SOLVERS
@@ -103,7 +103,7 @@ def positive_number(text):
 
 def folder(text):
     """Read the name of a folder that exists."""
-    path = Path(text).expanduser()
+    path = Path(files.expand_home(text) or text)
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise argparse.ArgumentTypeError(f"{text!r} {problem}")

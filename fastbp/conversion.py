@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
+from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
@@ -189,7 +190,7 @@ class ConversionMixin:
             binarizer = estimator._label_binarizer
             kind = _LABEL_KINDS[binarizer.y_type_]
             labels = Labels(kind, np.array(estimator.classes_), binarizer.sparse_input_)
-        network = _network_of(estimator, converted._average_outputs)
+        network = _network_of(estimator, cls._average_outputs)
         model = Model(
             network,
             [np.array(array) for array in estimator.coefs_],
@@ -302,7 +303,7 @@ def _network_of(estimator, average_outputs):
         hidden_activations=(estimator.activation,) * (len(sizes) - 2),
         output_activation=estimator.out_activation_,
         loss=estimator.loss,
-        average_outputs=average_outputs,
+        average_outputs=average_outputs and is_averaged(estimator.loss),
     )
 
 

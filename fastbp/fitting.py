@@ -13,6 +13,7 @@ from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.generators import check_state
 from fastbp.lbfgs import fit_lbfgs
+from fastbp.losses import is_averaged
 from fastbp.model import Model, View
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -359,7 +360,7 @@ def describe_network(estimator, n_features, n_outputs, labels=None):
         hidden_activations=params.hidden_activations(estimator.activation, len(sizes)),
         output_activation=estimator._output_activation(labels),
         loss=estimator.loss,
-        average_outputs=estimator._average_outputs,
+        average_outputs=estimator._average_outputs and is_averaged(estimator.loss),
     )
 
 

@@ -1,5 +1,6 @@
 """States of random generators, taken apart for files, and checked before NumPy trusts them."""
 
+import reprlib
 from math import isfinite
 
 import numpy as np
@@ -35,6 +36,9 @@ def take_apart(random_state):
     """
     state = random_state
     if isinstance(state, np.random.RandomState):
+        name = state.get_state(legacy=False)["bit_generator"]
+        if name != _NAME:
+            raise ValueError(f"A random generator must be {_NAME}, got {name}.")
         state = state.get_state()
     check_state(state)
     _, keys, position, has_gauss, cached = state
@@ -56,7 +60,7 @@ def put_together(keys, numbers):
         If it is the state of no generator.
     """
     if not isinstance(numbers, dict) or numbers.keys() != {*_NUMBERS}:
-        raise ValueError(f"The state of a random generator cannot be {numbers!r}.")
+        raise ValueError(f"The state of a random generator cannot be {reprlib.repr(numbers)}.")
     state = _NAME, keys, *(numbers[name] for name in _NUMBERS)
     check_state(state)
     return state
@@ -77,14 +81,17 @@ def check_state(state):
         )
     _, keys, position, has_gauss, cached = state
     if not isinstance(keys, np.ndarray) or keys.shape != (_N_KEYS,) or keys.dtype != np.uint32:
-        raise ValueError(f"The keys of a random generator must be {_N_KEYS} uint32, got {keys!r}.")
+        found = f"{keys.shape} {keys.dtype}" if isinstance(keys, np.ndarray) else reprlib.repr(keys)
+        raise ValueError(f"The keys of a random generator must be {_N_KEYS} uint32, got {found}.")
     if not _is_count(position, _N_KEYS) or not _is_count(has_gauss, 1):
         raise ValueError(
             f"The position of a random generator must be 0 to {_N_KEYS}, and has_gauss 0 or 1; got "
-            f"{position!r} and {has_gauss!r}."
+            f"{reprlib.repr(position)} and {reprlib.repr(has_gauss)}."
         )
     if isinstance(cached, bool) or not isinstance(cached, float | int) or not isfinite(cached):
-        raise ValueError(f"A random generator cannot have cached the number {cached!r}.")
+        raise ValueError(
+            f"A random generator cannot have cached the number {reprlib.repr(cached)}."
+        )
 
 
 def _is_count(value, most):

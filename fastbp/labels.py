@@ -1,5 +1,6 @@
 """Class labels: encoding them as targets, and decoding outputs to labels."""
 
+import reprlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +60,18 @@ class Labels:
             raise ValueError(f"The kind of labels is not known: {self.kind!r}.")
         classes, n_outputs = self.classes, network.layer_sizes[-1]
         if not isinstance(classes, np.ndarray) or classes.ndim != 1:
-            raise ValueError(f"classes_ must be an array of labels, got {classes!r}.")
+            raise ValueError(f"classes_ must be an array of labels, got {reprlib.repr(classes)}.")
         counts = (1, 2) if self.kind == "binary" else (n_outputs,)
         if len(classes) not in counts or self.n_outputs != n_outputs:
             raise ValueError(
                 f"classes_ must have {' or '.join(map(str, counts))} labels for {n_outputs} "
-                f"output(s) of a {self.kind} classifier, got {len(classes)}: {classes}."
+                f"output(s) of a {self.kind} classifier, got {len(classes)}: "
+                f"{reprlib.repr(classes.tolist())}."
             )
         if len(set(classes.tolist())) < len(classes):
-            raise ValueError(f"classes_ must be different labels, got {classes}.")
+            raise ValueError(
+                f"classes_ must be different labels, got {reprlib.repr(classes.tolist())}."
+            )
         if not isinstance(self.sparse, bool):
             raise ValueError(f"Whether labels are sparse must be a bool, got {self.sparse!r}.")
         expected = ("softmax", "logistic") if self.kind == "multiclass" else ("logistic",)

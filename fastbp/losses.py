@@ -31,6 +31,9 @@ class Loss:
         Whether f′ of the output activation is part of `error` already.
     takes_negative : bool, default=True
         Whether targets may be negative.
+    is_averaged : bool, default=False
+        Whether regressors report its mean over the outputs instead of the sum, as scikit-learn does
+        with the squared error alone.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Loss:
     outputs: tuple[str, ...] = ()
     joins_activation: bool = False
     takes_negative: bool = True
+    is_averaged: bool = False
 
     def goes_with(self, output_activation):
         """Whether it can be taken of such outputs."""
@@ -95,7 +99,10 @@ CROSS_ENTROPY = Loss(
 LOSSES = (
     CROSS_ENTROPY,
     Loss("log_loss", binary_cross_entropy, output_error, ("classification",), ("logistic",), True),
-    Loss("squared_error", half_squared_error, output_error, ("classification", "regression")),
+    Loss(
+        "squared_error", half_squared_error, output_error, ("classification", "regression"),
+        is_averaged=True,
+    ),
     Loss(
         "poisson", half_poisson_deviance, output_error, ("regression",), ("exp",), True,
         takes_negative=False,
@@ -112,6 +119,11 @@ def names_for(task):
     ('squared_error', 'poisson')
     """
     return tuple(dict.fromkeys(loss.name for loss in LOSSES if task in loss.tasks))
+
+
+def is_averaged(name):
+    """Whether a regressor reports the mean of a loss over its outputs."""
+    return any(loss.is_averaged for loss in LOSSES if loss.name == name)
 
 
 def find_loss(name, output_activation):

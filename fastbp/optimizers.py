@@ -5,6 +5,7 @@ new moments. The engines run it over their own storage, fused with the gradient'
 build their switches and that storage from the records: a new rule is one more record here.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, sqrt
@@ -221,19 +222,26 @@ class Optimizer:
         for name in ("step", "epochs"):
             count = getattr(self, name, None)
             if not isinstance(count, Integral) or count < 0:
-                raise ValueError(f"The optimizer's {name} must be a count, got {count!r}.")
+                raise ValueError(
+                    f"The optimizer's {name} must be a count, got {reprlib.repr(count)}."
+                )
         rate = getattr(self, "learning_rate", None)
         if not isinstance(rate, Real) or not 0 <= rate < inf:
-            raise ValueError(f"The optimizer's learning_rate must be a number, got {rate!r}.")
+            raise ValueError(
+                f"The optimizer's learning_rate must be a number, got {reprlib.repr(rate)}."
+            )
         moments, expected = getattr(self, "moments", None), RULES[self.solver].n_moments
         if not isinstance(moments, list) or len(moments) != expected:
-            raise ValueError(f"{self.solver} has {expected} moment(s), got {moments!r}.")
+            raise ValueError(
+                f"{self.solver} has {expected} moment(s), got {reprlib.repr(moments)}."
+            )
         for moment in moments:
             is_array = isinstance(moment, np.ndarray) and moment.dtype in ("f4", "f8")
             if not is_array or moment.shape != (n_parameters,):
+                found = f"{moment.shape} {moment.dtype}" if is_array else reprlib.repr(moment)
                 raise ValueError(
                     f"The optimizer's moments must be vectors of {n_parameters} floats, got "
-                    f"{moment!r}."
+                    f"{found}."
                 )
 
     def reset(self, n_parameters, dtype):

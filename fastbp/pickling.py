@@ -3,12 +3,14 @@
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 from inspect import signature
 from threading import local
 
 from sklearn.base import _clone_parametrized
 
 from fastbp.generators import check_state
+from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.optimizers import Optimizer
 from fastbp.progress import check_progress
@@ -135,6 +137,8 @@ def _from_version_1(state):
     if "_network" not in state:
         return state
     network, labels = state.pop("_network"), state.pop("_labels", None)
+    averages = network.average_outputs and is_averaged(network.loss)
+    network = replace(network, average_outputs=averages)  # once also that of "poisson" was
     state["_model"] = Model(
         network,
         state.pop("coefs_"),

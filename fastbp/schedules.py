@@ -39,7 +39,10 @@ class Schedule:
 
 def inverse_scaling(optimizer, n_samples_seen):
     """η₀ / (t + 1)^power_t, t being the rows seen."""
-    return optimizer.learning_rate_init / (n_samples_seen + 1) ** optimizer.power_t
+    try:
+        return optimizer.learning_rate_init / (n_samples_seen + 1) ** optimizer.power_t
+    except OverflowError:  # the divisor is infinite, as good as
+        return 0.0
 
 
 def divided_by_five(learning_rate):

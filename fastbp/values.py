@@ -11,7 +11,11 @@ from math import isfinite
 import numpy as np
 
 MOST_BYTES = 2**28  # of an array of strings: NumPy gives each the space of the longest
-_ARRAY_TYPES = re.compile(r"[<>|](b1|[iu][1248]|f[248]|[SU]\d{1,9}|O8?)")
+_ARRAY_TYPES = re.compile(
+    r"[<>|](b1|[iu][1248]|f(2|4|8|12|16)|[SU]\d{1,9}|O8?|"
+    r"[mM]8\[(\d{1,9})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])"
+)
+_WIDE = np.dtype(np.longdouble)  # which NumPy turns into no number of Python's, if it is wide
 _NOT_FINITE = {"inf", "-inf", "nan"}
 
 
@@ -56,11 +60,18 @@ def encode(value):
         dtype = value.dtype
         if _ARRAY_TYPES.fullmatch(dtype.str) and (value.ndim == 0 or value.nbytes <= MOST_BYTES):
             name = "value" if value.ndim == 0 else "values"
-            return {"dtype": dtype.str, name: encode(value.tolist())}
+            return {"dtype": dtype.str, name: _items(value)}
     raise ValueError(
         f"{reprlib.repr(value)} of type {kind.__name__} cannot be stored: only None, booleans, "
         "numbers, strings, bytes, and lists, tuples and one-dimensional arrays of them can."
     )
+
+
+def _items(value):
+    """What stands for an array or a scalar in JSON: wide floats as text."""
+    if value.dtype.kind != "f" or value.dtype.itemsize <= 8:
+        return encode(value.tolist())
+    return [str(each) for each in value] if value.ndim else str(value)
 
 
 def decode(encoded):
@@ -108,11 +119,13 @@ def _array(name, encoded):
     if dtype.itemsize * len(values) > MOST_BYTES:
         raise ValueError(f"{len(values)} values of dtype {name} take more than {MOST_BYTES} bytes")
     array = np.empty(len(values), dtype)
+    if dtype.newbyteorder("=") == _WIDE and dtype.itemsize > 8:
+        values = [np.longdouble(value) for value in values]
     try:
         for index, value in enumerate(values):
             array[index] = value
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{reprlib.repr(encoded)} is no array of dtype {name}: {error}") from error
-    if encode(array.tolist()) != encoded:
+    if _items(array) != encoded:
         raise ValueError(f"{reprlib.repr(encoded)} is no array of dtype {name}")
     return array

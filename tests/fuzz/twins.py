@@ -20,7 +20,9 @@ FORCED_TEAMS = """\
 import fastbp.cpu.work
 fastbp.cpu.work.WORK_PER_THREAD, fastbp.cpu.work.WORK_PER_START = 1, 0  # threads for tiny data"""
 # What pickles and files may leave behind.
-GIVE_BACK = "twin.set_params(callback=model.callback, learning_rate=model.learning_rate)"
+GIVE_BACK = """\
+twin.set_params(callback=model.callback, learning_rate=model.learning_rate)
+twin.set_params(checkpoint=model.checkpoint)"""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def twin_for(call, model, namespace):
     twin, is_fit = TWINS[name], "model.fit(" in call.source
     if name == "resumed" and not _can_resume(call, model):
         return None
+    if name == "saved" and not _can_be_saved(model):
+        return None
     if "fit_many" in (twin.call or "") and getattr(model, "checkpoint", None) is not None:
         return None  # a checkpoint is of a single fit
     if name == "threads" and not _is_thread_count(model.n_threads):
@@ -138,6 +142,17 @@ def _repeats(name, model):
 
 def _is_thread_count(n_threads):
     return n_threads is None or (type(n_threads) is int and n_threads >= 1)
+
+
+def _can_be_saved(model):
+    """Whether the parameters, which may have been changed since the fit, are valid."""
+    from fastbp import saving
+
+    try:
+        saving.check_parameters(model)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _can_resume(call, model):

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import sklearn.neural_network
 from conftest import TASKS, pair
 from scipy.sparse import coo_array, csc_matrix, csr_array
+
+import fastbp
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -226,3 +229,17 @@ def test_early_stopping_leaves_the_last_loss_and_no_best_weights_without():
     assert scored.best_loss_ is None
     assert unscored.best_loss_ == min(unscored.loss_curve_)
     assert np.argmax(scored.validation_scores_) < len(scored.validation_scores_) - 1
+
+
+def test_poisson_with_several_outputs():
+    """The loss is summed over the outputs; once it was their mean, as of squared errors."""
+    random = np.random.RandomState(0)
+    X = random.randn(40, 4)
+    y = random.poisson(np.exp(X[:, :3] / 3))
+    given = dict(loss="poisson", hidden_layer_sizes=(5,), max_iter=12, random_state=0)
+    ours = fastbp.MLPRegressor(**given).fit(X, y)
+    theirs = sklearn.neural_network.MLPRegressor(**given).fit(X, y)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], rtol=1e-9)
+    again = fastbp.MLPRegressor.from_sklearn(theirs).partial_fit(X, y)
+    assert again.loss_ == pytest.approx(theirs.partial_fit(X, y).loss_, rel=1e-9)

@@ -251,8 +251,8 @@ def distance(ours, theirs):
     if ours.shape != theirs.shape:
         return np.inf
     if ours.dtype.kind not in "fc" or theirs.dtype.kind not in "fc":
-        # Labels at a tie depend on rounding; outputs are compared in other calls.
-        return 0.0
+        # Labels at a tie depend on rounding, but not all are ties.
+        return np.inf if len(ours) > 4 and np.mean(ours != theirs) > 0.3 else 0.0
     if not ours.size:
         return 0.0
     with np.errstate(all="ignore"):

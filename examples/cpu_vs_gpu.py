@@ -23,7 +23,8 @@ def rows_per_second(device, width):
 
     def note(report):
         speeds.append(report.n_samples / report.seconds)
-        return report.n_iter == N_EPOCHS  # stop
+        if report.n_iter == N_EPOCHS:
+            report.stop()
 
     model = MLPClassifier(
         (width,), solver="sgd", batch_size=BATCH_SIZE, random_state=0, device=device, callback=note

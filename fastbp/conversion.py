@@ -13,6 +13,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp import parameters as params
 from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
@@ -20,7 +21,6 @@ from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
-from fastbp.parameters import default_activation
 from fastbp.training import warn
 
 # Fitted attributes with the same meaning on both sides; scikit-learn's lbfgs lacks some of them.
@@ -112,6 +112,7 @@ class ConversionMixin:
         >>> np.allclose(converted.predict(X), model.predict(X))
         True
         """
+        params.check(self)
         check_is_fitted(self)
         model = self._model
         network, dtype = model.network, model.parameter_dtype()
@@ -227,7 +228,7 @@ def _single_activation(estimator, network):
         )
     if names:
         return names.pop()
-    name = default_activation(estimator.activation)
+    name = params.default_activation(estimator.activation)
     return name if name in THEIR_ACTIVATIONS else "relu"
 
 
@@ -266,7 +267,9 @@ def _to_binarizer(labels):
     if labels.kind == "multilabel":
         indicators = np.eye(len(labels.classes), dtype=int)
         return LabelBinarizer().fit(csr_matrix(indicators) if labels.sparse else indicators)
-    return LabelBinarizer().fit(labels.classes)
+    binarizer = LabelBinarizer().fit(labels.classes)
+    binarizer.classes_ = labels.classes.copy()  # which it has sorted, but users may rename them
+    return binarizer
 
 
 def _to_their_optimizer(optimizer, network):

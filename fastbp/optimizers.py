@@ -221,7 +221,7 @@ class Optimizer:
             raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {self.solver!r}.")
         for name in ("step", "epochs"):
             count = getattr(self, name, None)
-            if not isinstance(count, Integral) or count < 0:
+            if not isinstance(count, Integral) or not 0 <= count < 2**63:
                 raise ValueError(
                     f"The optimizer's {name} must be a count, got {reprlib.repr(count)}."
                 )

@@ -106,7 +106,7 @@ def check(estimator, names=None):
     for name, constraints, passed in _compiled_constraints(type(estimator)):
         if names is not None and name not in names:
             continue
-        value = attributes[name]
+        value = attributes[name] if name in attributes else getattr(estimator, name)
         key = type(value), value
         if key[0] in _PLAIN_TYPES and key in passed:
             continue

@@ -30,6 +30,10 @@ class PicklingMixin:
 
         state = dict(super().__getstate__(), _state_version=STATE_VERSION)
         state["_fastbp_version"] = __version__
+        optimizer = state.get("_optimizer")
+        if callable(getattr(optimizer, "schedule", None)):  # training reads the estimator's
+            state["_optimizer"] = optimizer = copy.copy(optimizer)
+            optimizer.schedule = "constant"
         if callable(state.get("callback")):
             state["callback"] = _Carried(state["callback"])
         return state

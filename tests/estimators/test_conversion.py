@@ -349,3 +349,27 @@ def test_an_activation_that_no_layer_applies_is_no_obstacle():
     model, X, y = small("multiclass", hidden_layer_sizes=(), activation="gelu")
     theirs = model.fit(X, y).to_sklearn()
     np.testing.assert_allclose(theirs.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_renamed_classes_keep_their_order(task):
+    """The converted model once had the names sorted, and so other labels."""
+    model, X, y = small(task)
+    model.fit(X, y)
+    model.classes_ = model.classes_[::-1].copy()
+    theirs = model.to_sklearn()
+    np.testing.assert_array_equal(theirs.predict(X), model.predict(X))
+    np.testing.assert_array_equal(theirs.classes_, model.classes_)
+    again = fastbp.MLPClassifier.from_sklearn(theirs)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    np.testing.assert_allclose(
+        weights(theirs.partial_fit(X, y)), weights(model.partial_fit(X, y)), rtol=1e-9
+    )
+
+
+def test_parameters_are_checked():
+    """A beta_1 of 1 divided by zero."""
+    model, X, y = small("single")
+    model.fit(X, y).set_params(beta_1=1.0)
+    with pytest.raises(ValueError, match="beta_1"):
+        model.to_sklearn()

@@ -410,3 +410,20 @@ def test_random_generators_are_still_cloned():
     copied = clone(model)
     assert copied.random_state is not model.random_state
     assert copied.callback is print
+
+
+def test_a_learning_rate_function_that_was_replaced_is_not_pickled():
+    """The optimizer kept it, and the pickle failed."""
+    model, X, y = small("single", learning_rate=lambda progress: 1 - progress)
+    model.fit(X, y).set_params(learning_rate="constant")
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(
+        weights(loaded.partial_fit(X, y)), weights(model.partial_fit(X, y))
+    )
+
+
+def test_a_parameter_that_is_missing_is_named():
+    model, X, y = small("single")
+    del model.fit(X, y).alpha
+    with pytest.raises(AttributeError, match="alpha"):
+        model.partial_fit(X, y)

@@ -58,6 +58,8 @@ class PicklingMixin:
 
     def __sklearn_clone__(self):
         """Clone all parameters but the callback, which the clone shares."""
+        if "callback" not in signature(self.__class__).parameters:  # of a subclass
+            return _clone_parametrized(self)
         original = object.__new__(self.__class__)
         vars(original).update(vars(self), callback=None)
         return _clone_parametrized(original).set_params(callback=self.callback)

@@ -427,3 +427,23 @@ def test_a_parameter_that_is_missing_is_named():
     del model.fit(X, y).alpha
     with pytest.raises(AttributeError, match="alpha"):
         model.partial_fit(X, y)
+
+
+class Narrow(fastbp.MLPRegressor):
+    """A subclass with a single parameter."""
+
+    def __init__(self, width=3):
+        self.width = width
+        super().__init__(hidden_layer_sizes=(width,), max_iter=2, random_state=0)
+
+
+def test_subclasses_may_have_fewer_parameters():
+    _, X, y = small("single")
+    model = Narrow(4).fit(X, y)
+    copied = clone(model)
+    assert copied.get_params() == {"width": 4}
+    np.testing.assert_array_equal(weights(copied.fit(X, y)), weights(model))
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(
+        weights(loaded.partial_fit(X, y)), weights(copied.partial_fit(X, y))
+    )

@@ -99,7 +99,8 @@ def test_tags_routing_and_methods_are_scikit_learns(name, parameters):
     tags, their_tags = get_tags(ours), get_tags(theirs)
     their_tags.target_tags.positive_only = parameters.get("loss") == "poisson"
     assert tags == their_tags
-    assert str(ours.get_metadata_routing()) == str(theirs.get_metadata_routing())
+    routing = str(ours.get_metadata_routing()).replace(", 'resume': None", "")  # fastbp's own
+    assert routing == str(theirs.get_metadata_routing())
     found, expected = ({m for m in dir(model) if m[0] != "_"} for model in (ours, theirs))
     # Its regressor has partial_fit with lbfgs too, which runs all of fit.
     assert expected - found == (

@@ -34,6 +34,7 @@ def test_signatures_are_scikit_learns(name):
     assert ours[: len(theirs)] == theirs
     extras = ["weight_decay", "precision", "n_threads", "input_scale", "device", "callback"]
     extras = ["loss" if name == "MLPClassifier" else "out_activation", *extras]
+    extras += ["checkpoint", "checkpoint_every"]
     assert [p.name for p in ours[len(theirs) :]] == extras
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
@@ -85,7 +86,8 @@ def test_plain_rows_are_checked_where_there_is_something_to_say():
         with pytest.raises(TypeError, match="matrix is not supported"):
             model.predict(X.view(np.matrix))
         large = np.full((2, 5), np.finfo(float).max / 2)  # their sum is not finite
-        assert model.predict(large).shape == (2,)
+        with pytest.raises(ValueError, match="the outputs are not finite"):  # but X is
+            model.predict(large)
         np.testing.assert_array_equal(model.predict(X.tolist()), expected)
     with pytest.warns(UserWarning, match="X has feature names, but MLPRegressor was fitted"):
         model.predict(pd.DataFrame(X, columns=list("abcde")))

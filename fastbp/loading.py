@@ -33,6 +33,8 @@ from fastbp.saving import (
     parameter_names,
 )
 
+LONGEST_REASON = 1000  # characters of an error, which may quote what the file says
+
 
 def load(path):
     """Load a model from a file that `save` has written, here or by anybody.
@@ -79,7 +81,9 @@ def load(path):
     try:
         estimator, checkpoint = _restore(arrays, description)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {error}") from error
+        why = str(error)
+        why = why if len(why) <= LONGEST_REASON else f"{why[:LONGEST_REASON]} …"
+        raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {why}") from error
     except RecursionError as error:
         raise ValueError(f"{os.fsdecode(path)} cannot be loaded: nested too deep") from error
     if checkpoint is not None:

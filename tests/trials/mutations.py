@@ -151,7 +151,8 @@ def foreign(dice, value):
     """Another value, near to one or of another type."""
     how = dice.random()
     if type(value) in (int, float) and how < 0.4:
-        return dice.choice((value + 1, value - 1, -value, value * 2, float(value), str(value)))
+        near = value + 1, value - 1, -value, value * 2, str(value)
+        return dice.choice(near if abs(value) > 1e300 else (*near, float(value)))
     if how < 0.6:
         return dice.choice(_NUMBERS)
     if how < 0.85:

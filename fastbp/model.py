@@ -9,8 +9,14 @@ from fastbp.labels import Labels
 from fastbp.network import Network
 
 
+class _Memory:
+    """What a model remembers of its checks, which is no part of its state."""
+
+    __slots__ = ("_known",)
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(_Memory):
     """All that a prediction needs.
 
     An estimator keeps one as `_model`, and its fitted attributes are views of it. A prediction
@@ -80,7 +86,7 @@ class Model:
 
         Only identities are compared, which takes a hundredth of a prediction's time.
         """
-        known = vars(self).get("_known")
+        known = getattr(self, "_known", None)
         if (
             known is None
             or known[0] is not self.network

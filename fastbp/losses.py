@@ -31,9 +31,9 @@ class Loss:
         Whether f′ of the output activation is part of `error` already.
     takes_negative : bool, default=True
         Whether targets may be negative.
-    is_averaged : bool, default=False
-        Whether regressors report its mean over the outputs instead of the sum, as scikit-learn does
-        with the squared error alone.
+    is_averaged : bool, default=True
+        Whether regressors report its mean over the outputs, as scikit-learn does with the squared
+        error, instead of the sum.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Loss:
     outputs: tuple[str, ...] = ()
     joins_activation: bool = False
     takes_negative: bool = True
-    is_averaged: bool = False
+    is_averaged: bool = True
 
     def goes_with(self, output_activation):
         """Whether it can be taken of such outputs."""
@@ -99,13 +99,10 @@ CROSS_ENTROPY = Loss(
 LOSSES = (
     CROSS_ENTROPY,
     Loss("log_loss", binary_cross_entropy, output_error, ("classification",), ("logistic",), True),
-    Loss(
-        "squared_error", half_squared_error, output_error, ("classification", "regression"),
-        is_averaged=True,
-    ),
+    Loss("squared_error", half_squared_error, output_error, ("classification", "regression")),
     Loss(
         "poisson", half_poisson_deviance, output_error, ("regression",), ("exp",), True,
-        takes_negative=False,
+        takes_negative=False, is_averaged=False,
     ),
 )  # fmt: skip
 

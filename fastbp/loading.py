@@ -78,13 +78,14 @@ def load(path):
     try:
         estimator, checkpoint = _restore(arrays, description)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {error}") from error
+        why = container.shortened(error)
+        raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {why}") from error
     except RecursionError as error:
         raise ValueError(f"{os.fsdecode(path)} cannot be loaded: nested too deep") from error
     if checkpoint is not None:
         warnings.warn(
-            f"The loaded model has checkpoint=None, not {checkpoint!r} as when it was saved: fit "
-            "would write there. Use set_params(checkpoint=...) if you want that.",
+            f"The loaded model has checkpoint=None, not {reprlib.repr(checkpoint)} as when it was "
+            "saved: fit would write there. Use set_params(checkpoint=...) if you want that.",
             stacklevel=2,
         )
     return estimator

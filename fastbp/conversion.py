@@ -126,7 +126,7 @@ class ConversionMixin:
         coefs, intercepts = network.views(model.flat(dtype))
         coefs[0] *= dtype.type(model.input_scale)
         converted.coefs_, converted.intercepts_ = coefs, intercepts
-        if self.validation_scores_ is not None:
+        if getattr(self, "validation_scores_", None) is not None:
             converted._best_coefs = [array.copy() for array in coefs]
             converted._best_intercepts = [array.copy() for array in intercepts]
         if theirs is sklearn.neural_network.MLPClassifier:

@@ -26,6 +26,7 @@ from fastbp.saving import (
     LOSSES,
     NUMBERS,
     OPTIMIZER_FIELDS,
+    REQUIRED,
     SCORES,
     VERSION,
     check_parameters,
@@ -270,6 +271,8 @@ def _restore_labels(described, arrays):
 def _restore_progress(described, arrays):
     if not isinstance(described, dict):
         raise ValueError(f"progress must be described by a dict, got {reprlib.repr(described)}.")
+    if REQUIRED - described.keys():
+        raise ValueError(f"progress has no {sorted(REQUIRED - described.keys())}.")
     restored = {}
     for name, value in described.items():
         if name in COUNTS:

@@ -58,6 +58,7 @@ def adam_learning_rate(learning_rate, beta_1, beta_2, step):
     return learning_rate * sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
 
 
+MOST_CORRECTIONS = 10**6  # that are kept for a β
 _corrections = {}  # β -> 1 − βᵗ for t = 1, 2, …
 
 
@@ -69,6 +70,8 @@ def bias_corrections(beta, updates):
     """
     known, most = _corrections.get(beta, np.zeros(0)), int(updates[-1]) if len(updates) else 0
     is_settled = known.size and known[-1] == 1.0  # and stays 1
+    if most > MOST_CORRECTIONS and not is_settled:  # β is next to 1, or a file says so
+        return np.array([1.0 - beta**t for t in updates.tolist()])
     if known.size < most and not is_settled:
         wanted = max(most, 2 * known.size)
         more = []
@@ -221,7 +224,7 @@ class Optimizer:
             raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {self.solver!r}.")
         for name in ("step", "epochs"):
             count = getattr(self, name, None)
-            if not isinstance(count, Integral) or not 0 <= count < 2**63:
+            if not isinstance(count, Integral) or not 0 <= count <= 2**62:
                 raise ValueError(
                     f"The optimizer's {name} must be a count, got {reprlib.repr(count)}."
                 )

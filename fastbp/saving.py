@@ -33,6 +33,7 @@ LOSSES = {"loss": "loss_", "best_loss": "best_loss_"}
 SCORES = {"best_validation_score": "best_validation_score_"}
 CURVES = {"loss_curve": "loss_curve_", "validation_scores": "validation_scores_"}
 NUMBERS = COUNTS | LOSSES | SCORES
+REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may lack the others
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
 
@@ -209,6 +210,8 @@ def _describe_progress(attributes, arrays):
     for name, attribute in NUMBERS.items():
         if attribute in attributes:
             described[name] = values.encode(_plain(attributes[attribute]))
+        elif name in REQUIRED:
+            raise ValueError(f"The model cannot be saved without its attribute {attribute}.")
     for name, attribute in CURVES.items():
         if attributes.get(attribute) is not None:
             try:

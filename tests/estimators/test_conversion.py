@@ -373,3 +373,13 @@ def test_parameters_are_checked():
     model.fit(X, y).set_params(beta_1=1.0)
     with pytest.raises(ValueError, match="beta_1"):
         model.to_sklearn()
+
+
+def test_there_and_back_with_lbfgs():
+    """scikit-learn's lbfgs leaves no validation scores, which the way back asked for."""
+    model, X, y = small("single", solver="lbfgs")
+    theirs = model.fit(X, y).to_sklearn()
+    for name in ("validation_scores_", "loss_curve_", "best_loss_"):
+        vars(theirs).pop(name, None)
+    again = fastbp.MLPRegressor.from_sklearn(theirs).to_sklearn()
+    np.testing.assert_array_equal(again.predict(X), theirs.predict(X))

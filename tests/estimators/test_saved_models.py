@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import skops.io
-from conftest import TASKS, make_task, small, weights
+from conftest import TASKS, make_task, pair, small, weights
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -196,6 +196,9 @@ CLASSES = {
     "whole numbers of any size": np.array([1, 2**70, -(2**64)], object),
     "mixed": np.array(["a", 1, b"c"], object),
     "big-endian": np.array([1, 2, 3], ">i4"),
+    "wide floats": np.array([1, 2, 3], np.longdouble) / 3,
+    "days": np.array(["2026-01-01", "2026-01-02", "1969-07-20"], "M8[D]"),
+    "big-endian hours": np.array([1, 2, 3], ">m8[h]"),
 }
 
 
@@ -213,7 +216,7 @@ def test_labels_of_every_kind(kind, path):
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X), strict=True)
 
 
-@pytest.mark.parametrize("kind", ["str", "bytes", "bool", "b", "Q", "d", "objects"])
+@pytest.mark.parametrize("kind", ["str", "bytes", "bool", "b", "Q", "d", "objects", "days"])
 def test_training_goes_on_with_such_labels(kind, path):
     X, y = small("multiclass")[1:]
     y = CLASSES[kind][np.arange(len(y)) % len(CLASSES[kind])]
@@ -308,6 +311,27 @@ def test_what_is_not_saved(path):
     assert not path.exists()
 
 
+def test_attributes_that_are_missing(path):
+    model, X, y = small("single")
+    del model.fit(X, y).t_
+    with pytest.raises(ValueError, match="without its attribute t_"):
+        model.save(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+@pytest.mark.parametrize("task", TASKS)
+def test_models_of_scikit_learn(task, solver, path):
+    """Those of 'lbfgs' lack some attributes."""
+    _, theirs, X, y = pair(task, solver=solver)
+    model = getattr(fastbp, type(theirs).__name__).from_sklearn(theirs.fit(X, y))
+    loaded = copied(model, path)
+    assert_same(loaded, model, X)
+    assert weights(loaded).tobytes() == weights(model).tobytes()
+    for name in ("loss_curve_", "validation_scores_", "best_loss_", "t_"):
+        assert getattr(loaded, name, "none") == getattr(model, name, "none")
+
+
 def test_errors_of_the_system(path, tmp_path):
     model, X, y = small("single")
     model.fit(X, y)
@@ -390,10 +414,11 @@ FORGED = {
     ] + [[1, 3, 5], None, 1, {}],
     ("feature_names",): [[], ["a"] * 4, [1] * 5, "abcde", [["a"]] * 5, {}, [None] * 5],
     ("progress",): [None, [], {"more": 1}],
-    ("progress", "n_samples_seen"): [-1, 1.5, "x", None, True, 10**30],
-    ("progress", "n_iter"): [-1, 1.5, "x", None, True],
+    ("progress", "loss_curve"): [1, [1.0], "x"],
+    ("progress", "n_samples_seen"): [..., -1, 1.5, "x", None, True, 10**30],
+    ("progress", "n_iter"): [..., -1, 1.5, "x", None, True],
     ("progress", "no_improvement_count"): [-1, 1.5, "x", None, True],
-    ("progress", "loss"): ["x", [1], True, {"float": "x"}],
+    ("progress", "loss"): [..., "x", [1], True, {"float": "x"}],
     ("progress", "best_loss"): ["x", [1], True],
     ("progress", "best_validation_score"): ["x", [1], True],
     ("holdout",): [1, "x", [1], None, {}],

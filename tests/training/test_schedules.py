@@ -5,7 +5,7 @@ import pytest
 
 from fastbp import MLPClassifier
 from fastbp.data import Data
-from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.optimizers import Optimizer, adam_learning_rate, bias_corrections
 from fastbp.schedules import (
     COEFFICIENTS,
     PENALTY,
@@ -141,3 +141,13 @@ def test_progress_never_goes_back_in_partial_fits_of_any_size():
         model.partial_fit(X, X[:, 0] > 0, classes=[False, True])
     expected = [0, 1 / 4, *(np.arange(10, 15) / 20), 3 / 4, 1]
     np.testing.assert_allclose(asked, expected)
+
+
+def test_corrections_of_late_updates_are_computed_alone():
+    """A file may say that 2⁶² updates were made, with a β next to 1: the table had no end."""
+    beta, updates = 1 - 2.0**-52, np.array([2**62, 2**62 + 1])
+    found = bias_corrections(beta, updates)
+    assert found.tolist() == [1.0 - beta**t for t in updates.tolist()]
+    some = np.arange(1, 50)
+    expected = [1.0 - 0.999**t for t in some.tolist()]
+    np.testing.assert_array_equal(bias_corrections(0.999, some), expected)

@@ -14,7 +14,7 @@ from fastbp import parameters as params
 from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
 from fastbp.fitting import Fit, GivenData
-from fastbp.model import FittedViews
+from fastbp.model import FittedViews, model_of
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
 from fastbp.saving import SavingMixin
@@ -108,9 +108,9 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
 
     def _fitted(self):
         """The model, to be taken once for all that a prediction needs."""
-        model = vars(self).get("_model")
+        model = model_of(self)
         if model is None:
-            check_is_fitted(self)
+            check_is_fitted(self, "_model")
         return model
 
     def _outputs(self, model, X, activation=None):

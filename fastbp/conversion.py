@@ -113,8 +113,7 @@ class ConversionMixin:
         True
         """
         params.check(self)
-        check_is_fitted(self)
-        model = self._model
+        model = self._fitted()
         network, dtype = model.network, model.parameter_dtype()
         activation, lost = _single_activation(self, network), _lost(self, network)
         theirs = _counterpart(type(self))

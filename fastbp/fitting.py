@@ -14,7 +14,7 @@ from fastbp.data import Data
 from fastbp.generators import check_state
 from fastbp.lbfgs import fit_lbfgs
 from fastbp.losses import is_averaged
-from fastbp.model import Model, View
+from fastbp.model import Model, View, model_of
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress, check_progress
@@ -92,9 +92,8 @@ class Fit:
         self.estimator, self.incremental, self.classes = estimator, incremental, classes
         self.resume = resume
         continues = incremental or estimator.warm_start
-        attributes = vars(estimator) if continues else {}
-        self.before = self.start = attributes.get("_model")
-        if self.before is None and "coefs_" in attributes:
+        self.before = self.start = model_of(estimator) if continues else None
+        if continues and self.before is None and "coefs_" in vars(estimator):
             self.start = Model(None, estimator.coefs_, getattr(estimator, "intercepts_", None))
         self._replaced = {}  # attributes of the estimator that `keep` has set, as they were
 

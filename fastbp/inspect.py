@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length
 
 from fastbp.data import Data
 from fastbp.devices import make_engine
@@ -165,8 +165,7 @@ def _dense_inputs(model):
 
 
 def _read_estimator(estimator, X, y, sample_weight):
-    check_is_fitted(estimator)
-    model, numeric = estimator._model, estimator._numeric_targets
+    model, numeric = estimator._fitted(), estimator._numeric_targets
     network, dtype = model.network, model.parameter_dtype()
     X, y, _ = check_training_data(estimator, X, y, model=model, numeric=numeric)
     # As in partial_fit: rows need not have every class, but no label may be new.

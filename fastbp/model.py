@@ -1,6 +1,6 @@
 """What a fitted estimator has learned: one record, exchanged whole at the end of a fit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -9,8 +9,14 @@ from fastbp.labels import Labels
 from fastbp.network import Network
 
 
+class _Memory:
+    """What a model remembers of its checks, which is no part of its state."""
+
+    __slots__ = ("_known",)
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(_Memory):
     """All that a prediction needs.
 
     An estimator keeps one as `_model`, and its fitted attributes are views of it. A prediction
@@ -75,6 +81,27 @@ class Model:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
         return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
 
+    def checked(self):
+        """Return this model; check it at its first use, and again where it has other fields.
+
+        Only identities are compared, which takes a hundredth of a prediction's time.
+        """
+        known = getattr(self, "_known", None)
+        if (
+            known is None
+            or known[0] is not self.network
+            or known[1] is not self.labels
+            or known[2] is not self.feature_names
+            or known[3] is not self.input_scale
+        ):
+            self.check()
+            known = self.network, self.labels, self.feature_names, self.input_scale
+            object.__setattr__(self, "_known", known)
+        return self
+
+    def __getstate__(self):
+        return {each.name: vars(self)[each.name] for each in fields(self)}
+
     def check(self):
         """See that all fields belong to one model, as after a fit.
 
@@ -121,6 +148,27 @@ def _as_arrays(name, given):
     return arrays
 
 
+def model_of(estimator):
+    """The model of an estimator, checked, to be taken once for all that a call needs.
+
+    Returns
+    -------
+    model : Model or None
+        None before the first fit.
+
+    Raises
+    ------
+    ValueError
+        If something has put there what is no model, or fields that do not fit together.
+    """
+    model = vars(estimator).get("_model")
+    if model is None:
+        return None
+    if type(model) is not Model:
+        raise ValueError(f"The model of this {type(estimator).__name__} is damaged: {model!r:.100}")
+    return model.checked()
+
+
 # ---- fitted attributes ----------------------------------------------------------------------
 
 
@@ -152,7 +200,10 @@ class View:
             return self
         attributes = vars(estimator)
         model = attributes.get("_model")
-        value = attributes.get(self._name) if model is None else self._read(model)
+        try:
+            value = attributes.get(self._name) if model is None else self._read(model)
+        except (AttributeError, IndexError, TypeError):  # a damaged record
+            value = None
         if value is None:
             raise AttributeError(
                 f"{type(estimator).__name__!r} object has no attribute {self._name!r}"

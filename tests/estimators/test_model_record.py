@@ -307,10 +307,32 @@ def test_a_network_changed_in_place_is_not_run():
     model, X, y = small("multiclass")
     model.fit(X, y)
     object.__setattr__(model._model.network, "layer_sizes", (500_000, 6, 3))
-    with pytest.raises(ValueError, match="features"):
+    for rows in (X, np.zeros((2, 500_000))):
+        with pytest.raises(ValueError, match="coefs_ must be arrays of the shapes"):
+            model.predict(rows)
+
+
+def test_a_record_changed_by_force_is_not_used():
+    """Other labels once gave probabilities that do not sum to 1, and errors of NumPy's."""
+    for wrong, says in (
+        ({"labels": None}, "classifier|labels"),
+        ({"network": None}, "network must be"),
+        ({"feature_names": ["a"]}, "feature_names_in_ must be"),
+        ({"input_scale": -1.0}, "input_scale must be"),
+    ):
+        model, X, y = small("multiclass")
+        model.fit(X, y).predict(X)
+        vars(model)["_model"] = dataclasses.replace(model._model, **wrong)
+        if "labels" in wrong:
+            vars(model)["_model"] = dataclasses.replace(
+                model._model, labels=Labels("binary", np.array([1, 3]))
+            )
+        for name, given in (("predict", (X,)), ("predict_proba", (X,)), ("partial_fit", (X, y))):
+            with pytest.raises(ValueError, match=says):
+                getattr(model, name)(*given)
+    vars(model)["_model"] = {}
+    with pytest.raises(ValueError, match="is damaged"):
         model.predict(X)
-    with pytest.raises(ValueError, match="coefs_ must be arrays of the shapes"):
-        model.predict(np.zeros((2, 500_000)))
 
 
 def test_networks_say_what_is_wrong():

@@ -534,3 +534,12 @@ def test_the_last_step_of_a_pipeline(path, tmp_path):
     pipeline[-1].save(path)
     again = make_pipeline(*joblib.load(tmp_path / "before"), fastbp.load(path))
     np.testing.assert_array_equal(again.predict_proba(X), pipeline.predict_proba(X))
+
+
+def test_errors_quote_little_of_a_file(saved, path):
+    """A forged description once came back whole, thousands of characters long."""
+    arrays, description = saved
+    container.write(path, arrays, description | {"input_scale": "x" * 10_000})
+    with pytest.raises(ValueError, match="cannot be loaded: input_scale must be") as caught:
+        fastbp.load(path)
+    assert len(str(caught.value)) < 1500

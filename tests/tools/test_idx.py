@@ -7,6 +7,7 @@ import socket
 import struct
 import tracemalloc
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from processes import call_alone
 
 from fastbp import datasets, idx
 
+# Without the time: names of tests contain what it packs, and all workers must have the same.
+pack_up = partial(gzip.compress, mtime=0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
 CONTENT = struct.pack(">4I", 2051, *IMAGES.shape) + IMAGES.tobytes()
 MEMORY = 3 * 2**20  # bytes: what small files may take, pieces that are read and unpacked included
@@ -57,10 +60,10 @@ def bomb(n_bytes, start=b""):
     "content",
     [
         CONTENT,
-        gzip.compress(CONTENT),
-        gzip.compress(CONTENT, 0),  # stored: longer than its content
-        gzip.compress(CONTENT[:7]) + gzip.compress(b"") + gzip.compress(CONTENT[7:]),
-        gzip.compress(CONTENT) + bytes(1000),  # padding, which gzip allows
+        pack_up(CONTENT),
+        pack_up(CONTENT, 0),  # stored: longer than its content
+        pack_up(CONTENT[:7]) + pack_up(b"") + pack_up(CONTENT[7:]),
+        pack_up(CONTENT) + bytes(1000),  # padding, which gzip allows
     ],
     ids=["plain", "gzip", "stored", "members", "padded"],
 )
@@ -73,7 +76,7 @@ def test_sound_files(content, path):
 
 def test_gzip_names_and_comments(path):
     """Headers of gzip may carry fields of any length."""
-    packed = gzip.compress(CONTENT)
+    packed = pack_up(CONTENT)
     start = packed[:3] + b"\x1c" + packed[4:10]  # with an extra field, a name and a comment
     fields = struct.pack("<H", 5000) + bytes(5000) + b"n" * 70_000 + b"\0" + b"c" * 70_000 + b"\0"
     np.testing.assert_array_equal(read(path, start + fields + packed[10:]), IMAGES)
@@ -81,7 +84,7 @@ def test_gzip_names_and_comments(path):
 
 def test_pieces_of_every_size(path, monkeypatch):
     """A member's end, its checksum and zlib's pending output fall between the pieces read."""
-    packed = gzip.compress(CONTENT) + gzip.compress(b"") + bytes(3)
+    packed = pack_up(CONTENT) + pack_up(b"") + bytes(3)
     for n_read, n_unpack in ((1, 1), (1, 2**20), (3, 5), (7, 2**20), (2**16, 1)):
         monkeypatch.setattr(idx, "_READ_BYTES", n_read)
         monkeypatch.setattr(idx, "_UNPACK_BYTES", n_unpack)
@@ -104,7 +107,7 @@ def test_a_bomb_is_not_unpacked(path):
         read(path, bomb(2**26))
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("pack", [bytes, pack_up])
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -128,7 +131,7 @@ def test_a_bomb_that_its_header_allows_takes_that_much(path):
 def test_other_images_are_refused_before_their_pixels_are_read(path):
     """From the header alone: pixels that are damaged are not noticed."""
     content = header(2, 1000, 1000) + bytes(2 * 10**6)
-    for damaged in (content, gzip.compress(content, 0)[:-100]):
+    for damaged in (content, pack_up(content, 0)[:-100]):
         with pytest.raises(ValueError, match=r"images of shape \(1000, 1000\), not \(28, 28\)"):
             read(path, damaged)
 
@@ -154,12 +157,12 @@ def test_a_large_sparse_file_is_not_read(start, path):
 @pytest.mark.parametrize(
     ("content", "size", "message"),
     [
-        (gzip.compress(CONTENT), 2**40, "trailing bytes; .* the compressed file has 1099511627776"),
-        (gzip.compress(b""), 2**40, "compressed bytes hold hardly anything"),
-        (gzip.compress(b"")[:3] + b"\x10" + b"c" * 2**20, 2**21, "hold hardly anything"),
-        (gzip.compress(b"") * 50_000, None, "more than 10000 gzip files in one"),
+        (pack_up(CONTENT), 2**40, "trailing bytes; .* the compressed file has 1099511627776"),
+        (pack_up(b""), 2**40, "compressed bytes hold hardly anything"),
+        (pack_up(b"")[:3] + b"\x10" + b"c" * 2**20, 2**21, "hold hardly anything"),
+        (pack_up(b"") * 50_000, None, "more than 10000 gzip files in one"),
         # Empty blocks, each of 5 bytes.
-        (gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 2**18, None, "hold hardly anything"),
+        (pack_up(b"")[:10] + b"\0\0\0\xff\xff" * 2**18, None, "hold hardly anything"),
     ],
     ids=["padding", "padding of nothing", "comment", "empty members", "empty blocks"],
 )
@@ -176,7 +179,7 @@ def test_compressed_files_that_hold_next_to_nothing(content, size, message, path
 
 
 def with_wrong(part):
-    packed = bytearray(gzip.compress(CONTENT))
+    packed = bytearray(pack_up(CONTENT))
     packed[{"CRC": -8, "length": -4}[part]] ^= 1
     return bytes(packed)
 
@@ -186,15 +189,15 @@ def with_wrong(part):
     [
         (with_wrong("CRC"), "truncated or corrupt gzip file: .*incorrect data check"),
         (with_wrong("length"), "truncated or corrupt gzip file: .*incorrect length check"),
-        (gzip.compress(CONTENT)[:-1], "truncated or corrupt gzip file: it ends too early"),
-        (gzip.compress(CONTENT[:10]), "10 bytes, too short for an IDX header"),
-        (gzip.compress(CONTENT[:10])[:-9], "truncated or corrupt gzip file"),
-        (gzip.compress(CONTENT[:-1]), "truncated; .* = 15680 bytes, 15679 follow"),
-        (gzip.compress(CONTENT + b"\0"), "trailing bytes; .* = 15680 bytes, more follow"),
-        (gzip.compress(CONTENT) + gzip.compress(b"\0"), "trailing bytes"),
-        (gzip.compress(CONTENT) + with_wrong("CRC"), "trailing bytes"),
-        (gzip.compress(CONTENT) + b"\x1f\x8b", "truncated or corrupt gzip file"),
-        (gzip.compress(gzip.compress(CONTENT)), "magic number"),
+        (pack_up(CONTENT)[:-1], "truncated or corrupt gzip file: it ends too early"),
+        (pack_up(CONTENT[:10]), "10 bytes, too short for an IDX header"),
+        (pack_up(CONTENT[:10])[:-9], "truncated or corrupt gzip file"),
+        (pack_up(CONTENT[:-1]), "truncated; .* = 15680 bytes, 15679 follow"),
+        (pack_up(CONTENT + b"\0"), "trailing bytes; .* = 15680 bytes, more follow"),
+        (pack_up(CONTENT) + pack_up(b"\0"), "trailing bytes"),
+        (pack_up(CONTENT) + with_wrong("CRC"), "trailing bytes"),
+        (pack_up(CONTENT) + b"\x1f\x8b", "truncated or corrupt gzip file"),
+        (pack_up(pack_up(CONTENT)), "magic number"),
         (b"\x1f\x8b", "truncated or corrupt gzip file"),
         (b"", "0 bytes, too short for an IDX header"),
     ],
@@ -204,7 +207,7 @@ def test_damaged_files_are_named(content, message, path):
         read(path, content)
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("pack", [bytes, pack_up])
 def test_every_truncation_is_noticed(pack, path):
     content = pack(header(1, 5, 5) + bytes(range(25)))
     for n_bytes in range(len(content)):
@@ -215,7 +218,7 @@ def test_every_truncation_is_noticed(pack, path):
 def test_every_flipped_bit_of_a_compressed_file_is_noticed(path):
     """Or it says nothing about the content: flags, time, system, level, padding bits."""
     array = np.arange(25, dtype=np.uint8).reshape(1, 5, 5)
-    content = bytearray(gzip.compress(header(1, 5, 5) + array.tobytes()))
+    content = bytearray(pack_up(header(1, 5, 5) + array.tobytes()))
     for i in range(8 * len(content)):
         content[i // 8] ^= 1 << i % 8
         path.write_bytes(content)

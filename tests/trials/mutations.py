@@ -150,8 +150,9 @@ def mutate_json(dice, value, depth=0):
 def foreign(dice, value):
     """Another value, near to one or of another type."""
     how = dice.random()
-    if type(value) in (int, float) and abs(value) < 1e300 and how < 0.4:
-        return dice.choice((value + 1, value - 1, -value, value * 2, float(value), str(value)))
+    if type(value) in (int, float) and how < 0.4:
+        near = value + 1, value - 1, -value, value * 2, str(value)
+        return dice.choice(near if abs(value) > 1e300 else (*near, float(value)))
     if how < 0.6:
         return dice.choice(_NUMBERS)
     if how < 0.85:

@@ -129,7 +129,8 @@ class Checkpoint:
         try:
             _restore(training, make_split, arrays, description)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            why = container.shortened(error)
+            why = f"it has no {why}" if isinstance(error, KeyError) else why
             raise ValueError(f"The checkpoint {self.path} is damaged: {why}") from error
 
     def _compare(self, description, training):

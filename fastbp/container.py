@@ -26,6 +26,7 @@ from fastbp.files import open_regular, replacing
 MOST_HEADER_BYTES = 2**25  # of JSON, which takes many times its size in memory
 _MOST_DIMENSIONS = 32  # of NumPy 1
 _LENGTH_BYTES = 8
+_LONGEST_ERROR = 500  # characters
 _METADATA, _DESCRIPTION, _DIGEST = "__metadata__", "fastbp", "sha256"
 _DTYPES = {
     "BOOL": np.dtype("?"),
@@ -240,6 +241,26 @@ def parse(text):
     if not isinstance(value, dict):
         raise ValueError(f"damaged: {reprlib.repr(value)} where a JSON object should be")
     return value
+
+
+def shortened(error):
+    """The text of an error about a file, without the length that a value in it may have.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    text : str
+
+    Examples
+    --------
+    >>> len(shortened(ValueError("x" * 10_000)))
+    500
+    """
+    text = str(error)
+    return text if len(text) <= _LONGEST_ERROR else f"{text[: _LONGEST_ERROR - 2]} …"
 
 
 def _without_doubles(pairs):

@@ -33,8 +33,6 @@ from fastbp.saving import (
     parameter_names,
 )
 
-LONGEST_REASON = 1000  # characters of an error, which may quote what the file says
-
 
 def load(path):
     """Load a model from a file that `save` has written, here or by anybody.
@@ -81,15 +79,14 @@ def load(path):
     try:
         estimator, checkpoint = _restore(arrays, description)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        why = str(error)
-        why = why if len(why) <= LONGEST_REASON else f"{why[:LONGEST_REASON]} …"
+        why = container.shortened(error)
         raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {why}") from error
     except RecursionError as error:
         raise ValueError(f"{os.fsdecode(path)} cannot be loaded: nested too deep") from error
     if checkpoint is not None:
         warnings.warn(
-            f"The loaded model has checkpoint=None, not {checkpoint!r} as when it was saved: fit "
-            "would write there. Use set_params(checkpoint=...) if you want that.",
+            f"The loaded model has checkpoint=None, not {reprlib.repr(checkpoint)} as when it was "
+            "saved: fit would write there. Use set_params(checkpoint=...) if you want that.",
             stacklevel=2,
         )
     return estimator

@@ -132,6 +132,26 @@ def test_every_flipped_bit_is_noticed(path, step):
         assert description in (DESCRIPTION, {})
 
 
+def test_every_single_bit(tmp_path):
+    """Of a small file: it is noticed, or what is read is the same, but for a lost description."""
+    path, arrays = tmp_path / "file", {"x": np.arange(3.0), "mask": np.array([True, False])}
+    container.write(path, arrays, {"a": [1, "b"]})
+    content = bytearray(path.read_bytes())
+    n_lost = 0
+    for i in range(8 * len(content)):
+        content[i // 8] ^= 1 << i % 8
+        path.write_bytes(content)
+        content[i // 8] ^= 1 << i % 8
+        try:
+            found, description = container.read(path)
+        except ValueError:
+            continue
+        assert_equal(found, arrays)
+        assert description in ({"a": [1, "b"]}, {}), i
+        n_lost += not description
+    assert n_lost < 8 * len("fastbp")  # where another key stands instead
+
+
 def test_every_truncation_is_noticed(path):
     content = path.read_bytes()
     for length in range(0, len(content), 3):
@@ -189,6 +209,13 @@ ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
         (b'{"x": [-Infinity]}', 0, "'-Infinity' is no finite number"),
         (b'{"x": 1e999}', 0, "'1e999' is no finite number"),
         (b'{"x": ' + b"1" * 5000 + b"}", 0, "cannot be read"),
+        (b'{"\\ud800": 1}', 0, "array '.ud800' has the entry 1"),
+        (b'{"x": {"dtype": "\\udfff"}}', 0, "the entry"),
+        ({"x": ENTRY | {"shape": [-(10**400)]}}, 24, "shape"),
+        ({"x": ENTRY | {"shape": [2, 3, 0]}}, 24, "has 24 bytes, not the 0 of shape"),
+        ({"x": ENTRY | {"shape": [], "data_offsets": [0, 0]}}, 0, "has 0 bytes, not the 4"),
+        ({"x": ENTRY | {"data_offsets": [False, 24]}}, 24, "data_offsets"),
+        ({"": ENTRY, "y" * 10**6: ENTRY}, 24, "begins at byte 0, not at 24"),
         (b"{} {}", 0, "cannot be read"),
         (b"{'x': 1}", 0, "cannot be read"),
         (b'{"x": "\xff"}', 0, "not UTF-8"),

@@ -126,6 +126,18 @@ def test_permissions_are_those_of_open_or_of_the_old_file(mask, path, tmp_path):
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_the_process_umask_stays_as_it_is(named, path, tmp_path, monkeypatch):
+    """To read it is to change it for a moment, in which other threads make files for everybody."""
+    if named:
+        without_unnamed_files(monkeypatch)
+    (tmp_path / "plain").write_bytes(b"")
+    monkeypatch.setattr(os, "umask", pytest.fail)
+    replace(path)
+    replace(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_link_stays_and_leads_to_the_new_content(path, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

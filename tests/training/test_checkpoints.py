@@ -223,6 +223,19 @@ DAMAGES = {
     ),
     "other ending": lambda arrays, description: description.update(ending="never"),
     "no count": lambda arrays, description: description["progress"].update(n_iter=None),
+    "true as count": lambda arrays, description: description["progress"].update(n_iter=True),
+    "huge count": lambda arrays, description: description["optimizer"].update(step=2**63),
+    "no end": lambda arrays, description: description.update(ending=None),  # trained for ever
+    "past the end": lambda arrays, description: description["progress"].update(n_iter=10**6),
+    "no best loss": lambda arrays, description: description["progress"].pop("best_loss"),
+    "score without rows": lambda arrays, description: description["progress"].update(
+        best_loss=None, best_validation_score="0.5"
+    ),
+    "curve of text": lambda arrays, description: arrays.update(loss_curve=np.zeros(99, "u1")),
+    "short curve": lambda arrays, description: arrays.update(loss_curve=np.zeros(0)),
+    "a row twice": lambda arrays, description: arrays["order"].__setitem__(0, arrays["order"][1]),
+    "not finite": lambda arrays, description: arrays["parameters"].__setitem__(0, np.nan),
+    "another array": lambda arrays, description: arrays.update(another=np.zeros(3)),
 }
 
 

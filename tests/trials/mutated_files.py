@@ -125,9 +125,8 @@ class Models:
             found = fastbp.load(self.path).predict(X)
             if not np.array_equal(found, model.predict(X)):
                 raise FindingError("another prediction after it was saved again")
-        if dice.random() < 0.05 and model.max_iter < 100 and np.prod(np.shape(model.coefs_[0])):
-            if hasattr(model, "partial_fit"):  # not of lbfgs
-                model.partial_fit(X[:10], y[:10])
+        if dice.random() < 0.05 and hasattr(model, "partial_fit"):
+            model.partial_fit(X[:10], y[:10])
             check_outputs(np.concatenate([array.ravel() for array in model.coefs_]))
 
 
@@ -297,6 +296,7 @@ def use_one(kind, number, seed, show=lambda said: None):
             f"mutated_files: {kind.name}/{number} seed={seed} ({', '.join(said)[:300]}): "
             f"{type(error).__name__}: {str(error)[:300]} "
             f"[{Path(place.filename).name}:{place.lineno}]",
+            file=sys.__stdout__,
             flush=True,
         )
         return FOUND
@@ -308,7 +308,7 @@ def work(make, first, last, step, seed, counts):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGESIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, open(os.devnull, "w") as sys.stdout:  # `verbose` may be on
         kind = make(folder)
         for number in range(first, last, step):
             counts[0] = number
@@ -351,7 +351,6 @@ class Worker:
             except BaseException:
                 traceback.print_exc()
             finally:
-                sys.stdout.flush()
                 os._exit(code)
 
     def look(self):

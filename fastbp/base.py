@@ -110,7 +110,7 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         """The model, to be taken once for all that a prediction needs."""
         model = model_of(self)
         if model is None:
-            check_is_fitted(self, "_model")
+            check_is_fitted(self)
         return model
 
     def _outputs(self, model, X, activation=None):

@@ -257,7 +257,7 @@ class FittedViews:
     out_activation_ = View(lambda model: model.network.output_activation)
 
     def __sklearn_is_fitted__(self):
-        return "_model" in vars(self)
+        return vars(self).get("_model") is not None
 
 
 class LabelViews:

@@ -6,12 +6,23 @@ code counts for little. Both are checked against each other first.
 
 import numpy as np
 import pytest
+from fastbp.cpu.compilation import cached_kernel
+from fastbp.cpu.gather import source_of
+from fastbp.cpu.operands import panel_start, rows_of_inputs
+from fastbp.cpu.outputs import losses_and_deltas
+from fastbp.cpu.products import multiply
+from fastbp.cpu.shares import all_rows
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.spans import ZERO, span_of
+from fastbp.cpu.tiles import (
+    backward_layer,
+    forward_layer,
+    update_layer,
+)
 from numba.core.caching import NullCache
 from threadpoolctl import threadpool_limits
 
-from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.engine import Engine
-from fastbp.cpu.gather import source_of
 from fastbp.cpu.kernels import gather_batch
 from fastbp.cpu.layout import (
     BIAS_ROW,
@@ -23,17 +34,6 @@ from fastbp.cpu.layout import (
     WEIGHTS,
     WIDTH,
     layer_of,
-)
-from fastbp.cpu.operands import panel_start, rows_of_inputs
-from fastbp.cpu.outputs import losses_and_deltas
-from fastbp.cpu.products import multiply
-from fastbp.cpu.shares import all_rows
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import ZERO, span_of
-from fastbp.cpu.tiles import (
-    backward_layer,
-    forward_layer,
-    update_layer,
 )
 from fastbp.cpu.workspace import make_workspace
 from fastbp.data import Data

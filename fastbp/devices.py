@@ -81,8 +81,8 @@ def make_engine(network, dtype, n_threads, device, precision=None):
 @functools.cache
 def cpu_engine():
     """The class of the CPU engine, imported with all that a fit needs, even if interrupted."""
-    engine, warn_of_refused_folders = call_apart(_import_cpu_engine)
-    warn_of_refused_folders()  # here, as a warning names the line that called the estimator
+    engine, code = call_apart(_import_cpu_engine)
+    code.warn()  # here, as a warning names the line that called the estimator
     return engine
 
 
@@ -93,12 +93,12 @@ def cuda_engine():
 
 
 def _import_cpu_engine():
-    """All modules that are imported at the first fit only, among them numba."""
+    """All modules that are imported at the first fit only; numba if kernels are not shipped."""
     import fastbp.cpu.shuffling  # noqa: F401 (for `fastbp.training`)
+    from fastbp.cpu.code import CODE
     from fastbp.cpu.engine import Engine
-    from fastbp.cpu.kernel_cache import warn_of_refused_folders
 
-    return Engine, warn_of_refused_folders
+    return Engine, CODE
 
 
 def _import_cuda_engine():

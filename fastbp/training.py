@@ -292,7 +292,7 @@ def run_epoch(training, planner):
     settings = training.settings
     started = time.perf_counter()
     if settings.shuffle:
-        from fastbp.cpu.shuffling import shuffle  # imports numba, at the first fit
+        from fastbp.cpu.shuffling import shuffle  # may import numba, at the first fit
 
         # As in scikit-learn, from the last order on.
         shuffle(training.random_state, rows, settings.max_iter)

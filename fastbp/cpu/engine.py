@@ -2,33 +2,33 @@
 
 import math
 import os
-import platform
 from functools import cached_property, lru_cache, reduce
 from operator import and_
 from time import perf_counter
 from weakref import WeakSet
 
 import numpy as np
-from numba.core.registry import cpu_target
-from scipy.sparse import csr_array
 
 from fastbp import activations, losses
-from fastbp.cpu import kernels
-from fastbp.cpu.compilation import compile_for
-from fastbp.cpu.gather import source_of
-from fastbp.cpu.kernel_cache import kernel_folder, warn_of_refused_folders
+from fastbp.cpu.code import kernel_of, lanes
 from fastbp.cpu.layout import Layout, aligned_zeros, round_up
-from fastbp.cpu.outputs import Objective
-from fastbp.cpu.rows import Rows
-from fastbp.cpu.shuffling import WORTH_COMPILING, shuffle
-from fastbp.cpu.simd import VECTOR_BITS, lanes
+from fastbp.cpu.records import (
+    FINITENESS,
+    LOSS,
+    RESULT_SIZE,
+    TOTAL_WEIGHT,
+    UPDATES,
+    FewRows,
+    Objective,
+    Packed,
+    Prediction,
+)
+from fastbp.cpu.rows import Rows, source_of
 from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import GradientSums, TrainingBuffers, make_memory, make_workspace
-from fastbp.data import Data
-from fastbp.network import Network
-from fastbp.optimizers import MOST_MOMENTS, Optimizer, code_of
-from fastbp.schedules import StepPlanner, gradient_steps
+from fastbp.optimizers import MOST_MOMENTS, code_of
+from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 
 PREDICT_ROWS = 128  # rows per batch of a prediction
@@ -48,8 +48,6 @@ def _forget_active():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_active)
-
-_compiled = set()  # what kernels have been compiled for before a team started
 
 # Layouts are immutable, and making one takes as long as predicting a row.
 _layout_of = lru_cache(maxsize=64)(Layout)
@@ -162,12 +160,21 @@ class Engine:
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
         skips_zeros = rows.pays_to_skip_zeros(order, units, passes)
         return [
-            make_workspace(self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns)
+            self._pack(
+                make_workspace(
+                    self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns
+                ),
+                rows,
+            )
             for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
         ]
 
-    def _memory(self, rows, learns=True):
-        return make_memory(self.layout, self.weights, self.moments, rows, learns)
+    def _memory(self, rows, batch_size, learns=True):
+        memory = make_memory(self.layout, self.weights, self.moments, batch_size, learns)
+        return self._pack(memory, rows)
+
+    def _pack(self, record, rows):
+        return Packed(record, self.dtype, rows.source is None)
 
     def _objective(self, data):
         network, targets, weight = self.network, data.targets, data.sample_weight
@@ -189,60 +196,47 @@ class Engine:
 
     def train_epoch(self, data, order, steps):
         """Train on the rows of `order` once, with an update per batch; return their mean loss."""
-        result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
+        result = aligned_zeros(RESULT_SIZE, np.float64)
         try:
             self._run(data, order, steps, result)
         finally:  # even after Ctrl-C
             end_teams(self._at_work)
-            steps.made += int(result[kernels.UPDATES])
-        weight = result[kernels.TOTAL_WEIGHT]
-        return float(result[kernels.LOSS] / weight) if weight else float("nan")
+            steps.made += int(result[UPDATES])
+        weight = result[TOTAL_WEIGHT]
+        return float(result[LOSS] / weight) if weight else float("nan")
 
     def loss_and_gradient(self, data):
         """Compute the weighted mean loss of all rows, without penalty, and its gradient."""
         steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
         self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
-        result = aligned_zeros(kernels.RESULT_SIZE, np.float64)
+        result = aligned_zeros(RESULT_SIZE, np.float64)
         sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
         self._run(data, np.arange(data.n_samples), steps, result, sums)
         gradient = self.moments[0] if sums is None else sums.total()
-        return float(result[kernels.LOSS] / total_weight), self.layout.unpack(gradient)
+        return float(result[LOSS] / total_weight), self.layout.unpack(gradient)
 
     def _run(self, data, order, steps, result, sums=None):
         """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
+        order = np.ascontiguousarray(order, np.int64)
         batch_size = min(steps.batch_size, len(order))
         buffers = self._buffers_for(data, order, batch_size)
-        plan = kernels.Plan(code_of(steps.rule), steps.alpha, float(data.input_scale))
+        plan = code_of(steps.rule), steps.alpha, float(data.input_scale)
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
+        kernel = kernel_of("train", self.dtype, buffers.source is None)
         for part, part_steps in buffers.parts(order, steps.table, sums):
             size = trials.choose()
-            # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
-            held = self, data
-
-            def arguments(rank, part=part, part_steps=part_steps, size=size, held=held):
-                return (
-                    buffers.memory, buffers.workspaces[rank], buffers.source, buffers.objective,
-                    plan, part_steps, part, result, rank, size,
-                )  # fmt: skip
-
-            self._compile(kernels.train, buffers.source, size, arguments)
             began = perf_counter()
             run_team(
-                size, lambda rank, arguments=arguments: kernels.train(*arguments(rank)),
-                buffers.memory.control, self._at_work,
-            )  # fmt: skip
+                size,
+                buffers.member(kernel, part, part_steps, plan, result, size, (self, data)),
+                buffers.memory.record.control,
+                self._at_work,
+            )
             trials.record(len(part), perf_counter() - began)
             if sums is not None:
                 sums.end_batches(len(part_steps))
-            if not np.isfinite(result[kernels.LOSS]):
+            if not np.isfinite(result[LOSS]):
                 return
-
-    def _compile(self, kernel, source, size, arguments):
-        """Compile a kernel before a team starts, which could not be interrupted meanwhile."""
-        use = kernel.py_func.__name__, self.dtype, source is None
-        if size > 1 and use not in _compiled:
-            compile_for(kernel, *arguments(0))
-            _compiled.add(use)
 
     def _trials_of(self, data, batch_size, size):
         """The timings of teams of up to `size` threads on such batches."""
@@ -259,7 +253,7 @@ class Engine:
         if buffers and buffers.fit(data, batch_size, size, self.weights, self.moments):
             return buffers
         buffers = TrainingBuffers(
-            data, batch_size, self._objective(data), self._memory(batch_size), rows.source,
+            data, batch_size, self._objective(data), self._memory(rows, batch_size), rows.source,
             self._workspaces(rows, order, batch_size, size),
             self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
@@ -268,96 +262,56 @@ class Engine:
 
     def predict(self, data, rows=None, activation=None):
         """Compute the network's outputs, an array of shape (n_rows, n_outputs)."""
-        order = np.arange(data.n_samples) if rows is None else rows
+        order = np.arange(data.n_samples) if rows is None else np.ascontiguousarray(rows, np.int64)
         out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
         if len(order) == 0:
             self.inputs_were_finite = self.outputs_were_finite = True
             return out
         code = activations.code_of(activation or self.network.output_activation)
         if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
-            self._predict_few(data, order, code, out)
-            return out
-        source, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
-        size = self._team_size(len(order), len(order), source.density)
+            bits = self._predict_few(data, order, code, out)
+        else:
+            bits = self._predict_many(data, order, code, out)
+        self.inputs_were_finite, self.outputs_were_finite = FINITENESS[bits]
+        return out
+
+    def _predict_many(self, data, order, code, out):
+        """Predict rows in batches, into `out`; return what the kernel does."""
+        rows, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
+        size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
-        workspaces = self._workspaces(source, order, batch_size, size, learns=False)
-        plan = kernels.PredictionPlan(batch_size, code, float(data.input_scale))
-        memories = [self._memory(batch_size, learns=False) for _ in range(size)]
-        n_batches = self._work.batches_per_call(batch_size, source.density, learns=False)
+        workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
+        memories = [self._memory(rows, batch_size, learns=False) for _ in range(size)]
+        kernel = kernel_of("predict", self.dtype, rows.source is None)
+        n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
+            prediction = Prediction(
+                rows.source, batch_size, code, float(data.input_scale), part, outputs.ravel(), size
+            )
 
-            def arguments(rank, part=part, outputs=outputs, held=(self, data)):
-                return (
-                    memories[rank], workspaces[rank], source.source, plan, part, outputs, rank, size
-                )  # fmt: skip
+            call = self._pack(prediction, rows)
 
-            def member(rank, arguments=arguments):
-                bits.append(kernels.predict(*arguments(rank)))
+            # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
+            def member(rank, call=call, held=(self, data)):
+                bits.append(
+                    kernel(call.address, memories[rank].address, workspaces[rank].address, rank)
+                )
 
-            self._compile(kernels.predict, source.source, size, arguments)
-            run_team(size, member, memories[0].control, self._at_work)
-        found = kernels.FINITENESS[reduce(and_, bits)]
-        self.inputs_were_finite, self.outputs_were_finite = found
-        return out
+            run_team(size, member, memories[0].record.control, self._at_work)
+        return reduce(and_, bits)
 
     def _predict_few(self, data, order, code, out):
-        """Predict a few rows straight from the flat parameters, into `out`."""
+        """Predict a few rows straight from the flat parameters, likewise."""
         vector = lanes(self.dtype)
         widest = round_up(max(self.network.layer_sizes), vector)
         working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
-        flat = self._flat
-        if not flat.flags.writeable:  # the kernel would be compiled anew for such an array
-            flat = flat.copy()
-        bits = kernels.predict_few(
-            flat, self.layout.table, rows.source, entries, float(data.input_scale), code,
-            order, out, working, widest,
+        few = FewRows(
+            self._flat, self.layout.table.ravel(), rows.source, entries, float(data.input_scale),
+            code, order, out.ravel(), working, widest,
         )  # fmt: skip
-        self.inputs_were_finite, self.outputs_were_finite = kernels.FINITENESS[bits]
-
-
-def warmup(dtypes=("float32", "float64"), everything=True):
-    """Compile all kernels, or load them from the cache, so that the next fit need not.
-
-    Parameters
-    ----------
-    dtypes : sequence of str, default=("float32", "float64")
-    everything : bool, default=True
-        Whether to include the kernels for sparse rows and for predictions of a few rows.
-
-    Returns
-    -------
-    folder : str or None
-        The cache folder; None where no folder can be written to.
-    """
-    shuffle(np.random.RandomState(0), np.arange(WORTH_COMPILING))
-    network = Network((1, 1, 2), ("relu",), "softmax", "log_loss")
-    optimizer, rows = Optimizer("sgd", 0.0), np.zeros(1, np.int64)
-    kinds = (np.zeros((1, 1)), csr_array((1, 1))) if everything else (np.zeros((1, 1)),)
-    for dtype in dtypes:
-        for X in kinds:
-            data, engine = Data(X, rows), Engine(network, dtype, n_threads=1)
-            optimizer.reset(network.n_parameters, dtype)
-            engine.load_moments(optimizer.moments)
-            steps = StepPlanner(optimizer, 1, 1, None, 0.0, 1).next_epoch(rows)
-            engine.train_epoch(data, rows, steps)
-            engine.predict(data)
-            if everything:
-                engine.load_parameters(engine.store_parameters())
-                engine.predict(data)
-    warn_of_refused_folders()
-    return kernel_folder()
-
-
-def describe():
-    """What the engine found on this machine: CPU, vector width, threads, cache folder."""
-    return {
-        "cpu": cpu_target.target_context.codegen().magic_tuple()[1] or platform.processor(),
-        "vector_bits": VECTOR_BITS,
-        "lanes": {name: lanes(name) for name in ("float32", "float64")},
-        "n_threads": available_threads(),
-        "cache_folder": kernel_folder(),
-    }
+        call = self._pack(few, rows)
+        return kernel_of("predict_few", self.dtype, rows.source is None)(call.address)

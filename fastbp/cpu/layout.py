@@ -9,20 +9,17 @@ either is one contiguous block. Padding is always zero in weights, moments and d
 import numpy as np
 
 from fastbp.activations import code_of
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.simd import CACHE_LINE, TILE_ROWS, TILE_VECTORS, lanes
-from fastbp.cpu.spans import section
-
-# Columns of the layer table.
-N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
-BIAS_ROW = 5  # the row of a weight panel that holds the bias
-WEIGHTS = 6  # where the layer's weights start
-UNITS = 7  # padded units of all earlier layers: times the rows, where its activations start
-BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
-FIRST_BLOCK = 9  # index of its first block among all layers'
-ACTIVATION = 10  # of a hidden layer; the identity for the last one's logits
-LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
-N_FIELDS = 12
+from fastbp.cpu.code import TILE_ROWS, lanes
+from fastbp.cpu.records import (
+    BIAS_ROW,
+    CACHE_LINE,
+    N_FIELDS,
+    N_INPUTS,
+    N_PANELS,
+    TILE_VECTORS,
+    WEIGHTS,
+    WIDTH,
+)
 
 ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
 
@@ -38,24 +35,6 @@ def aligned_zeros(size, dtype):
     memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + n_bytes].view(dtype)
-
-
-@kernel
-def layer_of(layers, index):
-    """One layer's fields, from the layer table."""
-    return section(layers, index * N_FIELDS, N_FIELDS)
-
-
-@kernel
-def last_layer_of(layers):
-    """The output layer's fields."""
-    return section(layers, layers.size - N_FIELDS, N_FIELDS)
-
-
-@kernel
-def n_layers_of(layers):
-    """The number of layers in a layer table."""
-    return layers.size // N_FIELDS
 
 
 class Layout:

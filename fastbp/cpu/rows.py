@@ -2,9 +2,27 @@
 
 from scipy.sparse import issparse
 
-from fastbp.cpu.gather import source_of
-from fastbp.cpu.sparse import density_of, make_entries, most_entries
-from fastbp.cpu.zeros import pays_to_skip_zeros
+from fastbp.cpu.records import DTYPE_CODES, Source
+from fastbp.cpu.sparse_rows import density_of, make_entries, most_entries
+from fastbp.cpu.zero_steps import pays_to_skip_zeros
+
+# A matrix of at most this many bytes stays in the caches and is not prefetched.
+_CACHED_BYTES = 2**18
+
+
+def source_of(matrix):
+    """Describe an ndarray of one or two dimensions for the kernels, as a `Source`.
+
+    The caller keeps the array alive while they read it.
+    """
+    matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
+    return Source(
+        matrix.__array_interface__["data"][0],
+        DTYPE_CODES[matrix.dtype],
+        *matrix.strides,
+        matrix.shape[1],
+        int(matrix.nbytes > _CACHED_BYTES),
+    )
 
 
 class Rows:

@@ -1,102 +1,13 @@
-"""A team of Python threads that run one nogil kernel together, and their barrier."""
+"""A team of Python threads that run one kernel together, without the GIL."""
 
 import contextlib
 import os
 from _thread import allocate_lock, start_new_thread
 
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-
 from fastbp.apart import wait_whatever_comes
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.spans import address_of
+from fastbp.cpu.records import ABORTED
 
-# How often to look before yielding the core. A barrier that only spins collapses when another
-# process wants the core; one that yields at once is slow when none does.
-SPINS_BEFORE_YIELD = 2000
 _POLL_SECONDS = 0.001  # how often an interrupted caller checks whether all ranks have returned
-# Elements of the team's control array: arrivals at barriers, whether a rank has failed, and, on
-# another cache line, whether the kernel is to stop.
-ARRIVALS, ABORTED, STOPPED = 0, 1, 16
-CONTROL_SIZE = 32
-
-
-@intrinsic
-def _yield_core(typing_context):
-    """Let another thread run. Called by name: a kernel with a pointer could not be cached."""
-
-    def codegen(context, builder, signature, arguments):
-        name = "SwitchToThread" if os.name == "nt" else "sched_yield"
-        function = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, name), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def _atomic_add(typing_context, span, index, value):
-    def codegen(context, builder, signature, arguments):
-        pointer = address_of(context, builder, signature.args[0], *arguments[:2])
-        return builder.atomic_rmw("add", pointer, arguments[2], "acq_rel")
-
-    return types.int64(span, types.intp, types.int64), codegen
-
-
-@intrinsic
-def _atomic_load(typing_context, span, index):
-    def codegen(context, builder, signature, arguments):
-        pointer = address_of(context, builder, signature.args[0], *arguments)
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return types.int64(span, types.intp), codegen
-
-
-@intrinsic
-def _pause(typing_context):
-    def codegen(context, builder, signature, arguments):
-        if "x86" in builder.module.triple:
-            function = ir.FunctionType(ir.VoidType(), [])
-            name = "llvm.x86.sse2.pause"
-            builder.call(cgutils.get_or_insert_function(builder.module, function, name), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@kernel
-def barrier(control, passed, size):
-    """Wait until all threads of the team have arrived.
-
-    Parameters
-    ----------
-    control : ndarray of shape (CONTROL_SIZE,), dtype int64
-        Shared by the team, zero at the start of a kernel.
-    passed : int
-        Barriers that this thread has passed.
-    size : int
-        Threads in the team.
-
-    Returns
-    -------
-    passed : int
-    """
-    passed += 1
-    if size == 1:
-        return passed
-    _atomic_add(control, ARRIVALS, 1)
-    spins = 0
-    while _atomic_load(control, ARRIVALS) < passed * size:
-        if _atomic_load(control, ABORTED):
-            break
-        _pause()
-        spins += 1
-        if spins == SPINS_BEFORE_YIELD:
-            _yield_core()
-            spins = 0
-    return passed
 
 
 def _spread_out(rank, cores):

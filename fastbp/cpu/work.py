@@ -3,8 +3,8 @@
 import math
 from collections import deque
 
+from fastbp.cpu.code import TILE_ROWS
 from fastbp.cpu.layout import round_up
-from fastbp.cpu.simd import TILE_ROWS
 
 # Multiply-adds of a batch that each further thread must get to be worth its barriers.
 WORK_PER_THREAD = 250_000

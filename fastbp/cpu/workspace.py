@@ -9,15 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.gather import Source
-from fastbp.cpu.gradients import BLOCK_ROWS
+from fastbp.cpu.code import TILE_ROWS, lanes
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
-from fastbp.cpu.outputs import Objective
-from fastbp.cpu.simd import TILE_ROWS, lanes
-from fastbp.cpu.spans import by_reference
-from fastbp.cpu.sparse import Entries
-from fastbp.cpu.team import CONTROL_SIZE
-from fastbp.cpu.zeros import Steps, make_steps, no_steps
+from fastbp.cpu.records import (
+    BLOCK_ROWS,
+    CONTROL_SIZE,
+    Memory,
+    Objective,
+    Packed,
+    Source,
+    Training,
+    Workspace,
+)
+from fastbp.cpu.zero_steps import make_steps, no_steps
 from fastbp.data import Data
 
 # Vectors of samples whose outputs are computed at once: loops of that length are unrolled.
@@ -27,58 +31,20 @@ GROUP_BATCHES = 64  # of L-BFGS, that are added up in float32
 SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 
 
-@by_reference
-class Memory(NamedTuple):
-    """The arrays of one engine that its threads share; `real` is the engine's dtype."""
-
-    layers: np.ndarray  # layer table, int64
-    capacity: int  # rows of an activation or delta panel; a batch may have fewer
-    weights: np.ndarray  # padded parameters, real
-    first_moment: np.ndarray  # of the update rule; empty if it has fewer moments; real
-    second_moment: np.ndarray
-    activations: np.ndarray  # all layers' outputs for one batch, real
-    deltas: np.ndarray  # likewise; in the forward pass f′(z) of activations that need z
-    square_norms: np.ndarray  # Σw² of every block before its update, float64
-    row_losses: np.ndarray  # the loss of every row of the batch, float64
-    control: np.ndarray  # the team's barrier, int64
-
-
-@by_reference
-class Workspace(NamedTuple):
-    """The arrays of one thread, of the engine's dtype unless said otherwise."""
-
-    inputs: np.ndarray  # the gathered batch, row by row
-    input_stride: int
-    transposed: np.ndarray  # one transposed weight panel
-    tile: np.ndarray  # one tile of a product, before it is used
-    totals: np.ndarray  # float64: a tile's sums in batches longer than a block; else empty
-    zeros: np.ndarray  # one for each column of a tile, for products without bias
-    one: np.ndarray  # the number 1, for sums
-    lanes: int  # numbers in a vector
-    samples: np.ndarray  # a number for each of the samples whose outputs are computed at once
-    outputs: np.ndarray  # their outputs, unit by unit
-    targets: np.ndarray  # their targets, likewise; then their δ
-    errors: np.ndarray  # their ∂L/∂output, likewise
-    losses: np.ndarray  # each output's share of the loss
-    row: np.ndarray  # the targets of one sample
-    steps: Steps  # those of the first layer's tiles, where zeros are skipped
-    entries: Entries | None  # of a batch of sparse rows; None where rows are dense
-
-
 class TrainingBuffers(NamedTuple):
     """Everything that a team trains with, which later epochs may reuse."""
 
     data: Data
     batch_size: int  # rows of the largest batch
     objective: Objective
-    memory: Memory
+    memory: Packed
     source: Source | None  # of dense rows
-    workspaces: list  # one for each thread of the largest team
+    workspaces: list  # one for each thread of the largest team, packed
     batches_per_call: int  # most batches of one call of the kernel
 
     def fit(self, data, batch_size, size, weights, moments):
         """Whether they are for this data, batch size and team, and for these very arrays."""
-        memory = self.memory
+        memory = self.memory.record
         return (
             data is self.data
             and (batch_size, size) == (self.batch_size, len(self.workspaces))
@@ -106,10 +72,37 @@ class TrainingBuffers(NamedTuple):
         rows = self.batch_size
         return [(order[first * rows : last * rows], table[first:last]) for first, last in parts]
 
+    def member(self, kernel, order, table, plan, result, size, held):
+        """What each rank of a team calls, on some rows in steps of a table.
+
+        Parameters
+        ----------
+        kernel : callable
+            As from `fastbp.cpu.code.kernel_of`.
+        order : ndarray of shape (n_rows,)
+        table : ndarray of shape (n_batches, TABLE_WIDTH)
+        plan : tuple
+            The code of the update rule, α, and the scale of the inputs.
+        result : ndarray of shape (RESULT_SIZE,)
+        size : int
+            Of the team.
+        held : object
+            What addresses point to and do not keep: a rank may outlive an interrupted caller.
+        """
+        training = Training(self.source, self.objective, *plan, table.ravel(), order, result, size)
+        memory, workspaces = self.memory, self.workspaces
+        call = Packed(training, memory.record.weights.dtype, self.source is None)
+
+        def member(rank, held=held):
+            kernel(call.address, memory.address, workspaces[rank].address, rank)
+
+        return member
+
     def are_small(self):
         """Whether to keep them: making such small arrays takes longer than filling them."""
-        inputs = sum(workspace.inputs.nbytes for workspace in self.workspaces)
-        activations = self.memory.activations.nbytes + self.memory.deltas.nbytes
+        inputs = sum(workspace.record.inputs.nbytes for workspace in self.workspaces)
+        memory = self.memory.record
+        activations = memory.activations.nbytes + memory.deltas.nbytes
         return self.source is not None and inputs + activations < SMALL_BYTES
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastbp.cpu.compilation import cached_kernel, kernel
 from numba import typeof
 
 from fastbp import cache
 from fastbp.cpu import compilation, elementary, engine, kernel_cache, simd
-from fastbp.cpu.compilation import cached_kernel, kernel
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastbp.cpu.compilation import cached_kernel
+from fastbp.cpu.kernel_cache import SUFFIX, KernelCache
 
 from fastbp import sealed
 from fastbp.cpu import kernel_cache
-from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.kernel_cache import SUFFIX, KernelCache
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from numba.core.errors import TypingError
-
 from fastbp.cpu.compilation import cached_kernel, phase
 from fastbp.cpu.spans import by_reference, section, span_of
+from numba.core.errors import TypingError
 
 
 @by_reference

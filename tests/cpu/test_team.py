@@ -8,9 +8,9 @@ from threading import get_ident
 
 import numpy as np
 import pytest
+from fastbp.cpu.compilation import cached_kernel
 
 from fastbp.cpu import team
-from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.team import ABORTED, CONTROL_SIZE, barrier, end_teams, run_team
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
-from fastbp.cpu import simd, vectors
 from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.gather import read_row
 from fastbp.cpu.spans import section, span_of
+
+from fastbp.cpu import simd, vectors
 
 
 @cached_kernel

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from fastbp.cpu.compilation import cached_kernel
+from fastbp.cpu.simd import TILE_ROWS
+from fastbp.cpu.sparse import density_of
+from fastbp.cpu.zeros import column_tile, find_steps, first_step, make_steps, pays_to_skip_zeros
 from scipy.sparse import csr_array
 
 from fastbp.cpu import rows as rows_module
 from fastbp.cpu import work
-from fastbp.cpu.compilation import cached_kernel
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.rows import Rows
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.sparse import density_of
-from fastbp.cpu.zeros import column_tile, find_steps, first_step, make_steps, pays_to_skip_zeros
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer

@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from fastbp.cpu.gradients import BLOCK_ROWS
 from scipy.sparse import csr_array, csr_matrix
 
 from fastbp.activations import HIDDEN_ACTIVATIONS
@@ -27,7 +28,6 @@ from fastbp.cpu import shuffling, work
 from fastbp.cpu import sparse as sparse_module
 from fastbp.cpu import workspace as workspace_module
 from fastbp.cpu import zeros as zeros_module
-from fastbp.cpu.gradients import BLOCK_ROWS
 from fastbp.data import READABLE_DTYPES, Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer

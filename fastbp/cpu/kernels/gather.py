@@ -1,59 +1,13 @@
 """Reading rows of the user's arrays in place, whatever their dtype and strides."""
 
-from typing import NamedTuple
-
 import numpy as np
 
-from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.simd import CACHE_LINE, prefetch, read_floats
-from fastbp.cpu.spans import by_reference, load_number
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.simd import prefetch, read_floats
+from fastbp.cpu.kernels.spans import load_number
+from fastbp.cpu.records import CACHE_LINE, DTYPES
 
-FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(10)
-CODES = {
-    np.dtype(dtype): code
-    for dtype, code in {
-        np.float32: FLOAT32,
-        np.float64: FLOAT64,
-        np.bool_: BYTE,
-        np.uint8: BYTE,
-        np.int8: INT8,
-        np.int16: INT16,
-        np.uint16: UINT16,
-        np.int32: INT32,
-        np.uint32: UINT32,
-        np.int64: INT64,
-        np.uint64: UINT64,
-    }.items()
-}
-# A matrix of at most this many bytes stays in the caches and is not prefetched.
-_CACHED_BYTES = 2**18
-
-
-@by_reference
-class Source(NamedTuple):
-    """Address, dtype code and strides (bytes) of a matrix, all integers."""
-
-    address: int
-    code: int
-    row_stride: int
-    column_stride: int
-    n_columns: int
-    is_far: int  # whether it is too large to stay in the caches
-
-
-def source_of(matrix):
-    """Describe an ndarray of one or two dimensions for the kernels, as a `Source`.
-
-    The caller keeps the array alive while they read it.
-    """
-    matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
-    return Source(
-        matrix.__array_interface__["data"][0],
-        CODES[matrix.dtype],
-        *matrix.strides,
-        matrix.shape[1],
-        int(matrix.nbytes > _CACHED_BYTES),
-    )
+FLOAT32, FLOAT64, BYTE, INT8, INT16, UINT16, INT32, UINT32, INT64, UINT64 = range(len(DTYPES))
 
 
 @kernel

@@ -6,6 +6,7 @@ import gc
 import os
 from threading import get_ident
 
+from llvmlite import binding
 from llvmlite.binding import Linkage
 from numba import njit, types
 from numba.core import errors, typed_passes, untyped_passes
@@ -14,7 +15,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastbp.apart import call_apart, is_apart
-from fastbp.cpu.kernel_cache import KernelCache
+from fastbp.cpu.kernels.kernel_cache import KernelCache
 
 # All flags that speed up sums, except those that would delete checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -73,6 +74,83 @@ class _KernelLibrary(JITCodeLibrary):
         # Numba's first round of passes prunes reference counts, and kernels have none.
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)
+
+
+class _ExportedLibrary(_KernelLibrary):
+    """A kernel with one C function, by whose address it is called.
+
+    It takes what the kernel takes, addresses and int64, and returns the kernel's int64, or -1 where
+    numba would raise an exception.
+    """
+
+    _FUNCTION = """
+        target triple = "{triple}"
+        target datalayout = "{layout}"
+        declare i32 @"{kernel}"(ptr, ptr, {types})
+        define i64 @"{name}"({parameters}) {{
+            %result = alloca i64
+            %exception = alloca ptr
+            %status = call i32 @"{kernel}"(ptr %result, ptr %exception, {parameters})
+            %value = load i64, ptr %result
+            %failed = icmp ne i32 %status, 0
+            %returned = select i1 %failed, i64 -1, i64 %value
+            ret i64 %returned
+        }}"""
+
+    def _optimize_final_module(self):
+        self._export()
+        super()._optimize_final_module()
+
+    def _export(self):
+        module = self._final_module
+        (kernel,) = (
+            function
+            for function in module.functions
+            if function.linkage == Linkage.external and not function.is_declaration
+        )
+        types = [str(argument.type) for argument in kernel.arguments][2:]
+        function = self._FUNCTION.format(
+            triple=module.triple,
+            layout=module.data_layout,
+            kernel=kernel.name,
+            name=exported_name(kernel.name),
+            types=", ".join(types),
+            parameters=", ".join(f"{kind} %{i}" for i, kind in enumerate(types)),
+        )
+        module.link_in(binding.parse_assembly(function))
+        module.get_function(kernel.name).linkage = Linkage.internal
+
+
+class _LinkedLibrary(_ExportedLibrary):
+    """A kernel with all its parts that is neither optimised nor run: for another machine.
+
+    Attributes
+    ----------
+    bitcode : bytes
+    """
+
+    def _optimize_final_module(self):
+        self._export()
+        self.bitcode = self._final_module.as_bitcode()
+
+    def _finalize_final_module(self):
+        self._finalized = True
+
+    @property
+    def codegen(self):
+        return self
+
+    def set_env(self, env_name, env):
+        pass
+
+    def get_pointer_to_function(self, name):
+        self._ensure_finalized()
+        return 0
+
+
+def exported_name(mangled_name):
+    """The name of a kernel's C function, from numba's name of the kernel."""
+    return f"fastbp.{mangled_name}"
 
 
 # Annotations are for people, and keep all of numba's intermediate code in memory. The other passes
@@ -141,7 +219,9 @@ class _PhaseCompiler(_PartCompiler):
     library_class = _PhaseLibrary
 
 
-class _KernelCompiler(_PartCompiler):
+class KernelCompiler(_PartCompiler):
+    """Compiles a kernel to machine code."""
+
     library_class = _KernelLibrary
 
     def define_pipelines(self):
@@ -150,7 +230,20 @@ class _KernelCompiler(_PartCompiler):
         return pipelines
 
 
+class ExportingCompiler(KernelCompiler):
+    """Compiles a kernel that is called by its address."""
+
+    library_class = _ExportedLibrary
+
+
+class LinkingCompiler(KernelCompiler):
+    """Goes half the way: the kernel's code is linked, and not yet that of a machine."""
+
+    library_class = _LinkedLibrary
+
+
 PART_OPTIONS = {
+    "forceinline": False,  # else inherited from the first caller that is compiled
     "pipeline_class": _PartCompiler,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
@@ -160,29 +253,74 @@ PART_OPTIONS = {
 # For functions that only other kernels call.
 kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
 # The same, for what is called once per tile: LLVM itself would inline it in some places only.
-inlined = njit(nogil=True, fastmath=FASTMATH, forceinline=True, **PART_OPTIONS)
+inlined = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "forceinline": True})
 # The same, for what is called a few times per batch: with all of it inlined, LLVM takes twice as
 # long over a kernel.
 phase = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "pipeline_class": _PhaseCompiler})
 
 
-def cached_kernel(function):
-    """Compile a function that Python calls, and keep its machine code on disk."""
-    options = {**PART_OPTIONS, "pipeline_class": _KernelCompiler, "no_cpython_wrapper": False}
-    dispatcher = njit(nogil=True, fastmath=FASTMATH, **options)(function)
-    dispatcher.compile = _completed(_sparing_the_collector(dispatcher.compile))
-    dispatcher._cache = KernelCache(dispatcher.py_func)
-    return dispatcher
+class Exported:
+    """A kernel that Python calls, by its address.
 
+    Parameters
+    ----------
+    function : function
+        It takes addresses of records and int64, and returns an int64 that is not negative.
 
-def compile_for(kernel, *arguments):
-    """Compile a kernel for arguments like these, without calling it.
-
-    The calling thread can be interrupted meanwhile; threads of a team could not.
+    Attributes
+    ----------
+    dispatcher : numba dispatcher
+        It keeps machine code on disk.
     """
-    signature = tuple(kernel.typeof_pyval(argument) for argument in arguments)
-    if signature not in kernel.overloads:
-        kernel.compile(signature)
+
+    def __init__(self, function):
+        self.function = function
+        self.dispatcher = self.dispatcher_of(ExportingCompiler)
+        self.dispatcher.compile = _completed(_sparing_the_collector(self.dispatcher.compile))
+        self.dispatcher._cache = KernelCache(function)
+
+    def dispatcher_of(self, compiler):
+        """A dispatcher that compiles the kernel in a certain way."""
+        options = {**PART_OPTIONS, "pipeline_class": compiler}
+        return njit(nogil=True, fastmath=FASTMATH, **options)(self.function)
+
+    def bitcode(self, signature, symbol):
+        """The kernel with all its parts for arguments of these types, not optimised.
+
+        Parameters
+        ----------
+        signature : tuple of numba type
+        symbol : str
+            The name of its C function.
+
+        Returns
+        -------
+        bitcode : bytes
+            LLVM's, of a module with one external function.
+        """
+        dispatcher = self.dispatcher_of(LinkingCompiler)
+        dispatcher.compile(signature)
+        result = dispatcher.overloads[signature]
+        module = binding.parse_bitcode(result.library.bitcode)
+        module.get_function(exported_name(result.fndesc.mangled_name)).name = symbol
+        return module.as_bitcode()
+
+    def address(self, signature):
+        """Compile the kernel for arguments of these types, or load it from the cache.
+
+        Parameters
+        ----------
+        signature : tuple of numba type
+
+        Returns
+        -------
+        address : int
+            Of its C function, valid as long as the process.
+        """
+        self.dispatcher.compile(signature)
+        result = self.dispatcher.overloads[signature]
+        name = exported_name(result.fndesc.mangled_name)
+        return result.library.get_pointer_to_function(name)
 
 
 def _completed(compile_kernel):

@@ -6,70 +6,18 @@ skipped would have added nothing: results are the same to the bit, unless weight
 zero times those is NaN.
 """
 
-from typing import NamedTuple
-
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from scipy.sparse import issparse
 
-from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.layout import aligned_zeros, round_up
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import address_of
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.spans import address_of
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
-# Looking at a number takes as long as this many multiply-adds.
-LOOK_WORK = 16
-FEWEST_FEATURES, MOST_SAMPLES = 32, 64
 _ALL_ROWS = 2**TILE_ROWS - 1  # a bit for each row of a tile
-
-
-class Steps(NamedTuple):
-    """The steps of all tiles of one batch: first those of its rows, then those of its columns."""
-
-    counts: np.ndarray  # steps of every tile, int64; empty if no step is skipped
-    numbers: np.ndarray  # int32: columns for a tile of rows, rows for a tile of columns
-    n_rows: int  # rounded up to whole tiles
-    n_columns: int  # likewise
-
-
-def make_steps(rows, n_features, learns=True):
-    """Allocate the steps of a batch of at most `rows` rows; those of columns if it `learns`."""
-    rows, columns = round_up(rows, TILE_ROWS), round_up(n_features, TILE_ROWS)
-    tiles = rows // TILE_ROWS + (columns // TILE_ROWS if learns else 0)
-    numbers = rows // TILE_ROWS * columns + (columns // TILE_ROWS * rows if learns else 0)
-    return Steps(aligned_zeros(tiles, np.int64), aligned_zeros(numbers, np.int32), rows, columns)
-
-
-def no_steps():
-    """The steps of a tile that skips none."""
-    return Steps(np.zeros(0, np.int64), np.zeros(0, np.int32), 0, 0)
-
-
-def pays_to_skip_zeros(X, order, units, passes):
-    """Whether skipping steps saves more than finding them costs, estimated from a few rows.
-
-    Parameters
-    ----------
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
-    order : ndarray of shape (n_rows,)
-        The rows to be used.
-    units : float
-        Of the first layer, for each thread.
-    passes : int
-        Products with the rows: one for outputs, another for the gradient.
-    """
-    n_rows = min(MOST_SAMPLES, len(order) // 16) // TILE_ROWS * TILE_ROWS
-    if n_rows == 0 or X.shape[1] < FEWEST_FEATURES or passes * units < LOOK_WORK:
-        return False
-    samples = X[order[np.linspace(0, len(order) - 1, n_rows).astype(np.int64)]]
-    samples = samples.toarray() if issparse(samples) else samples
-    occupied = (samples.reshape(-1, TILE_ROWS, X.shape[1]) != 0).any(axis=1)
-    return bool((1 - occupied.mean()) * passes * units > LOOK_WORK)
 
 
 @intrinsic

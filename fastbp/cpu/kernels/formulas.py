@@ -5,9 +5,9 @@ whole vectors.
 """
 
 from fastbp import activations, losses, optimizers
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.elementary import compile_formula
-from fastbp.cpu.vectors import whole_size
+from fastbp.cpu.kernels.compilation import kernel
+from fastbp.cpu.kernels.elementary import compile_formula
+from fastbp.cpu.kernels.vectors import whole_size
 from fastbp.schedules import COEFFICIENTS, RATE
 from fastbp.switches import make_switch
 

@@ -11,27 +11,27 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fastbp.cpu.spans import address_of
+from fastbp.cpu.kernels.spans import address_of
+from fastbp.cpu.records import CACHE_LINE, TILE_VECTORS, tile_rows
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
-CACHE_LINE = 64  # bytes
+
+
+_, CPU_NAME, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
 
 
 def _vector_bits():
     """Bits of the widest registers worth using: 512, 256 or 128."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    features = _FEATURES.split(",")
     if "+avx512f" in features:
         return 512
     return 256 if {"+avx", "+avx2"} & set(features) else 128
 
 
 VECTOR_BITS = _vector_bits()
-# Rows of a tile. AVX-512 has 32 registers for its accumulators, the others 16.
-TILE_ROWS = 8 if VECTOR_BITS == 512 else 4
-# Columns of a tile, in vectors.
-TILE_VECTORS = 2
+TILE_ROWS = tile_rows(VECTOR_BITS)
 
 
 def lanes(dtype):

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.layout import INPUT_WIDTH, N_INPUTS, N_PANELS, UNITS, WIDTH, layer_of
-from fastbp.cpu.products import Left
-from fastbp.cpu.spans import ONE, ZERO
+from fastbp.cpu.kernels.compilation import kernel
+from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.products import Left
+from fastbp.cpu.kernels.spans import ONE, ZERO
+from fastbp.cpu.records import INPUT_WIDTH, N_INPUTS, N_PANELS, UNITS, WIDTH
 
 # More weights, or activations of a layer, than this have been evicted from the L2 cache by the time
 # they are read again.

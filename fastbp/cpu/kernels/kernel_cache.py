@@ -18,7 +18,8 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from fastbp import cache, sealed
-from fastbp.cache import digest_of, is_trusted
+from fastbp.cache import is_trusted
+from fastbp.cpu.libraries import fingerprint_of, source_names
 
 SUFFIX = ".kernel"  # of the files
 
@@ -27,11 +28,14 @@ SUFFIX = ".kernel"  # of the files
 def source_digest():
     """Fingerprint of all source that is compiled to machine code, and of the compilers.
 
+    None where the sources are not on disk: then nothing tells what machine code was made from.
+
     Numba keys a cached function on its own file alone; an edit of a formula in another file would
     leave the old machine code in use.
     """
-    folder = Path(__file__).parent
-    return digest_of(folder.glob("*.py"), f"{numba.__version__} {llvmlite.__version__}")
+    fingerprint = fingerprint_of(source_names())
+    versions = f"{numba.__version__} {llvmlite.__version__}"
+    return fingerprint and hashlib.sha256(f"{fingerprint} {versions}".encode()).hexdigest()[:16]
 
 
 @functools.cache
@@ -41,17 +45,18 @@ def _folder_name():
 
 def kernel_folder():
     """Path of the folder for this source's machine code; None where there is none to be used."""
-    return cache.cache_folder(_folder_name())
+    return next(iter(kernel_folders()), None)
 
 
 def kernel_folders():
     """Paths of the folders to look for machine code; only the last may be written to."""
-    return cache.cache_folders(_folder_name())
+    return cache.cache_folders(_folder_name()) if source_digest() else ()
 
 
 def warn_of_refused_folders():
     """Warn, once, of a folder that was asked for by name and is not used."""
-    cache.warn_of_refused_folders(_folder_name())
+    if source_digest():
+        cache.warn_of_refused_folders(_folder_name())
 
 
 class KernelCache:

@@ -8,10 +8,10 @@ have only a few.
 
 import numpy as np
 
-from fastbp.cpu.compilation import inlined, kernel, phase
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, layer_of
-from fastbp.cpu.operands import NEVER, columns_of_inputs, panel_start
-from fastbp.cpu.products import (
+from fastbp.cpu.kernels.compilation import inlined, kernel, phase
+from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.operands import NEVER, columns_of_inputs, panel_start
+from fastbp.cpu.kernels.products import (
     Left,
     clear_padding,
     multiply,
@@ -19,16 +19,13 @@ from fastbp.cpu.products import (
     multiply_lines,
     multiply_listed,
 )
-from fastbp.cpu.register_tiles import narrow_row, wide_row
-from fastbp.cpu.shares import smaller
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import ZERO, section
-from fastbp.cpu.vectors import whole_size
-from fastbp.cpu.zeros import column_tile, first_step
-
-# Rows that are summed in float32: one after the other, n equal numbers lose at most 1.5 n · 2⁻²⁶ of
-# their sum, which is 9 · 10⁻⁶ here.
-BLOCK_ROWS = 384
+from fastbp.cpu.kernels.register_tiles import narrow_row, wide_row
+from fastbp.cpu.kernels.shares import smaller
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.spans import ZERO, section
+from fastbp.cpu.kernels.vectors import whole_size
+from fastbp.cpu.kernels.zeros import column_tile, first_step
+from fastbp.cpu.records import BLOCK_ROWS, LANES, N_OUTPUTS, WIDTH
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Spans, a pointer and a length each: what kernels work on instead of NumPy's arrays.
+"""Spans, a pointer and a length each, what kernels work on instead of arrays; and their records.
 
 A numba array is seven values, which every call passes on, and its indices may count from the end. A
 span is two values, and its indices are neither checked nor wrapped around: kernels compile faster,
@@ -6,11 +6,11 @@ and calls between them cost less.
 """
 
 import operator
+from types import NoneType
 
 import numpy as np
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.core.typing.templates import (
     AbstractTemplate,
     AttributeTemplate,
@@ -19,16 +19,16 @@ from numba.core.typing.templates import (
     signature,
 )
 from numba.extending import (
-    NativeValue,
     intrinsic,
     lower_builtin,
     lower_getattr_generic,
     make_attribute_wrapper,
     models,
     register_model,
-    typeof_impl,
-    unbox,
 )
+
+from fastbp.cpu import records
+from fastbp.cpu.records import fields_of
 
 # Indices with a type of their own: literals would give each tuple that holds them another type, and
 # every combination would be compiled anew.
@@ -114,40 +114,15 @@ def load_number(typing_context, address, index, dtype):
     return signature, codegen
 
 
-@intrinsic
-def span_of(typing_context, array):
-    """The span of all numbers of a contiguous array, valid while the kernel's call lasts."""
-    if array.layout != "C":
-        raise TypingError(f"a span must be contiguous, which {array} may not be")
-
-    def codegen(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return _make_span(context, builder, signature.return_type, array)
-
-    return Span(array.dtype)(array), codegen
-
-
-def _make_span(context, builder, kind, array):
-    span = cgutils.create_struct_proxy(kind)(context, builder)
-    span.data, span.size = array.data, array.nitems
-    return span._getvalue()
-
-
-def _with_spans(kind):
-    """A numba type with every array replaced by a span, in nested tuples, too."""
-    if isinstance(kind, Reference):
-        return kind.dtype
-    if isinstance(kind, types.Array):
-        if kind.layout != "C" or kind.ndim != 1:
-            raise TypingError(f"a span must be contiguous and one-dimensional, which {kind} is not")
-        return Span(kind.dtype)
-    if isinstance(kind, types.BaseNamedTuple):
-        return types.BaseTuple.from_types([_with_spans(each) for each in kind], kind.instance_class)
-    return kind
+# ---- records ------------------------------------------------------------------------------------
 
 
 class Reference(types.CPointer):
-    """Numba's type of a named tuple that is passed by its address."""
+    """Numba's type of a record that is passed by its address.
+
+    Passed by value, a hundred fields went through the stack and took a tenth of a small batch's
+    time.
+    """
 
 
 register_model(Reference)(models.PointerModel)
@@ -170,32 +145,31 @@ def _get_field(context, builder, kind, reference, name):
     return field if isinstance(kind.dtype[at], types.BaseNamedTuple) else builder.load(field)
 
 
-def by_reference(record):
-    """Class decorator: pass a named tuple to kernels by address, with spans in place of arrays.
+_NUMBERS = {int: types.int64, float: types.float64, NoneType: types.none}
 
-    Passed by value, its hundred fields went through the stack and took a tenth of a small batch's
-    time.
+
+def record_type(record, real, is_sparse=False):
+    """Numba's type of a record, from its annotations.
+
+    Parameters
+    ----------
+    record : type
+        A named tuple of `fastbp.cpu.records`.
+    real : str
+        The engine's dtype.
+    is_sparse : bool, default=False
+
+    Returns
+    -------
+    kind : numba type
+        Each of its members takes as many words as `fastbp.cpu.records.Packed` writes.
     """
-
-    @typeof_impl.register(record)
-    def type_of_record(value, context):
-        members = [_with_spans(typeof_impl(member, context)) for member in value]
-        return Reference(types.BaseTuple.from_types(members, record))
-
-    return record
-
-
-@unbox(Reference)
-def _unbox_record(kind, record, c):
-    native = c.unbox(kind.dtype, record)
-    address = cgutils.alloca_once_value(c.builder, native.value)
-    return NativeValue(address, is_error=native.is_error)
-
-
-@unbox(Span)
-def _unbox_span(kind, array, c):
-    """Take an array's memory. The dispatcher has checked that it is an array of this dtype."""
-    numbers = c.context.make_array(types.Array(kind.dtype, 1, "C"))(c.context, c.builder)
-    pointer = c.builder.bitcast(numbers._getpointer(), c.pyapi.voidptr)
-    c.pyapi.numba_array_adaptor(array, pointer)
-    return NativeValue(_make_span(c.context, c.builder, kind, numbers))
+    members = []
+    for field in fields_of(record, is_sparse):
+        if field in _NUMBERS:
+            members.append(_NUMBERS[field])
+        elif issubclass(field, records.Span):
+            members.append(Span(getattr(types, field.dtype or real)))
+        else:
+            members.append(record_type(field, real, is_sparse))
+    return types.BaseTuple.from_types(members, record)

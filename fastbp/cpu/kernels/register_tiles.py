@@ -5,8 +5,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbp.cpu.simd import TILE_ROWS, TILE_VECTORS, Vectors, fetch_tile, keep_rolled
-from fastbp.cpu.spans import address_of
+from fastbp.cpu.kernels.simd import TILE_ROWS, Vectors, fetch_tile, keep_rolled
+from fastbp.cpu.kernels.spans import address_of
+from fastbp.cpu.records import TILE_VECTORS
 
 _INT64 = ir.IntType(64)
 
@@ -163,8 +164,8 @@ def _make_tile(n_rows, n_vectors):
 
 
 # out[i, j] = bias[j] + Σₖ left[i, k] · right[k, j] for one or two vectors of columns; the rows of
-# `out` and `right` are `width` apart. The left operand, a `fastbp.cpu.products.Left`, is stored in
-# panels of `panel_length` steps: k is at
+# `out` and `right` are `width` apart. The left operand, a `fastbp.cpu.kernels.products.Left`, is
+# stored in panels of `panel_length` steps: k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
 # While more than `last_fetch` steps remain, the tile's rows of the next panel but one are
 # prefetched, whose place no hardware prefetcher can predict.

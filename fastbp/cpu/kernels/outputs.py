@@ -4,13 +4,11 @@ Their numbers are transposed, unit by unit instead of sample by sample, so that 
 every sum over the units runs on vectors of samples.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.elementary import exp
-from fastbp.cpu.formulas import (
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.elementary import exp
+from fastbp.cpu.kernels.formulas import (
     IDENTITY,
     SOFTMAX,
     activate,
@@ -19,13 +17,13 @@ from fastbp.cpu.formulas import (
     compute_losses,
     cross_entropy,
 )
-from fastbp.cpu.gather import Source, gather_row
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH, last_layer_of
-from fastbp.cpu.operands import panel_start
-from fastbp.cpu.shares import larger, smaller
-from fastbp.cpu.simd import transpose_square
-from fastbp.cpu.spans import ZERO, by_reference, load_number, section
-from fastbp.cpu.vectors import (
+from fastbp.cpu.kernels.gather import gather_row
+from fastbp.cpu.kernels.layers import last_layer_of
+from fastbp.cpu.kernels.operands import panel_start
+from fastbp.cpu.kernels.shares import larger, smaller
+from fastbp.cpu.kernels.simd import transpose_square
+from fastbp.cpu.kernels.spans import ZERO, load_number, section
+from fastbp.cpu.kernels.vectors import (
     load_vector,
     spread,
     store_vector,
@@ -33,21 +31,7 @@ from fastbp.cpu.vectors import (
     where_equal,
     where_greater,
 )
-
-
-@by_reference
-class Objective(NamedTuple):
-    """What the outputs are compared with, and how."""
-
-    output_activation: int
-    loss: int
-    joins_activation: int  # whether the loss's error is δ already
-    has_classes: int  # whether the loss is the cross-entropy of softmax with a class index
-    loss_scale: float  # multiplies every row's loss, but not its δ
-    eps: float  # probabilities are kept this far from 0 and 1
-    targets: Source
-    target_is_class: int  # whether a target is a class index (int64) or a row of numbers
-    sample_weight: int  # address of float64 weights, or 0
+from fastbp.cpu.records import LANES, N_OUTPUTS, WIDTH
 
 
 @kernel

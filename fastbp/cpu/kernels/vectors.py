@@ -14,8 +14,8 @@ from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 
-from fastbp.cpu.simd import lanes, spread_number
-from fastbp.cpu.spans import address_of
+from fastbp.cpu.kernels.simd import lanes, spread_number
+from fastbp.cpu.kernels.spans import address_of
 
 
 class Vector(types.Type):

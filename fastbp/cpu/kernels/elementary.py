@@ -13,8 +13,8 @@ from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 from scipy.special import erfcx
 
-from fastbp.cpu.compilation import PART_OPTIONS, kernel
-from fastbp.cpu.vectors import power_of_two, where_greater
+from fastbp.cpu.kernels.compilation import PART_OPTIONS, kernel
+from fastbp.cpu.kernels.vectors import power_of_two, where_greater
 from fastbp.switches import bind
 
 _ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}

@@ -4,10 +4,17 @@ Every step computes its output tile by tile, and no sum is split among threads: 
 depend on their number.
 """
 
-from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.formulas import activate, activate_backward, update_weights
-from fastbp.cpu.gradients import sum_deltas, tile_gradient
-from fastbp.cpu.layout import (
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
+from fastbp.cpu.kernels.gradients import sum_deltas, tile_gradient
+from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.operands import CACHED_NUMBERS, panel_start, rows_of_inputs, rows_of_panels
+from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
+from fastbp.cpu.kernels.shares import smaller, tile_at
+from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
+from fastbp.cpu.kernels.spans import ONE, ZERO, section
+from fastbp.cpu.kernels.zeros import first_step
+from fastbp.cpu.records import (
     ACTIVATION,
     BIAS_ROW,
     FIRST_BLOCK,
@@ -18,14 +25,7 @@ from fastbp.cpu.layout import (
     N_PANELS,
     WEIGHTS,
     WIDTH,
-    layer_of,
 )
-from fastbp.cpu.operands import CACHED_NUMBERS, panel_start, rows_of_inputs, rows_of_panels
-from fastbp.cpu.products import clear_padding, multiply, multiply_lines, multiply_listed
-from fastbp.cpu.shares import smaller, tile_at
-from fastbp.cpu.simd import TILE_ROWS, prefetch_tile, transpose_square
-from fastbp.cpu.spans import ONE, ZERO, section
-from fastbp.cpu.zeros import first_step
 from fastbp.schedules import PENALTY, SHRINKAGE
 
 

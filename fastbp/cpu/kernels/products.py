@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.compilation import inlined, kernel
-from fastbp.cpu.layout import LANES, N_OUTPUTS, WIDTH
-from fastbp.cpu.register_tiles import (
+from fastbp.cpu.kernels.compilation import inlined, kernel
+from fastbp.cpu.kernels.register_tiles import (
     narrow_listed_tile,
     narrow_sum,
     narrow_tile,
@@ -17,8 +16,9 @@ from fastbp.cpu.register_tiles import (
     wide_sum,
     wide_tile,
 )
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.vectors import spread, store_vector
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.vectors import spread, store_vector
+from fastbp.cpu.records import LANES, N_OUTPUTS, WIDTH
 
 
 class Left(NamedTuple):

@@ -2,89 +2,14 @@
 
 What is not stored is zero, and is left out whatever its weight. Results are the same as those of
 the dense matrix to the bit, unless weights are infinite (zero times infinity is NaN), or sums are
-made in blocks (`fastbp.cpu.gradients`), which are others here.
+made in blocks (`fastbp.cpu.kernels.gradients`), which are others here.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.compilation import kernel, phase
-from fastbp.cpu.gather import CODES, read_row
-from fastbp.cpu.layout import aligned_zeros, round_up
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import by_reference, load_number, section
-
-# From this density on, a batch is faster when made dense.
-DENSE_ENOUGH = 0.2
-
-
-class SparseSource(NamedTuple):
-    """Addresses and dtypes of a CSR matrix's arrays, all integers."""
-
-    values: int
-    code: int
-    itemsize: int
-    columns: int
-    row_starts: int
-    is_wide: int  # whether columns and row starts have 64 bits
-
-
-class Lines(NamedTuple):
-    """Entries by rows or by columns (lines): those of line i go from starts[i] to starts[i + 1]."""
-
-    starts: np.ndarray  # int64; surplus lines, up to whole tiles, are empty
-    indices: np.ndarray  # the entries' columns, or rows, int64
-    values: np.ndarray  # real
-
-
-@by_reference
-class Entries(NamedTuple):
-    """A batch of a sparse matrix's rows, in the memory of one thread."""
-
-    source: SparseSource
-    rows: Lines
-    columns: Lines
-
-
-def density_of(X):
-    """The share of a CSR matrix's elements to compute with: those stored, or all if many are."""
-    density = X.nnz / max(1, X.shape[0] * X.shape[1])
-    return density if density < DENSE_ENOUGH else 1.0
-
-
-def most_entries(matrix, order, rows):
-    """The most entries that `rows` consecutive rows of `order` have."""
-    ends = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(np.diff(matrix.indptr)[order], out=ends[1:])
-    rows = min(rows, len(order))
-    return int((ends[rows:] - ends[: len(ends) - rows]).max())
-
-
-def make_entries(matrix, rows, n_entries, dtype, learns=True):
-    """Allocate the entries of a batch: at most `rows` rows of a CSR matrix and `n_entries`.
-
-    The caller keeps the matrix alive while kernels read it.
-    """
-
-    def make_lines(n_starts, n_entries):
-        starts, indices = aligned_zeros(n_starts, np.int64), aligned_zeros(n_entries, np.int64)
-        return Lines(starts, indices, aligned_zeros(n_entries, dtype))
-
-    n_columns = round_up(matrix.shape[1], TILE_ROWS)
-    return Entries(
-        _source_of(matrix),
-        make_lines(round_up(rows, TILE_ROWS) + 1, n_entries),
-        make_lines(n_columns + 2, n_entries) if learns else make_lines(0, 0),
-    )
-
-
-def _source_of(matrix):
-    return SparseSource(
-        matrix.data.ctypes.data, CODES[matrix.dtype], matrix.dtype.itemsize,
-        matrix.indices.ctypes.data, matrix.indptr.ctypes.data,
-        int(matrix.indices.dtype.itemsize == 8),
-    )  # fmt: skip
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.gather import read_row
+from fastbp.cpu.kernels.spans import load_number, section
 
 
 @kernel

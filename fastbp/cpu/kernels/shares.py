@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from fastbp.cpu.compilation import kernel
-from fastbp.cpu.layout import LANES, N_OUTPUTS, N_PANELS, WIDTH
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import ZERO
+from fastbp.cpu.kernels.compilation import kernel
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.spans import ZERO
+from fastbp.cpu.records import LANES, N_OUTPUTS, N_PANELS, WIDTH
 
 # Of a tile of two vectors, and of a tile of one, which waits longer for its loads.
 WIDE_COST, NARROW_COST = 4, 3

@@ -1,0 +1,205 @@
+"""Machine code made ahead, for a wheel: one library for each level of CPU.
+
+    python -m fastbp.cpu.kernels.ahead --levels all --folder fastbp/cpu/libraries
+
+Numba's front end and LLVM run, the kernels do not: a level may be one that this machine lacks. All
+kernels of a library are one module, in which they share their parts. The library has no other
+libraries: what it calls of the system (`SYSTEM_FUNCTIONS`) every process has.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fastbp.cpu.levels import LEVELS, levels_of_machine
+from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path
+from fastbp.cpu.records import SPECIALISATIONS
+
+SYSTEM_FUNCTIONS = {"memset", "memcpy", "memmove", "sched_yield"}
+INSTRUCTIONS = {
+    "sqrt",
+    "sqrtf",
+}  # what is called in LLVM's language, and is an instruction in the end
+LINKERS = "ld", "ld.lld", "ld.gold", "ld.bfd"
+LINKER_OPTIONS = (
+    "-shared", "-s", "--build-id=none", "--hash-style=gnu", "-z", "relro", "-z", "now",
+    "-z", "noexecstack",
+)  # fmt: skip
+
+
+class BuildError(Exception):
+    """Why no library can be made."""
+
+
+def link_kernels():
+    """Link all kernels, compiled for the CPU that numba's variables name, into one module.
+
+    Returns
+    -------
+    module : llvmlite.binding.ModuleRef
+        Not optimised. Only the kernels' C functions are external.
+    """
+    from llvmlite import binding
+
+    from fastbp.cpu.kernels.exports import EXPORTS, signature_of
+
+    module = None
+    for each in SPECIALISATIONS:
+        bitcode = EXPORTS[each.name].bitcode(signature_of(each), each.symbol)
+        part = binding.parse_bitcode(bitcode)
+        if module is None:
+            module = part
+        else:
+            module.link_in(part)
+    symbols = {each.symbol for each in SPECIALISATIONS}
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name not in symbols:
+            value.linkage = binding.Linkage.internal
+    module.name = "fastbp"
+    return module
+
+
+def optimise(module):
+    """Run the passes that the JIT would run."""
+    from numba.core.registry import cpu_target
+
+    passes, builder = cpu_target.target_context.codegen()._module_pass_manager()
+    passes.run(module, builder)
+    module.verify()
+    unknown = (
+        {
+            function.name
+            for function in module.functions
+            if function.is_declaration and not function.name.startswith("llvm.")
+        }
+        - SYSTEM_FUNCTIONS
+        - INSTRUCTIONS
+    )
+    if unknown:
+        raise BuildError(f"the kernels call {', '.join(sorted(unknown))}")
+
+
+def emit_object(module, triple, cpu, features):
+    """Machine code that may lie anywhere in memory."""
+    from llvmlite import binding
+
+    target = binding.Target.from_triple(triple)
+    machine = target.create_target_machine(cpu, features, opt=3, reloc="pic", codemodel="small")
+    return machine.emit_object(module)
+
+
+def link_library(content):
+    """Turn object code into a shared library, by the first linker that is found."""
+    linker = next(filter(None, map(shutil.which, LINKERS)), None)
+    if linker is None:
+        raise BuildError(f"there is no linker ({', '.join(LINKERS)}); install binutils")
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+        source.write_bytes(content)
+        done = subprocess.run(
+            [linker, *LINKER_OPTIONS, "-o", library, source], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise BuildError(f"{linker} failed: {done.stderr.strip()}")
+        return library.read_bytes()
+
+
+def build(level, folder):
+    """Make the library for a level of CPU, in a process whose numba compiles for it.
+
+    Parameters
+    ----------
+    level : fastbp.cpu.levels.Level
+    folder : path-like
+
+    Returns
+    -------
+    path : pathlib.Path
+    """
+    import llvmlite
+    import numba
+
+    from fastbp.cpu.kernels import simd
+
+    if level.vector_bits != simd.VECTOR_BITS:
+        raise BuildError(f"numba compiles for vectors of {simd.VECTOR_BITS} bits")
+    module = link_kernels()
+    optimise(module)
+    content = emit_object(module, level.triple, level.name, level.llvm_features)
+    description = describe_sources(
+        level.name,
+        python=platform.python_version(),
+        numba=numba.__version__,
+        llvmlite=llvmlite.__version__,
+    )
+    path = Path(folder) / library_path(level.name).name
+    path.write_bytes(join(link_library(content), description))
+    return path
+
+
+def build_apart(level, folder):
+    """Make the library for a level in a process of its own; see `build`."""
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": level.name,
+        "NUMBA_CPU_FEATURES": level.llvm_features,
+        "NUMBA_DISABLE_JIT": "0",
+    }
+    root = str(Path(__file__).parents[3])
+    paths = filter(None, [root, os.environ.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [sys.executable, "-m", __spec__.name, "--here", level.name, "--folder", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{level.name}: {done.stderr.strip()}")
+
+
+def main(arguments=None):
+    """Make the libraries that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--levels", default="host", help=f"host, all, or some of {', '.join(LEVELS)}, with commas"
+    )
+    parser.add_argument("--folder", default=FOLDER, type=Path)
+    parser.add_argument("--here", choices=LEVELS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if options.here:
+            build(LEVELS[options.here], options.folder)
+            return
+        for level in levels_named(options.levels):
+            build_apart(level, options.folder)
+            path = options.folder / library_path(level.name).name
+            print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
+    except BuildError as error:
+        sys.exit(f"no kernels: {error}")
+
+
+def levels_named(names):
+    """The levels that a command line or variable names.
+
+    Raises
+    ------
+    BuildError
+        If there is none of that name, or none for this machine.
+    """
+    if names == "all":
+        return list(LEVELS.values())
+    if names == "host":
+        names = ",".join(levels_of_machine()[:1])
+        if not names:
+            raise BuildError("there is no level for this kind of machine")
+    unknown = set(names.split(",")) - LEVELS.keys()
+    if unknown:
+        raise BuildError(f"levels must be host, all or some of {', '.join(LEVELS)}, got {names!r}")
+    return [LEVELS[name] for name in names.split(",")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""One batch of rows, dense or sparse: gathered, and passed through a layer."""
+
+from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.gather import gather_row
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.spans import section
+from fastbp.cpu.kernels.sparse import gather_entries, spread_entries
+from fastbp.cpu.kernels.tiles import forward_layer
+from fastbp.cpu.kernels.zeros import find_steps
+
+# `source` describes dense rows, and `entries` sparse ones. The other is None, and numba drops the
+# branches for it. Sparse rows that are almost dense are gathered into `workspace.inputs`, too.
+
+
+@phase
+def gather_batch(workspace, entries, source, order, n_inputs, scale):
+    """Convert the rows of a batch into this thread's inputs."""
+    if entries is not None:
+        gather_entries(entries, order, scale)
+        if workspace.inputs.size == 0:
+            return
+    skips_zeros, stride = workspace.steps.counts.size > 0, workspace.input_stride
+    scale = type(workspace.inputs[0])(scale)
+    for sample in range(order.size):
+        row = section(workspace.inputs, sample * stride, n_inputs)
+        if source is not None:
+            gather_row(row, source, order[sample], scale)
+        if entries is not None:
+            spread_entries(row, entries.rows, sample)
+        # While the rows of a tile are in the L1 cache.
+        if skips_zeros and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
+            tile = sample // TILE_ROWS
+            find_steps(workspace.steps, workspace.inputs, stride, tile, order.size)
+
+
+@kernel
+def forward(memory, workspace, entries, index, tiles):
+    """Compute the outputs of one layer."""
+    if entries is None or index > 0 or workspace.inputs.size > 0:
+        forward_layer(memory, workspace, None, index, tiles)
+    else:
+        forward_layer(memory, workspace, entries, index, tiles)

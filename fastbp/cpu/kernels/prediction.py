@@ -1,0 +1,157 @@
+"""The kernels that predict: many rows in batches, or a few straight from the flat parameters."""
+
+import numpy as np
+
+from fastbp.cpu.kernels.batches import forward, gather_batch
+from fastbp.cpu.kernels.compilation import Exported, kernel
+from fastbp.cpu.kernels.formulas import activate
+from fastbp.cpu.kernels.gather import gather_row
+from fastbp.cpu.kernels.layers import last_layer_of, layer_of, n_layers_of
+from fastbp.cpu.kernels.outputs import activate_samples, collect_outputs
+from fastbp.cpu.kernels.shares import share, smaller, some_rows
+from fastbp.cpu.kernels.spans import ONE, ZERO, section
+from fastbp.cpu.kernels.sparse import add_entries, gather_entries
+from fastbp.cpu.records import (
+    ACTIVATION,
+    FINITE_INPUTS,
+    FINITE_OUTPUTS,
+    LANES,
+    N_INPUTS,
+    N_OUTPUTS,
+)
+
+
+@kernel
+def are_finite(values):
+    """Whether no number is infinite or NaN, either of which times zero is NaN."""
+    total = type(values[0])(0)
+    for j in range(values.size):
+        total += values[j] * type(total)(0)
+    return total == 0
+
+
+@kernel
+def inputs_are_finite(workspace, entries, rows):
+    """Whether all numbers of the first `rows` gathered rows are finite."""
+    if entries is None:
+        return are_finite(section(workspace.inputs, ZERO, rows * workspace.input_stride))
+    return are_finite(section(entries.rows.values, ZERO, entries.rows.starts[rows]))
+
+
+@kernel
+def finite_bits(inputs_were_finite, outputs):
+    """What a prediction returns, from whether its inputs were finite, and its outputs."""
+    bits = FINITE_INPUTS if inputs_were_finite else 0
+    return bits | FINITE_OUTPUTS if are_finite(outputs) else bits
+
+
+@Exported
+def predict(call, memory, workspace, rank):
+    """Write the outputs of the rows in `order` to `out`, this thread's part of them.
+
+    `memory.activations` belongs to this thread alone. Returns whether all inputs were finite, and
+    all outputs, as bits.
+    """
+    order, out = call.order, call.out
+    n_layers, lanes = n_layers_of(memory.layers), workspace.lanes
+    bits = FINITE_INPUTS | FINITE_OUTPUTS
+    n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
+    n_outputs = last_layer_of(memory.layers)[N_OUTPUTS]
+    first, last = share(order.size, rank, call.size)
+    for start in range(first, last, call.batch_size):
+        batch = section(order, start, smaller(call.batch_size, last - start))
+        gather_batch(workspace, entries, call.source, batch, n_inputs, call.input_scale)
+        finite = inputs_are_finite(workspace, entries, batch.size)
+        for index in range(n_layers):
+            tiles = some_rows(layer_of(memory.layers, index), ZERO, batch.size)
+            forward(memory, workspace, entries, index, tiles)
+        for row in range(0, batch.size, workspace.samples.size):
+            samples = smaller(workspace.samples.size, batch.size - row)
+            count = (samples + lanes - 1) // lanes * lanes
+            collect_outputs(memory, workspace, call.activation, row, count)
+            for sample in range(samples):
+                values = section(out, (start + row + sample) * n_outputs, n_outputs)
+                for unit in range(n_outputs):
+                    values[unit] = workspace.outputs[unit * count + sample]
+        # While they are in the caches.
+        outputs = section(out, start * n_outputs, batch.size * n_outputs)
+        bits &= finite_bits(finite, outputs)
+    return bits
+
+
+@kernel
+def add_inputs(values, inputs, weights):
+    """Add to `values` every row of a weight matrix, times its input."""
+    for k in range(inputs.size):
+        row = section(weights, k * values.size, values.size)
+        value = inputs[k]
+        for j in range(values.size):
+            values[j] += value * row[j]
+
+
+@kernel
+def gather_sample(inputs, source, entries, order, scale):
+    """Convert one row to inputs or, where rows are sparse, entries; return whether it is finite."""
+    if entries is not None:
+        gather_entries(entries, order, scale)
+        return are_finite(section(entries.rows.values, ZERO, entries.rows.starts[1]))
+    if source is not None:
+        gather_row(inputs, source, order[0], scale)
+    return are_finite(inputs)
+
+
+@kernel
+def outputs_of_row(inputs, outputs, parameters, layers, entries):
+    """Pass one sample through all layers, with the weights of the flat vector.
+
+    Returns whether the logits are in `outputs`; they are in `inputs` after an even number of
+    layers. Sums run in the same order as in the tiles, and have the same bits.
+    """
+    start = np.int64(0)
+    for index in range(n_layers_of(layers)):
+        n_inputs, n_outputs = layer_of(layers, index)[N_INPUTS], layer_of(layers, index)[N_OUTPUTS]
+        bias = start + n_inputs * n_outputs
+        values = section(outputs, ZERO, n_outputs)
+        weights = section(parameters, start, bias - start)
+        for j in range(n_outputs):
+            values[j] = parameters[bias + j]
+        if entries is None or index > 0:
+            add_inputs(values, section(inputs, ZERO, n_inputs), weights)
+        else:
+            add_entries(values, entries.rows, weights)
+        lanes = layer_of(layers, index)[LANES]
+        values = section(outputs, ZERO, (n_outputs + lanes - 1) // lanes * lanes)
+        activate(layer_of(layers, index)[ACTIVATION], values, inputs)  # scratch by now
+        inputs, outputs = outputs, inputs
+        start = bias + n_outputs
+    return n_layers_of(layers) % 2 == 1
+
+
+@Exported
+def predict_few(call):
+    """Write the outputs of the rows in `order`, not more than a vector's lanes, to `out`.
+
+    Straight from the flat parameters: to pack them for the tiles takes longer than a few rows.
+    Returns whether all inputs were finite, and all outputs, as bits.
+    """
+    parameters, layers, source, entries = call.parameters, call.layers, call.source, call.entries
+    order, out, working, widest = call.order, call.out, call.working, call.widest
+    lanes, n_outputs = layer_of(layers, ZERO)[LANES], last_layer_of(layers)[N_OUTPUTS]
+    first, second = section(working, ZERO, widest), section(working, widest, widest)
+    outputs = section(working, 2 * widest, n_outputs * lanes)
+    inputs = section(first, ZERO, layer_of(layers, ZERO)[N_INPUTS])
+    scale, finite = type(working[0])(call.input_scale), True
+    for sample in range(order.size):
+        finite &= gather_sample(inputs, source, entries, section(order, sample, ONE), scale)
+        swapped = outputs_of_row(first, second, parameters, layers, entries)
+        row = second if swapped else first
+        for unit in range(n_outputs):
+            out[sample * n_outputs + unit] = row[unit]
+    for sample in range(order.size):
+        for unit in range(n_outputs):
+            outputs[unit * lanes + sample] = out[sample * n_outputs + unit]
+    activate_samples(call.activation, outputs, lanes, outputs)  # output layers keep no f′
+    for sample in range(order.size):
+        for unit in range(n_outputs):
+            out[sample * n_outputs + unit] = outputs[unit * lanes + sample]
+    return finite_bits(finite, out)

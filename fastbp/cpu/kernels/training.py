@@ -1,0 +1,139 @@
+"""The kernel that trains: batches of rows, forward, backward and the updates."""
+
+import math
+
+import numpy as np
+
+from fastbp.cpu.kernels.barrier import barrier
+from fastbp.cpu.kernels.batches import forward, gather_batch
+from fastbp.cpu.kernels.compilation import Exported, kernel
+from fastbp.cpu.kernels.gather import prefetch_row
+from fastbp.cpu.kernels.layers import layer_of, n_layers_of
+from fastbp.cpu.kernels.outputs import losses_and_deltas
+from fastbp.cpu.kernels.shares import all_rows, round_to_tile, share, smaller, some_rows
+from fastbp.cpu.kernels.simd import TILE_ROWS
+from fastbp.cpu.kernels.spans import ZERO, section
+from fastbp.cpu.kernels.sparse import sort_by_column
+from fastbp.cpu.kernels.tiles import backward_layer, update_layer
+from fastbp.cpu.records import (
+    ABORTED,
+    BLOCKS,
+    LOSS,
+    N_INPUTS,
+    STOPPED,
+    TOTAL_WEIGHT,
+    UPDATES,
+)
+from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
+
+
+@kernel
+def prefetch_rows(source, objective, order, first, count):
+    """Prefetch the rows of the next batch while this one is computed.
+
+    They are scattered over memory: each would be a cache miss of its own.
+    """
+    for sample in range(first, smaller(first + count, order.size)):
+        if source is not None:
+            prefetch_row(source, order[sample])
+        prefetch_row(objective.targets, order[sample])
+
+
+@kernel
+def share_samples(rows, lanes, rank, size):
+    """The range of a batch's rows for one thread, in whole tiles and vectors."""
+    block = TILE_ROWS if lanes < TILE_ROWS else lanes
+    first, last = share((rows + block - 1) // block, rank, size)
+    return smaller(first * block, rows), smaller(last * block, rows)
+
+
+@kernel
+def sum_in_order(values):
+    """The sum of numbers one by one, whatever the number of threads that wrote them."""
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@kernel
+def update(memory, workspace, entries, index, depth, rule, step, tiles):
+    """Compute the gradient of one layer's weights, and update them."""
+    if entries is None or index > 0 or workspace.inputs.size > 0:
+        update_layer(memory, workspace, None, index, depth, rule, step, tiles)
+    else:
+        sort_by_column(entries)
+        update_layer(memory, workspace, entries, index, depth, rule, step, tiles)
+
+
+@kernel
+def run_batch(memory, workspace, call, step, order, passed, rank):
+    """Train on one gathered batch: forward, backward, and the update by a row of the step table.
+
+    In hidden layers the threads share out the units, so that each reads only its own weights; in
+    the output layer they share out the samples, which needs no barrier between its steps.
+
+    Returns the number of barriers passed, and the summed loss of the batch (on rank 0).
+    """
+    layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
+    output, blocks, size = n_layers_of(layers) - 1, rows // TILE_ROWS, call.size
+    for index in range(output):
+        forward(
+            memory, workspace, entries, index, all_rows(layer_of(layers, index), blocks, rank, size)
+        )
+        passed = barrier(memory.control, passed, size)
+    first, last = share_samples(rows, workspace.lanes, rank, size)
+    forward(memory, workspace, entries, output, some_rows(layer_of(layers, output), first, last))
+    losses_and_deltas(memory, workspace, call.objective, order, step[WEIGHT], first, last)
+    if output > 0:
+        backward_layer(
+            memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
+        )
+    passed = barrier(memory.control, passed, size)
+    if memory.control[ABORTED]:
+        return passed, 0.0  # before anything is updated
+    loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
+    for index in range(output, -1, -1):
+        if 0 < index < output:
+            below = all_rows(layer_of(layers, index - 1), blocks, rank, size)
+            backward_layer(memory, workspace, index, below)
+            passed = barrier(memory.control, passed, size)
+        # Right away, while the layer's weights, inputs and δ are in the caches.
+        tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
+        update(memory, workspace, entries, index, order.size, call.rule, step, tiles)
+    return passed, loss
+
+
+@Exported
+def train(call, memory, workspace, rank):
+    """Train on the batches of `order`, one per row of `steps`: this thread's part of the work.
+
+    Rank 0 adds to `result` the batches' losses times their weights, the weights, and the number of
+    updates. A batch without weight is skipped; one whose loss is not finite is the last.
+    """
+    steps, order, result, size = call.steps, call.order, call.result, call.size
+    n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
+    passed, start = np.int64(0), np.int64(0)
+    for index in range(steps.size // TABLE_WIDTH):
+        step = section(steps, index * TABLE_WIDTH, TABLE_WIDTH)
+        batch = section(order, start, np.int64(step[ROWS]))
+        start += batch.size
+        if step[WEIGHT] == 0:
+            continue
+        gather_batch(workspace, entries, call.source, batch, n_inputs, call.input_scale)
+        prefetch_rows(call.source, call.objective, order, start, batch.size)
+        passed, loss = run_batch(memory, workspace, call, step, batch, passed, rank)
+        if memory.control[ABORTED]:
+            break
+        if rank == 0 and not math.isfinite(loss):
+            memory.control[STOPPED] = 1
+        passed = barrier(memory.control, passed, size)
+        if rank == 0:
+            # The other ranks go on, but write to these norms only after the next barriers.
+            penalty = sum_in_order(memory.square_norms) if step[PENALTY] > 0 else 0.0
+            result[LOSS] += loss + 0.5 * call.alpha * penalty
+            result[TOTAL_WEIGHT] += step[WEIGHT]
+            result[UPDATES] += 1
+        if memory.control[STOPPED]:
+            break
+    return np.int64(0)

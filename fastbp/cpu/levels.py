@@ -1,0 +1,94 @@
+"""The levels of CPU that kernels are shipped for, and which of them this machine has.
+
+They are those of the System V ABI for AMD64: every CPU of a level has all features of it and of the
+levels below.
+"""
+
+import os
+import sys
+from typing import NamedTuple
+
+CPU_INFORMATION = "/proc/cpuinfo"
+_INFORMATION_BYTES = 16384  # enough for the first CPU, and quick where there are hundreds
+# Features by their names in Linux -> in LLVM.
+_V2 = {
+    "cx16": "cx16", "lahf_lm": "sahf", "popcnt": "popcnt", "pni": "sse3", "ssse3": "ssse3",
+    "sse4_1": "sse4.1", "sse4_2": "sse4.2",
+}  # fmt: skip
+_V3 = _V2 | {
+    "avx": "avx", "avx2": "avx2", "bmi1": "bmi", "bmi2": "bmi2", "f16c": "f16c", "fma": "fma",
+    "abm": "lzcnt", "movbe": "movbe", "xsave": "xsave",
+}  # fmt: skip
+_V4 = _V3 | {
+    name: name for name in ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+}  # fmt: skip
+
+
+class Level(NamedTuple):
+    """A level of CPU.
+
+    Parameters
+    ----------
+    name : str
+        LLVM's, too.
+    triple : str
+        LLVM's name of the system.
+    vector_bits : int
+        Width of the vectors that kernels use.
+    features : dict of str
+        Names in Linux -> in LLVM.
+    """
+
+    name: str
+    triple: str
+    vector_bits: int
+    features: dict
+
+    @property
+    def llvm_features(self):
+        """What LLVM is told."""
+        return ",".join(f"+{feature}" for feature in self.features.values())
+
+
+_LINUX = "x86_64-unknown-linux-gnu"
+# The best first.
+LEVELS = {
+    level.name: level
+    for level in (
+        Level("x86-64-v4", _LINUX, 512, _V4),
+        Level("x86-64-v3", _LINUX, 256, _V3),
+        Level("x86-64-v2", _LINUX, 128, _V2),
+    )
+}
+
+
+def features_of_cpu():
+    """The features of this machine's CPU that its system supports, by their names in Linux.
+
+    Returns
+    -------
+    features : set of str
+        Empty where the system does not say.
+    """
+    try:
+        with open(CPU_INFORMATION, "rb", buffering=0) as file:
+            information = file.read(_INFORMATION_BYTES)
+    except OSError:
+        return set()
+    for line in information.decode("ascii", "replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return set(value.split())
+    return set()
+
+
+def levels_of_machine():
+    """The levels that this machine has, the best first; none on other systems than Linux.
+
+    Returns
+    -------
+    names : list of str
+    """
+    is_known = sys.platform == "linux" and os.uname().machine == "x86_64" and sys.maxsize > 2**32
+    features = features_of_cpu() if is_known else set()
+    return [name for name, level in LEVELS.items() if level.features.keys() <= features]

@@ -1,0 +1,151 @@
+"""Libraries of machine code that come with the package: their files, and what they are made from.
+
+A file is a shared library, followed by a description, the length of the description, and the
+SHA-256 digest of all that. The digest is checked before any of the library is run; the description
+says of which sources it is the machine code.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+from fastbp import __version__, cache
+from fastbp.sealed import DIGEST_SIZE, DamagedFileError, digest
+
+FOLDER = Path(__file__).parent / "libraries"
+SUFFIX = ".kernels"  # not .so: tools that strip or patch libraries would damage it
+_LABEL = "fastbp kernels"
+_LENGTH = struct.Struct("<Q")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def library_path(level):
+    """Path of the library for a level of CPU."""
+    return FOLDER / f"{level}{SUFFIX}"
+
+
+def read_bytes(path):
+    """Read a file of the package, which may lie in an archive.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
+    loader = getattr(__spec__, "loader", None)
+    if hasattr(loader, "get_data"):
+        return loader.get_data(os.fspath(path))
+    return Path(path).read_bytes()
+
+
+def source_names():
+    """The sources of the machine code, relative to the package; none where they are not on disk.
+
+    Returns
+    -------
+    names : list of str
+    """
+    found = [*_PACKAGE.glob("cpu/kernels/*.py"), *_PACKAGE.glob("cpu/levels.py")]
+    found += _PACKAGE.glob("cpu/records.py")
+    found += (_PACKAGE / f"{name}.py" for name in cache.FORMULA_MODULES)
+    return sorted(path.relative_to(_PACKAGE).as_posix() for path in found)
+
+
+def fingerprint_of(names):
+    """A fingerprint of sources.
+
+    Parameters
+    ----------
+    names : list of str
+
+    Returns
+    -------
+    fingerprint : str or None
+        64 hexadecimal digits; None where there are no sources at all.
+
+    Raises
+    ------
+    OSError
+        If only some of them are missing.
+    """
+    found, missing, total = 0, None, hashlib.sha256()
+    for name in names:
+        try:
+            content = read_bytes(_PACKAGE / name)
+        except OSError as error:
+            missing = error
+            continue
+        found += 1
+        total.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
+    if found and missing:
+        raise missing
+    return total.hexdigest() if found else None
+
+
+def describe_sources(level, **more):
+    """The description of a library for a level that is made now.
+
+    Returns
+    -------
+    description : dict
+    """
+    names = source_names()
+    return {
+        "level": level,
+        "version": __version__,
+        "sources": names,
+        "fingerprint": fingerprint_of(names),
+        **more,
+    }
+
+
+def join(library, description):
+    """The content of a file, from a shared library and its description."""
+    text = json.dumps(description, sort_keys=True).encode()
+    content = library + text + _LENGTH.pack(len(text))
+    return content + digest(content, _LABEL)
+
+
+def split(content):
+    """The shared library and its description, from the content of a file.
+
+    Raises
+    ------
+    DamagedFileError
+        If a bit differs from what was joined.
+    """
+    content, found = memoryview(content)[:-DIGEST_SIZE], content[-DIGEST_SIZE:]
+    if len(content) < _LENGTH.size or digest(content, _LABEL) != found:
+        raise DamagedFileError("the file is damaged")
+    end = len(content) - _LENGTH.size
+    (length,) = _LENGTH.unpack(content[end:])
+    return content[: end - length], json.loads(bytes(content[end - length : end]))
+
+
+def problem_of(description, level):
+    """Why a library is not the machine code of this package; None where it is.
+
+    Parameters
+    ----------
+    description : dict
+    level : str
+        Of the library that is asked for.
+
+    Returns
+    -------
+    problem : str or None
+    """
+    if description["level"] != level:
+        return f"is for {description['level']}"
+    if description["version"] != __version__:
+        return f"is of version {description['version']}, not {__version__}"
+    try:
+        fingerprint = fingerprint_of(description["sources"])
+    except OSError:
+        return "is of other sources"
+    if fingerprint is None:  # without sources, as in a tree of bytecode, nobody has edited them
+        return None
+    # A file that was added is imported by one that was edited.
+    return None if fingerprint == description["fingerprint"] else "is of other sources"

@@ -1,0 +1,381 @@
+"""The memory that kernels share with Python: records of numbers and of arrays, word by word.
+
+Neither numba nor a compiler is needed here: shipped machine code reads the same words as code that
+numba has compiled. A kernel is called with the addresses of records. A record is a named tuple
+whose annotations say what its words are; numba's types are made from the same annotations
+(`fastbp.cpu.kernels.spans`).
+"""
+
+import ctypes
+import struct
+from functools import cache
+from types import NoneType
+from typing import NamedTuple, get_args, get_type_hints
+
+import numpy as np
+
+CACHE_LINE = 64  # bytes
+TILE_VECTORS = 2  # columns of a tile, in vectors
+
+
+def tile_rows(vector_bits):
+    """Rows of a tile: AVX-512 has 32 registers for its accumulators, the others 16."""
+    return 8 if vector_bits == 512 else 4
+
+
+# Columns of the layer table.
+N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
+BIAS_ROW = 5  # the row of a weight panel that holds the bias
+WEIGHTS = 6  # where the layer's weights start
+UNITS = 7  # padded units of all earlier layers: times the rows, where its activations start
+BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
+FIRST_BLOCK = 9  # index of its first block among all layers'
+ACTIVATION = 10  # of a hidden layer; the identity for the last one's logits
+LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
+N_FIELDS = 12
+
+# Elements of a team's control array: arrivals at barriers, whether a rank has failed, and, on
+# another cache line, whether the kernel is to stop.
+ARRIVALS, ABORTED, STOPPED = 0, 1, 16
+CONTROL_SIZE = 32
+
+# Elements of the result array of training.
+LOSS, TOTAL_WEIGHT, UPDATES, RESULT_SIZE = range(4)
+# Bits of what a prediction returns: whether all inputs, and all outputs, were finite.
+FINITE_INPUTS, FINITE_OUTPUTS = 1, 2
+FINITENESS = (False, False), (True, False), (False, True), (True, True)  # by those bits
+
+# Rows of a batch whose gradient is summed in float32: one after the other, n equal numbers lose at
+# most 1.5 n · 2⁻²⁶ of their sum, which is 9 · 10⁻⁶ here.
+BLOCK_ROWS = 384
+
+# The dtypes that kernels read; their code is the position.
+DTYPES = (
+    "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+)  # fmt: skip
+DTYPE_CODES = {np.dtype(name): code for code, name in enumerate(DTYPES)}
+DTYPE_CODES[np.dtype(bool)] = DTYPE_CODES[np.dtype("uint8")]
+
+
+# ---- annotations --------------------------------------------------------------------------------
+
+
+class Span:
+    """An array of one dimension, contiguous: its address and its size."""
+
+    dtype = None  # that of the engine
+
+
+class Reals(Span):
+    """Numbers of the engine's dtype."""
+
+
+class Float64s(Span):
+    dtype = "float64"
+
+
+class Int64s(Span):
+    dtype = "int64"
+
+
+class Int32s(Span):
+    dtype = "int32"
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """Address, dtype code and strides (bytes) of a matrix, all integers."""
+
+    address: int
+    code: int
+    row_stride: int
+    column_stride: int
+    n_columns: int
+    is_far: int  # whether it is too large to stay in the caches
+
+
+class SparseSource(NamedTuple):
+    """Addresses and dtypes of a CSR matrix's arrays, all integers."""
+
+    values: int
+    code: int
+    itemsize: int
+    columns: int
+    row_starts: int
+    is_wide: int  # whether columns and row starts have 64 bits
+
+
+class Lines(NamedTuple):
+    """Entries by rows or by columns (lines): those of line i go from starts[i] to starts[i + 1]."""
+
+    starts: Int64s  # surplus lines, up to whole tiles, are empty
+    indices: Int64s  # the entries' columns, or rows
+    values: Reals
+
+
+class Entries(NamedTuple):
+    """A batch of a sparse matrix's rows, in the memory of one thread."""
+
+    source: SparseSource
+    rows: Lines
+    columns: Lines
+
+
+class Steps(NamedTuple):
+    """The steps of all tiles of one batch: first those of its rows, then those of its columns."""
+
+    counts: Int64s  # steps of every tile; empty if no step is skipped
+    numbers: Int32s  # columns for a tile of rows, rows for a tile of columns
+    n_rows: int  # rounded up to whole tiles
+    n_columns: int  # likewise
+
+
+class Memory(NamedTuple):
+    """The arrays of one engine that its threads share."""
+
+    layers: Int64s  # layer table
+    capacity: int  # rows of an activation or delta panel; a batch may have fewer
+    weights: Reals  # padded parameters
+    first_moment: Reals  # of the update rule; empty if it has fewer moments
+    second_moment: Reals
+    activations: Reals  # all layers' outputs for one batch
+    deltas: Reals  # likewise; in the forward pass f′(z) of activations that need z
+    square_norms: Float64s  # Σw² of every block before its update
+    row_losses: Float64s  # the loss of every row of the batch
+    control: Int64s  # the team's barrier
+
+
+class Workspace(NamedTuple):
+    """The arrays of one thread."""
+
+    inputs: Reals  # the gathered batch, row by row
+    input_stride: int
+    transposed: Reals  # one transposed weight panel
+    tile: Reals  # one tile of a product, before it is used
+    totals: Float64s  # a tile's sums in batches longer than a block; else empty
+    zeros: Reals  # one for each column of a tile, for products without bias
+    one: Reals  # the number 1, for sums
+    lanes: int  # numbers in a vector
+    samples: Reals  # a number for each of the samples whose outputs are computed at once
+    outputs: Reals  # their outputs, unit by unit
+    targets: Reals  # their targets, likewise; then their δ
+    errors: Reals  # their ∂L/∂output, likewise
+    losses: Reals  # each output's share of the loss
+    row: Reals  # the targets of one sample
+    steps: Steps  # those of the first layer's tiles, where zeros are skipped
+    entries: Entries | None  # of a batch of sparse rows
+
+
+class Objective(NamedTuple):
+    """What the outputs are compared with, and how."""
+
+    output_activation: int
+    loss: int
+    joins_activation: int  # whether the loss's error is δ already
+    has_classes: int  # whether the loss is the cross-entropy of softmax with a class index
+    loss_scale: float  # multiplies every row's loss, but not its δ
+    eps: float  # probabilities are kept this far from 0 and 1
+    targets: Source
+    target_is_class: int  # whether a target is a class index (int64) or a row of numbers
+    sample_weight: int  # address of float64 weights, or 0
+
+
+class Training(NamedTuple):
+    """What all ranks of a call of `train` read."""
+
+    source: Source | None  # of dense rows
+    objective: Objective
+    rule: int
+    alpha: float  # of the penalty in the loss
+    input_scale: float
+    steps: Float64s  # rows of the step table
+    order: Int64s  # the rows of their batches
+    result: Float64s
+    size: int  # of the team
+
+
+class Prediction(NamedTuple):
+    """What all ranks of a call of `predict` read."""
+
+    source: Source | None  # of dense rows
+    batch_size: int
+    activation: int  # of the output layer
+    input_scale: float
+    order: Int64s
+    out: Reals
+    size: int  # of the team
+
+
+class FewRows(NamedTuple):
+    """What `predict_few` reads: rows that are not more than a vector's lanes."""
+
+    parameters: Reals  # flat
+    layers: Int64s
+    source: Source | None  # of dense rows
+    entries: Entries | None  # of any of the rows, if they are sparse
+    input_scale: float
+    activation: int  # of the output layer
+    order: Int64s
+    out: Reals
+    working: Reals  # two rows of the widest layer in whole vectors, and `lanes` samples' outputs
+    widest: int
+
+
+class Shuffle(NamedTuple):
+    """What `shuffle_rows` reads."""
+
+    rows: Int64s
+    picks: Int64s  # numbers drawn before their rows are exchanged
+    next_uint32: int  # address of the generator's function
+    state: int  # address of the generator's state
+
+
+# The kernels that Python calls: the records whose addresses they take; of some a rank comes last.
+KERNELS = {
+    "train": (Training, Memory, Workspace),
+    "predict": (Prediction, Memory, Workspace),
+    "predict_few": (FewRows,),
+    "shuffle_rows": (Shuffle,),
+}
+RANKED = "train", "predict"
+
+
+class Specialisation(NamedTuple):
+    """A kernel for one dtype and one kind of rows."""
+
+    name: str  # of the kernel
+    real: str | None  # the engine's dtype; None where there is none
+    is_sparse: bool = False
+
+    @property
+    def symbol(self):
+        """The name of its function in a library."""
+        rows = "sparse" if self.is_sparse else "dense"
+        return f"fastbp_{self.name}" + (f"_{self.real}_{rows}" if self.real else "")
+
+
+SPECIALISATIONS = (
+    *(
+        Specialisation(name, real, is_sparse)
+        for name in ("train", "predict", "predict_few")
+        for real in ("float32", "float64")
+        for is_sparse in (False, True)
+    ),
+    Specialisation("shuffle_rows", None),
+)
+
+
+def fields_of(record, is_sparse):
+    """The fields of a record as kernels for dense, or sparse, rows know them.
+
+    Parameters
+    ----------
+    record : type
+    is_sparse : bool
+        Sparse rows have entries and no source, dense ones a source and no entries.
+
+    Yields
+    ------
+    field : type
+        int, float, a `Span`, a record, or NoneType for what is absent, a word without meaning.
+    """
+    absent = Source if is_sparse else Entries
+    for annotation in get_type_hints(record).values():
+        choices = get_args(annotation)
+        kind = choices[0] if choices else annotation
+        yield NoneType if choices and kind is absent else kind
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+_NUMBERS = {int: "q", float: "d", NoneType: "q"}
+_Nothing = ctypes.c_char * 0
+
+
+def address_of(array):
+    """Address of the first number of a contiguous array."""
+    try:
+        return ctypes.addressof(_Nothing.from_buffer(array))  # three times as fast
+    except TypeError:  # a read-only array
+        return array.__array_interface__["data"][0]
+
+
+@cache
+def _plan(record, real, is_sparse):
+    """The format of a record's words and, for each field, its kind.
+
+    A kind is a dtype for an array, a tuple of kinds for a record, int or float for a number, and
+    None for what is absent.
+    """
+    formats, kinds = [], []
+    for field in fields_of(record, is_sparse):
+        if field in _NUMBERS:
+            formats.append(_NUMBERS[field])
+            kinds.append(None if field is NoneType else field)
+        elif issubclass(field, Span):
+            formats.append("qq")
+            kinds.append(np.dtype(field.dtype or real))
+        else:
+            inner_format, inner_kinds = _plan(field, real, is_sparse)
+            formats.append(inner_format)
+            kinds.append(inner_kinds)
+    return "".join(formats), tuple(kinds)
+
+
+@cache
+def _packer(record, real, is_sparse):
+    formats, kinds = _plan(record, real, is_sparse)
+    structure = struct.Struct(f"={formats}")
+    return kinds, structure.pack_into, ctypes.c_char * structure.size
+
+
+def _append_words(record, kinds, words):
+    for value, kind in zip(record, kinds, strict=True):
+        if kind is int or kind is float:
+            words.append(value)
+        elif kind is None:
+            words.append(0)
+        elif type(kind) is tuple:
+            _append_words(value, kind, words)
+        else:
+            if value.dtype != kind or value.ndim != 1 or not value.flags.c_contiguous:
+                raise TypeError(
+                    f"a contiguous array of {kind} was expected, got {value.ndim} dimension(s) of "
+                    f"{value.dtype}"
+                )
+            words += address_of(value), value.size
+
+
+class Packed:
+    """A record as kernels read it.
+
+    Parameters
+    ----------
+    record : named tuple
+        One of those above. It is kept, and with it all that its words point to.
+    real : numpy dtype or None, default=None
+        The engine's; None of a record without such numbers.
+    is_sparse : bool, default=False
+        Whether it is for sparse rows.
+
+    Attributes
+    ----------
+    address : int
+
+    Raises
+    ------
+    TypeError
+        If an array is not what the kernels would take it for.
+    """
+
+    __slots__ = "_memory", "address", "record"
+
+    def __init__(self, record, real=None, is_sparse=False):
+        kinds, pack_into, memory_type = _packer(type(record), real, is_sparse)
+        words = []
+        _append_words(record, kinds, words)
+        self.record, self._memory = record, memory_type()
+        pack_into(self._memory, 0, *words)
+        self.address = ctypes.addressof(self._memory)

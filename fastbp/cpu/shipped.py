@@ -1,0 +1,106 @@
+"""Machine code that comes with the package, loaded without numba or a compiler."""
+
+import ctypes
+import os
+from functools import cached_property
+
+from fastbp.cpu.levels import LEVELS, levels_of_machine
+from fastbp.cpu.libraries import library_path, problem_of, read_bytes, split
+from fastbp.sealed import DamagedFileError
+
+
+class NotShippedError(Exception):
+    """Why no machine code of the package can be used."""
+
+
+class Shipped:
+    """The kernels of one library.
+
+    Parameters
+    ----------
+    level : fastbp.cpu.levels.Level
+    library : ctypes.CDLL
+    """
+
+    is_compiled_here = False
+    n_compiled = 0
+    cache_folder = None
+
+    def __init__(self, level, library):
+        self._level, self._library = level, library
+        self.vector_bits = level.vector_bits
+
+    @cached_property
+    def description(self):
+        """One line for people."""
+        return f"shipped with fastbp, for {self._level.name}"
+
+    def warn(self):
+        """There is nothing to warn of."""
+
+    def address(self, specialisation):
+        """Address of a kernel's C function."""
+        function = getattr(self._library, specialisation.symbol)
+        return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def load_shipped(levels=None):
+    """Load the library for the best level that this machine has.
+
+    Parameters
+    ----------
+    levels : list of str or None, default=None
+        The levels to try; None for all that this machine has.
+
+    Returns
+    -------
+    shipped : Shipped
+
+    Raises
+    ------
+    NotShippedError
+        It says of each level why not.
+    """
+    has = levels_of_machine()
+    problems = []
+    for name in has if levels is None else levels:
+        if name not in has:
+            raise NotShippedError(f"this machine's CPU is not {name}")
+        try:
+            return Shipped(LEVELS[name], _open(name))
+        except NotShippedError as error:
+            problems.append(str(error))
+    raise NotShippedError("; ".join(problems) or "none are shipped for this kind of machine")
+
+
+def _open(level):
+    path = library_path(level)
+    try:
+        content = read_bytes(path)
+    except OSError:
+        raise NotShippedError(f"there is no {path.name}") from None
+    try:
+        library, description = split(content)
+    except DamagedFileError as error:
+        raise NotShippedError(f"{path.name}: {error}") from None
+    problem = problem_of(description, level)
+    if problem:
+        raise NotShippedError(f"{path.name} {problem}")
+    try:
+        return ctypes.CDLL(os.fspath(path))
+    except OSError as error:  # the folder is in an archive, or nothing there may be executed
+        try:
+            return _load_from_memory(level, library)
+        except (OSError, AttributeError):
+            raise NotShippedError(f"{path.name} cannot be loaded ({error})") from None
+
+
+def _load_from_memory(level, library):
+    """Load a library from memory that looks like a file. Linux keeps it as long as it is in use."""
+    descriptor = os.memfd_create(f"fastbp-{level}", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(library)
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

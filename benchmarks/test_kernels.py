@@ -6,25 +6,24 @@ code counts for little. Both are checked against each other first.
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.gather import source_of
-from fastbp.cpu.operands import panel_start, rows_of_inputs
-from fastbp.cpu.outputs import losses_and_deltas
-from fastbp.cpu.products import multiply
-from fastbp.cpu.shares import all_rows
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.spans import ZERO, span_of
-from fastbp.cpu.tiles import (
+from numba.core.caching import NullCache
+from threadpoolctl import threadpool_limits
+
+from fastbp.cpu.code import TILE_ROWS
+from fastbp.cpu.engine import Engine
+from fastbp.cpu.kernels.batches import gather_batch
+from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.operands import panel_start, rows_of_inputs
+from fastbp.cpu.kernels.outputs import losses_and_deltas
+from fastbp.cpu.kernels.products import multiply
+from fastbp.cpu.kernels.shares import all_rows
+from fastbp.cpu.kernels.spans import ONE, ZERO
+from fastbp.cpu.kernels.tiles import (
     backward_layer,
     forward_layer,
     update_layer,
 )
-from numba.core.caching import NullCache
-from threadpoolctl import threadpool_limits
-
-from fastbp.cpu.engine import Engine
-from fastbp.cpu.kernels import gather_batch
-from fastbp.cpu.layout import (
+from fastbp.cpu.records import (
     BIAS_ROW,
     BLOCKS,
     N_INPUTS,
@@ -33,27 +32,28 @@ from fastbp.cpu.layout import (
     UNITS,
     WEIGHTS,
     WIDTH,
-    layer_of,
 )
+from fastbp.cpu.rows import Rows, source_of
 from fastbp.cpu.workspace import make_workspace
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, code_of
 from fastbp.schedules import WEIGHT, StepPlanner
+from tests.cpu.callable import Callable
 
 pytest.importorskip("pytest_benchmark")
 
 LAYER_SIZES, BATCH = (784, 256, 128, 10), 64
-MIDDLE = 1  # the layer that is worked on, 256 -> 128
+MIDDLE = ONE  # the layer that is worked on, 256 -> 128
 PASSES = 100
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 
 
 def compiled(function):
     """A kernel that is kept in memory only: no cache knows of this file's changes."""
-    dispatcher = cached_kernel(function)
-    dispatcher._cache = NullCache()
-    return dispatcher
+    kernel = Callable(function, "float32")
+    kernel.dispatcher._cache = NullCache()
+    return kernel
 
 
 @compiled
@@ -71,7 +71,6 @@ def tile(memory, workspace, passes):
 
 @compiled
 def gather(workspace, source, order, n_inputs, passes):
-    order = span_of(order)
     for _ in range(passes):
         gather_batch(workspace, None, source, order, n_inputs, 1 / 255)
 
@@ -92,7 +91,7 @@ def backward(memory, workspace, blocks, passes):
 
 @compiled
 def update(memory, workspace, depth, rule, step, passes):
-    layer, step = layer_of(memory.layers, MIDDLE), span_of(step)
+    layer = layer_of(memory.layers, MIDDLE)
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
         update_layer(memory, workspace, None, MIDDLE, depth, rule, step, tiles)
@@ -100,7 +99,6 @@ def update(memory, workspace, depth, rule, step, passes):
 
 @compiled
 def outputs(memory, workspace, objective, order, weight, passes):
-    order = span_of(order)
     for _ in range(passes):
         losses_and_deltas(memory, workspace, objective, order, weight, ZERO, order.size)
 
@@ -126,7 +124,8 @@ class Bench:
         self.blocks = BATCH // TILE_ROWS
         self.source = source_of(images)
         self.objective = engine._objective(self.data)
-        self.memory, self.workspace = engine._memory(BATCH), make_workspace(engine.layout, BATCH)
+        self.memory = engine._memory(Rows(images), BATCH).record
+        self.workspace = make_workspace(engine.layout, BATCH)
         for values in (self.memory.activations, self.memory.deltas):
             values[:] = generator.uniform(0.1, 0.9, values.size)
         self.coefs, self.intercepts = network.views(parameters)

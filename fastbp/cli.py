@@ -242,7 +242,7 @@ class ProgressLine:
 
 def train_on_mnist(options, stopwatch):
     """Train, with progress; show the test accuracy and where the time went."""
-    from fastbp.cpu import engine
+    from fastbp.cpu import code
 
     stopwatch.lap("import")
     name, data = load_data(options.data)
@@ -252,7 +252,7 @@ def train_on_mnist(options, stopwatch):
         flush=True,
     )
     stopwatch.lap("load")
-    cached, _ = compile_kernels(engine, [options.precision], everything=False)
+    cached, _ = prepare_kernels([options.precision], everything=False)
     print(f"Kernels {'loaded' if cached else 'compiled'} in {stopwatch.lap('compile'):.2f} s")
 
     progress = ProgressLine(epochs)
@@ -261,7 +261,7 @@ def train_on_mnist(options, stopwatch):
     print(
         f"{'-'.join(map(str, units))} {options.activation}, {options.solver} at "
         f"{model.learning_rate_init:g}, batch {model.batch_size}, {options.precision}, threads "
-        f"up to {options.threads or engine.available_threads()}, seed {options.seed}",
+        f"up to {options.threads or code.available_threads()}, seed {options.seed}",
         flush=True,
     )
     fit(model, data, progress)
@@ -281,13 +281,13 @@ def load_data(path):
         return "digits", datasets.load_digits()
 
 
-def compile_kernels(engine, dtypes, everything=True):
-    """Compile the kernels; return whether they came from the cache, and its folder."""
-    from fastbp.cpu.kernel_cache import KernelCache
+def prepare_kernels(dtypes, everything=True):
+    """Make the kernels ready; return whether none had to be compiled, and the cache's folder."""
+    from fastbp.cpu import code
 
-    before = KernelCache.n_compiled
-    kept_in = engine.warmup(dtypes, everything)
-    return KernelCache.n_compiled == before, kept_in
+    before = code.CODE.n_compiled
+    kept_in = code.warm_up(dtypes, everything)
+    return code.CODE.n_compiled == before, kept_in
 
 
 def make_model(options, name, data, epochs, callback):
@@ -357,12 +357,15 @@ def run_checks(options, stopwatch):
 
 
 def warm_up(options, stopwatch):
-    """Compile all kernels and say where they are kept."""
-    from fastbp.cpu import engine
+    """Compile all kernels that are not shipped, and say where they are kept."""
+    from fastbp.cpu import code
 
     stopwatch.lap("import")
-    cached, folder = compile_kernels(engine, ["float32", "float64"])
+    cached, folder = prepare_kernels(["float32", "float64"])
     seconds = stopwatch.lap("compile")
+    if not code.IS_COMPILED_HERE:
+        print(f"Nothing to compile: kernels are {code.CODE.description}")
+        return
     if folder is None:
         raise OSError(
             f"kernels were compiled in {seconds:.2f} s but can be kept nowhere; set "

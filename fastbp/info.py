@@ -26,19 +26,20 @@ def describe(task=None):
     -------
     rows : dict of str
     """
-    from fastbp.cpu import engine
+    from fastbp.cpu import code
 
-    found = engine.describe()
+    found = code.describe()
     lanes = " or ".join(f"{count} {dtype}" for dtype, count in found["lanes"].items())
     rows = {
         "fastbp": __version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")},
-        **{name: metadata.version(name) for name in ("numba", "llvmlite")},
+        **{name: describe_version(name) for name in ("numba", "llvmlite")},
         "CPU": found["cpu"],
+        "kernels": found["kernels"],
         "vectors": f"{found['vector_bits']} bits ({lanes})",
         "threads": found["n_threads"],
-        "cache": describe_cache(found["cache_folder"]),
+        "cache": describe_cache(found["cache_folder"], code.IS_COMPILED_HERE),
         "GPU": describe_gpu(),
     }
     if toolkit.problem() is None:
@@ -52,8 +53,18 @@ def describe(task=None):
     return rows
 
 
-def describe_cache(folder):
+def describe_version(package):
+    """The version of a package that need not be installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def describe_cache(folder, is_needed=True):
     """Say where compiled kernels are kept, and why not in a folder that comes before."""
+    if not is_needed:
+        return "not needed"
     found = folder or "no folder can be used; set FASTBP_CACHE_DIR to one that you can write to"
     return "; ".join([found, *refused_folders()])
 

@@ -4,6 +4,9 @@ import os
 
 # The tests' matrices are small: the threads of BLAS would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Whether or not libraries of kernels have been made in this checkout: tests/cpu/test_shipped.py
+# has those.
+os.environ.setdefault("FASTBP_KERNELS", "compiled")
 
 import joblib
 import numpy as np
@@ -33,9 +36,9 @@ def kernels():
     """Let the first two of several processes compile half of the kernels each, for all of them."""
     dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER"))
     if dtype and not SIMULATES:
-        from fastbp.cpu import engine
+        from fastbp.cpu import code
 
-        engine.warmup((dtype,))
+        code.warm_up((dtype,))
 
 
 def make_tasks():

@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbp.cpu.simd import VECTOR_BITS, lanes
+from fastbp.cpu.kernels.simd import VECTOR_BITS, lanes
 
 # Independent sums: two units of four cycles' latency need eight. 16 registers hold no more than 12
 # next to the two factors, AVX-512's 32 registers some more.

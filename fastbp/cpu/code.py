@@ -6,11 +6,12 @@ another CPU rounds in other ways, and its memory may have another layout.
 
 import ctypes
 import os
+import platform
 from functools import cache
 
 import numpy as np
 
-from fastbp.cpu.levels import LEVELS
+from fastbp.cpu.levels import LEVELS, cpu_information
 from fastbp.cpu.records import KERNELS, RANKED, SPECIALISATIONS, Specialisation, tile_rows
 from fastbp.cpu.shipped import NotShippedError, load_shipped
 from fastbp.threads import available_threads
@@ -184,8 +185,9 @@ def warm_up(dtypes=("float32", "float64"), everything=True):
 
 
 def describe():
-    """What runs on this machine: code, vector width, threads, cache folder."""
+    """What runs on this machine: CPU, code, vector width, threads, cache folder."""
     return {
+        "cpu": cpu_information("model name") or platform.processor() or platform.machine(),
         "kernels": CODE.description,
         "vector_bits": VECTOR_BITS,
         "lanes": {name: lanes(name) for name in ("float32", "float64")},

@@ -62,24 +62,29 @@ LEVELS = {
 }
 
 
-def features_of_cpu():
-    """The features of this machine's CPU that its system supports, by their names in Linux.
+def cpu_information(field):
+    """What Linux says of this machine's first CPU.
+
+    Parameters
+    ----------
+    field : str
+        Such as "model name", or "flags" for the features that the system supports.
 
     Returns
     -------
-    features : set of str
+    value : str
         Empty where the system does not say.
     """
     try:
         with open(CPU_INFORMATION, "rb", buffering=0) as file:
             information = file.read(_INFORMATION_BYTES)
     except OSError:
-        return set()
+        return ""
     for line in information.decode("ascii", "replace").splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return set(value.split())
-    return set()
+        if name.strip() == field:
+            return value.strip()
+    return ""
 
 
 def levels_of_machine():
@@ -90,5 +95,5 @@ def levels_of_machine():
     names : list of str
     """
     is_known = sys.platform == "linux" and os.uname().machine == "x86_64" and sys.maxsize > 2**32
-    features = features_of_cpu() if is_known else set()
+    features = set(cpu_information("flags").split()) if is_known else set()
     return [name for name, level in LEVELS.items() if level.features.keys() <= features]

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastbp.cpu.kernel_cache import kernel_folder
 
 from benchmarks import figures
 from fastbp import cli
@@ -19,6 +18,7 @@ from fastbp.bench.cases import SWEEPS, TABLE, VARIED, Case, Heat, batch_sweep, m
 from fastbp.bench.ceiling import Ceiling, measure_ceiling
 from fastbp.bench.draws import Draws, draw
 from fastbp.bench.race import Entry, Pace, compare_losses
+from fastbp.cpu.kernels.kernel_cache import kernel_folder
 
 SMALL = Case((5, 9, 6, 3), "tanh", "sgd", 16, 70, 0.05)
 CEILING = Ceiling(2, 400e9, 200e9, 40e9, 2**25)

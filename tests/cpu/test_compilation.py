@@ -2,17 +2,18 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel, kernel
-from numba import typeof
 
-from fastbp import cache
-from fastbp.cpu import compilation, elementary, engine, kernel_cache, simd
+from fastbp.cpu import code, libraries
+from fastbp.cpu.kernels import elementary, kernel_cache, simd
+from fastbp.cpu.kernels.compilation import kernel
+from tests.cpu.callable import Callable
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ def elementwise(function):
         for i in range(values.size):
             out[i] = function(values[i])
 
-    return cached_kernel(loop)
+    return Callable(loop)
 
 
 def evenly_chosen(dtype, smallest, largest, count=100_000):
@@ -78,7 +79,7 @@ def test_elementary_functions_beyond_their_range(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_transpose_square(dtype):
-    @cached_kernel
+    @Callable
     def transpose(out, source):
         simd.transpose_square(out, 3, 40, source, 5, 50)
 
@@ -103,8 +104,8 @@ def test_other_cpus_follow_the_oracle_too(name, features, bits, tests):
     program = f"""
 import sys
 import pytest
-from fastbp.cpu import simd
-assert simd.VECTOR_BITS == {bits}, simd.VECTOR_BITS
+from fastbp.cpu.code import VECTOR_BITS
+assert VECTOR_BITS == {bits}, VECTOR_BITS
 sys.exit(pytest.main(["-q", "-k", {tests!r}, *{files}]))
 """
     done = subprocess.run(
@@ -116,27 +117,23 @@ sys.exit(pytest.main(["-q", "-k", {tests!r}, *{files}]))
 
 def test_an_edit_of_any_compiled_source_changes_the_cache(monkeypatch, tmp_path):
     """numba's own key is the calling function's file: edits elsewhere left old code in use."""
-    package = tmp_path / "fastbp"
-    (package / "cpu").mkdir(parents=True)
-    edited = (*(f"{name}.py" for name in cache.FORMULA_MODULES), "cpu/tiles.py")
-    for path in (*edited, "cpu/kernel_cache.py"):
-        (package / path).write_text("before")
-    monkeypatch.setattr(kernel_cache, "__file__", str(package / "cpu" / "kernel_cache.py"))
-    monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
+    shutil.copytree(ROOT / "fastbp", tmp_path / "fastbp")
+    monkeypatch.setattr(libraries, "_PACKAGE", tmp_path / "fastbp")
     digests = {kernel_cache.source_digest.__wrapped__()}
-    for path in edited:
-        (package / path).write_text(f"after {path}")
+    names = libraries.source_names()
+    for name in names:
+        with open(tmp_path / "fastbp" / name, "a") as file:
+            file.write("# edited")
         digests.add(kernel_cache.source_digest.__wrapped__())
-    assert len(digests) == 1 + len(edited)
+    assert len(digests) == 1 + len(names)
 
 
 def test_every_compiled_function_is_in_the_fingerprint():
     """A formula in a file that the fingerprint leaves out could go stale."""
-    covered = {*Path(compilation.__file__).parent.glob("*.py")}
-    covered |= {ROOT / "fastbp" / f"{name}.py" for name in cache.FORMULA_MODULES}
+    covered = {ROOT / "fastbp" / name for name in libraries.source_names()}
     program = """
 import sys
-from fastbp.cpu import kernels, shuffling
+from fastbp.cpu.kernels import exports
 from numba.core.dispatcher import Dispatcher
 for module in list(sys.modules.values()):
     for value in list(vars(module).values()) if module.__name__.startswith("fastbp") else ():
@@ -151,14 +148,15 @@ for module in list(sys.modules.values()):
 
 def test_a_second_process_needs_no_compiler():
     # To load a kernel, numba prepared itself to compile: a quarter of a second in every process.
-    engine.warmup(everything=False)
+    code.warm_up(everything=False)
     prepared = "print('numba.np.linalg' in sys.modules)\n"
     compiles = """
 import numba, numpy as np
 print(numba.njit(lambda x: np.linalg.norm(x) + x.sum())(np.ones(4)))
 print(MLPRegressor(max_iter=1, random_state=0, precision="float32").fit([[1.0]], [1.0]).n_iter_)
-from fastbp.cpu.kernels import train
-print(*(sum(counts.values()) for counts in (train.stats.cache_hits, train.stats.cache_misses)))
+from fastbp.cpu.kernels.exports import EXPORTS
+stats = EXPORTS["train"].dispatcher.stats
+print(*(sum(counts.values()) for counts in (stats.cache_hits, stats.cache_misses)))
 """
     told = run_program(f"import sys\n{TRAIN}{prepared}{compiles}{prepared}")
     assert told == ["2", "False", "6.0", "1", "2", "0", "True"]
@@ -170,12 +168,13 @@ import warnings
 import numpy as np
 from scipy.sparse import csr_array
 from fastbp import MLPClassifier
-from fastbp.cpu import engine, kernels
+from fastbp.cpu import code
+from fastbp.cpu.kernels.exports import EXPORTS
 warnings.simplefilter("ignore")
-compiled = kernels.train, kernels.predict, kernels.predict_few
-engine.warmup(("float32",), everything=False)
+compiled = [EXPORTS[name].dispatcher for name in ("train", "predict", "predict_few")]
+code.warm_up(("float32",), everything=False)
 print(*(len(kernel.signatures) for kernel in compiled))
-engine.warmup()
+code.warm_up()
 before = [len(kernel.signatures) for kernel in compiled]
 X = np.eye(40)
 for X in (X, X.astype("f4"), X.astype("u1"), csr_array(X), csr_array(X.astype("f4"))):
@@ -204,9 +203,8 @@ def test_parts_are_linked_through_other_parts():
     def middle(x):
         return innermost(x) + 1
 
-    @cached_kernel
+    @Callable
     def outer(x):
         return middle(x) + innermost(x)
 
     assert outer(2) == 13
-    assert outer.nopython_signatures[0].args == (typeof(2),)

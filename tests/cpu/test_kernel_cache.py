@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.kernel_cache import SUFFIX, KernelCache
 
 from fastbp import sealed
-from fastbp.cpu import kernel_cache
+from fastbp.cpu.kernels import kernel_cache
+from fastbp.cpu.kernels.kernel_cache import SUFFIX, KernelCache
+from tests.cpu.callable import Callable
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,9 +29,9 @@ def decrement(x):
 
 def is_compiled_anew(function=increment):
     """Whether a new kernel is not loaded from the folder, but compiled. It works in either case."""
-    made = cached_kernel(function)
+    made = Callable(function)
     assert made(1) == function(1)
-    return not sum(made.stats.cache_hits.values())
+    return not sum(made.dispatcher.stats.cache_hits.values())
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def unpickled(monkeypatch):
 
 def load(function=increment):
     """Load a kernel for one integer, without compiling it."""
-    made = cached_kernel(function)
-    signature = (made.typeof_pyval(1),)
-    return made._cache.load_overload(signature, made.targetctx)
+    made = Callable(function)
+    dispatcher = made.dispatcher
+    return dispatcher._cache.load_overload(made.signature(1), dispatcher.targetctx)
 
 
 def test_no_flipped_bit_reaches_the_loader(kept, unpickled):
@@ -190,9 +190,9 @@ def test_kernels_with_closures_are_not_kept(folder):
 
 
 def test_numba_can_forget_and_recompile(kept):
-    made = cached_kernel(increment)
+    made = Callable(increment)
     assert made(1) == 2
-    made.recompile()
+    made.dispatcher.recompile()
     assert made(1) == 2
     assert kept.exists()
 
@@ -224,10 +224,10 @@ class FailAt:
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS])
 def test_any_failing_call_costs_time_and_nothing_else(folder, monkeypatch, error):
-    made = cached_kernel(increment)
-    signature = (made.typeof_pyval(1),)
-    made.compile(signature)
-    (result,) = made.overloads.values()
+    made = Callable(increment)
+    signature, dispatcher = made.signature(1), made.dispatcher
+    dispatcher.compile(signature)
+    (result,) = dispatcher.overloads.values()
     (path,) = folder.iterdir()
     whole, number = path.read_bytes(), 0
     while True:
@@ -238,7 +238,7 @@ def test_any_failing_call_costs_time_and_nothing_else(folder, monkeypatch, error
         os.utime(folder / f"left.kernel.1{sealed.TEMPORARY}", (0, 0))
         with monkeypatch.context() as patch:
             fault = FailAt(patch, number, error)
-            made._cache.save_overload(signature, result)
+            dispatcher._cache.save_overload(signature, result)
             calls = fault.calls
         found = [each for each in folder.iterdir() if not each.name.startswith("left")]
         assert found in ([], [path])  # no temporary file but where its removal failed
@@ -246,7 +246,7 @@ def test_any_failing_call_costs_time_and_nothing_else(folder, monkeypatch, error
             assert each.read_bytes() == whole
         with monkeypatch.context() as patch:
             fault = FailAt(patch, number, error)
-            made._cache.load_overload(signature, made.targetctx)
+            dispatcher._cache.load_overload(signature, dispatcher.targetctx)
             calls = max(calls, fault.calls)
         if calls < number:
             break

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from fastbp.cpu.gradients import BLOCK_ROWS
 from naive import NaiveEngine
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
@@ -10,6 +9,7 @@ from scipy.sparse import csr_array
 import fastbp.cpu.rows as rows_module
 from fastbp.cpu.engine import GRADIENT_ROWS, Engine
 from fastbp.cpu.layout import Layout
+from fastbp.cpu.records import BLOCK_ROWS
 from fastbp.cpu.workspace import GROUP_BATCHES, TrainingBuffers, make_workspace
 from fastbp.data import Data
 from fastbp.network import Network

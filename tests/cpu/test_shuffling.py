@@ -55,7 +55,7 @@ def test_a_fit_leaves_its_generator_as_numpys_shuffle_does(monkeypatch):
 def test_little_is_left_to_numpy(monkeypatch):
     """Compiling would take longer than it saves."""
     monkeypatch.setattr(shuffling, "WORTH_COMPILING", 1000)
-    monkeypatch.setattr(shuffling, "_shuffle", None)
+    monkeypatch.setattr(shuffling, "kernel_of", None)
     shuffle(np.random.RandomState(0), np.arange(99), times=10)
     with pytest.raises(TypeError):
         shuffle(np.random.RandomState(0), np.arange(100), times=10)

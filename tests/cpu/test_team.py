@@ -8,21 +8,23 @@ from threading import get_ident
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel
 
 from fastbp.cpu import team
-from fastbp.cpu.team import ABORTED, CONTROL_SIZE, barrier, end_teams, run_team
+from fastbp.cpu.kernels.barrier import barrier
+from fastbp.cpu.records import ABORTED, CONTROL_SIZE
+from fastbp.cpu.team import end_teams, run_team
+from tests.cpu.callable import Callable
 
 
-@cached_kernel
+@Callable
 def meet(control, seen, rank, size):
     """Meet at barriers; count the times when another had not come."""
     passed, missed = np.int64(0), 0
-    for i in range(seen.shape[0]):
-        seen[i, rank] = i + 1
+    for i in range(seen.size // size):
+        seen[i * size + rank] = i + 1
         passed = barrier(control, passed, size)
         for other in range(size):
-            missed += seen[i, other] != i + 1
+            missed += seen[i * size + other] != i + 1
         if control[ABORTED]:
             break
     return missed

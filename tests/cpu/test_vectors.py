@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.gather import read_row
-from fastbp.cpu.spans import section, span_of
 
-from fastbp.cpu import simd, vectors
+from fastbp.cpu.kernels import simd, vectors
+from fastbp.cpu.kernels.gather import read_row
+from fastbp.cpu.kernels.spans import section
+from tests.cpu.callable import Callable
 
 
-@cached_kernel
+@Callable
 def read(row, start, size, address, stride, code, scale):
-    read_row(section(span_of(row), start, size), address, stride, code, scale)
+    read_row(section(row, start, size), address, stride, code, scale)
 
 
 @pytest.mark.parametrize("size", [1, 4, 15, 16, 37])
@@ -27,9 +27,8 @@ def test_rows_are_read_to_their_last_number_and_no_further(code, dtype, real, si
     assert (row[3 + size :] == 7).all()
 
 
-@cached_kernel
+@Callable
 def combine(values, out):
-    values, out = span_of(values), span_of(out)
     left = vectors.load_vector(values, 0)
     right = vectors.load_vector(values, vectors.vector_size(values))
     size = vectors.vector_size(values)

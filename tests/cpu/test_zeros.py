@@ -2,23 +2,23 @@
 
 import numpy as np
 import pytest
-from fastbp.cpu.compilation import cached_kernel
-from fastbp.cpu.simd import TILE_ROWS
-from fastbp.cpu.sparse import density_of
-from fastbp.cpu.zeros import column_tile, find_steps, first_step, make_steps, pays_to_skip_zeros
 from scipy.sparse import csr_array
 
 from fastbp.cpu import rows as rows_module
 from fastbp.cpu import work
+from fastbp.cpu.code import TILE_ROWS
 from fastbp.cpu.engine import Engine
+from fastbp.cpu.kernels.zeros import column_tile, find_steps, first_step
 from fastbp.cpu.rows import Rows
+from fastbp.cpu.sparse_rows import density_of
+from fastbp.cpu.zero_steps import make_steps, pays_to_skip_zeros
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
+from tests.cpu.callable import Callable
 
 
-@cached_kernel
 def find_all_steps(steps, inputs, stride, rows):
     for tile in range((rows + TILE_ROWS - 1) // TILE_ROWS):
         find_steps(steps, inputs, stride, tile, rows)
@@ -47,8 +47,9 @@ def test_steps(dtype, n_rows, n_features):
     inputs[:n_rows, :n_features] = rows_with_zeros(n_rows, n_features, dtype)
     inputs[n_rows:] = 1  # an earlier batch's
     steps = make_steps(len(inputs), n_features)
+    find = Callable(find_all_steps, dtype)
     for _ in range(2):  # nothing is left of an earlier batch
-        find_all_steps(steps, inputs.ravel(), stride, n_rows)
+        find(steps, inputs.ravel(), stride, n_rows)
 
     def found(tile):
         first = first_step.py_func(steps, tile)
@@ -157,4 +158,4 @@ def test_predictions_look_for_rows_only():
     engine = Engine(network, "float32", 1)
     for learns, n_tiles in (False, 32 // TILE_ROWS), (True, (32 + 64) // TILE_ROWS):
         (workspace,) = engine._workspaces(Rows(X), np.arange(160), 32, 1, learns)
-        assert workspace.steps.counts.size == n_tiles
+        assert workspace.record.steps.counts.size == n_tiles

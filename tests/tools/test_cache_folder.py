@@ -226,10 +226,10 @@ def test_no_folder_is_named_tilde(tmp_path):
 def fit_as_another_user(user):
     """Fit as a user without rights; tell which folders were used, and what was compiled."""
     import numpy as np
-    from fastbp.cpu.kernel_cache import KernelCache, kernel_folders
 
     import fastbp
     from fastbp.cpu import engine  # while root may read Python's own files
+    from fastbp.cpu.kernels.kernel_cache import KernelCache, kernel_folders
 
     assert engine
     if user is not None:

@@ -214,19 +214,18 @@ def test_help_and_version_succeed(capsys, arguments):
 
 
 def test_warmup_says_where_the_kernels_are(capsys):
-    from fastbp.cpu import engine
+    from fastbp.cpu import code
 
     assert cli.main(["warmup"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith(engine.describe()["cache_folder"])
+    assert capsys.readouterr().out.rstrip().endswith(code.describe()["cache_folder"])
     assert cli.main(["warmup"]) == 0
     assert "already compiled" in capsys.readouterr().out
 
 
 def test_warmup_that_keeps_nothing_is_an_error(capsys, monkeypatch):
-    from fastbp.cpu import engine
+    from fastbp.cpu import code
 
-    monkeypatch.setattr(engine, "describe", lambda: {"cache_folder": None})
-    monkeypatch.setattr(engine, "warmup", lambda dtypes, everything: None)
+    monkeypatch.setattr(code, "warm_up", lambda dtypes, everything: None)
     assert cli.main(["warmup"]) == 2
     assert "FASTBP_CACHE_DIR" in one_line_error(capsys)
 

@@ -240,7 +240,7 @@ def fork_in_spite_of_a_lock():
     """Fork when a lock has not come free in time, from within a compilation."""
     from numba.core.compiler_lock import global_compiler_lock
 
-    from fastbp.cpu import compilation
+    from fastbp.cpu.kernels import compilation
 
     apart._FORK_SECONDS = 0.01
     taken, release, thresholds = threading.Event(), threading.Event(), gc.get_threshold()

@@ -17,17 +17,17 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from fastbp.cpu.gradients import BLOCK_ROWS
 from scipy.sparse import csr_array, csr_matrix
 
 from fastbp.activations import HIDDEN_ACTIVATIONS
+from fastbp.cpu import code, shuffling, work
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu import layout as layout_module
 from fastbp.cpu import rows as rows_module
-from fastbp.cpu import shuffling, work
-from fastbp.cpu import sparse as sparse_module
+from fastbp.cpu import sparse_rows as sparse_module
 from fastbp.cpu import workspace as workspace_module
-from fastbp.cpu import zeros as zeros_module
+from fastbp.cpu import zero_steps as zeros_module
+from fastbp.cpu.records import BLOCK_ROWS
 from fastbp.data import READABLE_DTYPES, Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -237,7 +237,7 @@ def run_case(case):
 def run_cases(seed, first, count, note):
     """Run cases in this process, each noted in a file before it begins; return how many ran."""
     faulthandler.enable()
-    engine_module.warmup()
+    code.warm_up()
     note = Path(note)
     for index in range(first, first + count):
         case = make_case(seed, index)

@@ -56,7 +56,7 @@ def in_cache_writes(trial, expected, folder):
 
 
 def fit_without_compiler(expected):
-    from fastbp.cpu.kernel_cache import KernelCache
+    from fastbp.cpu.kernels.kernel_cache import KernelCache
 
     code = fit(expected)
     return code or (WRONG if KernelCache.n_compiled else RIGHT)

@@ -392,9 +392,9 @@ def try_all(make, n_files, seed, n_jobs):
 
 def warm_up():
     """Compile all kernels that a file can ask for, so that no worker has to."""
-    from fastbp.cpu import engine
+    from fastbp.cpu import code
 
-    engine.warmup()
+    code.warm_up()
     for make in (Models, Checkpoints):
         with temporary_folder() as folder:
             make(folder)

@@ -10,6 +10,7 @@ from llvmlite import binding
 from llvmlite.binding import Linkage
 from numba import njit, types
 from numba.core import errors, typed_passes, untyped_passes
+from numba.core.callconv import RETCODE_NONE, RETCODE_OK
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
@@ -66,6 +67,13 @@ class _KernelLibrary(JITCodeLibrary):
                     self.add_linking_library(part)
 
     def _optimize_final_module(self):
+        missing = [
+            function.name
+            for function in self._final_module.functions
+            if function.is_declaration and function.name.startswith("_ZN")
+        ]
+        if missing:  # a call would go to address 0
+            raise RuntimeError(f"numba has not linked {', '.join(missing)}")
         # Nothing outside calls a part: the optimiser may inline it, or drop arguments from its
         # calls. The arrays of a `Memory` alone are 70 arguments.
         for function in self._final_module.functions:
@@ -79,8 +87,8 @@ class _KernelLibrary(JITCodeLibrary):
 class _ExportedLibrary(_KernelLibrary):
     """A kernel with one C function, by whose address it is called.
 
-    It takes what the kernel takes, addresses and int64, and returns the kernel's int64, or -1 where
-    numba would raise an exception.
+    It takes what the kernel takes, addresses and int64, and returns the kernel's int64, 0 for None,
+    or -1 where numba would raise an exception.
     """
 
     _FUNCTION = """
@@ -92,8 +100,10 @@ class _ExportedLibrary(_KernelLibrary):
             %exception = alloca ptr
             %status = call i32 @"{kernel}"(ptr %result, ptr %exception, {parameters})
             %value = load i64, ptr %result
-            %failed = icmp ne i32 %status, 0
-            %returned = select i1 %failed, i64 -1, i64 %value
+            %with_value = icmp eq i32 %status, {ok}
+            %with_none = icmp eq i32 %status, {none}
+            %is_right = or i1 %with_value, %with_none
+            %returned = select i1 %is_right, i64 %value, i64 -1
             ret i64 %returned
         }}"""
 
@@ -116,6 +126,8 @@ class _ExportedLibrary(_KernelLibrary):
             name=exported_name(kernel.name),
             types=", ".join(types),
             parameters=", ".join(f"{kind} %{i}" for i, kind in enumerate(types)),
+            ok=RETCODE_OK.constant,
+            none=RETCODE_NONE.constant,
         )
         module.link_in(binding.parse_assembly(function))
         module.get_function(kernel.name).linkage = Linkage.internal
@@ -265,7 +277,7 @@ class Exported:
     Parameters
     ----------
     function : function
-        It takes addresses of records and int64, and returns an int64 that is not negative.
+        It takes addresses of records and int64, and returns an int64 that is not negative, or None.
 
     Attributes
     ----------
@@ -317,7 +329,8 @@ class Exported:
         address : int
             Of its C function, valid as long as the process.
         """
-        self.dispatcher.compile(signature)
+        if signature not in self.dispatcher.overloads:
+            self.dispatcher.compile(signature)
         result = self.dispatcher.overloads[signature]
         name = exported_name(result.fndesc.mangled_name)
         return result.library.get_pointer_to_function(name)

@@ -136,4 +136,3 @@ def train(call, memory, workspace, rank):
             result[UPDATES] += 1
         if memory.control[STOPPED]:
             break
-    return np.int64(0)

@@ -1,13 +1,47 @@
 """fastbp: multilayer perceptrons trained from arrays by compiled kernels.
 
-The estimators have scikit-learn's interface; numba is imported at the first fit, not here.
+The estimators have scikit-learn's interface. Every public name is imported at its first use, so
+that a process pays for what it needs.
 """
 
-from fastbp.classifier import MLPClassifier
-from fastbp.loading import load
-from fastbp.many import fit_many
-from fastbp.regressor import MLPRegressor
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from fastbp import datasets as datasets
+    from fastbp import inspect as inspect
+    from fastbp import network as network
+    from fastbp import plotting as plotting
+    from fastbp import training as training
+    from fastbp.classifier import MLPClassifier
+    from fastbp.loading import load
+    from fastbp.many import fit_many
+    from fastbp.regressor import MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; the package's metadata are read from here
+
+# Public name -> the module that it comes from.
+_HOMES = {
+    "MLPClassifier": "classifier",
+    "MLPRegressor": "regressor",
+    "fit_many": "many",
+    "load": "loading",
+}
+_ROOMS = "datasets", "inspect", "network", "plotting", "training"  # modules with public names
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        value = getattr(import_module(f"fastbp.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"fastbp.{name}")
+    else:
+        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES, *_ROOMS})

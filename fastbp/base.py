@@ -1,6 +1,7 @@
 """What the estimators share: fitting and prediction."""
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import wraps
 
 import numpy as np
@@ -19,6 +20,10 @@ from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
 from fastbp.saving import SavingMixin
 from fastbp.validation import check_rows, passes_as_it_is
+
+with suppress(ImportError):  # of scikit-learn before 1.9
+    # Here, as `_fit_context` would import it in the midst of the first fit.
+    import sklearn.callback._callback_support  # noqa: F401
 
 
 def takes_batches(estimator):

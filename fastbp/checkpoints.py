@@ -40,9 +40,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, estimator):
-        """The checkpoint that an estimator's parameters ask for, or None."""
-        if estimator.checkpoint is None:
-            return None
+        """The checkpoint that an estimator's parameters ask for."""
         if estimator.solver == "lbfgs":
             raise InvalidParameterError(
                 f"checkpoint={estimator.checkpoint!r} needs a stochastic solver: the state of "

@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, takes_batches
 from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
+from fastbp.late import imported
 from fastbp.losses import find_loss, names_for
 from fastbp.model import LabelViews
 
@@ -410,7 +410,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         predicted = self.predict(X)
         if predicted.dtype.kind == "S":  # which scikit-learn's metrics refuse
             y, predicted = as_text(pack_bytes(np.asarray(y))), as_text(predicted)
-        return accuracy_score(y, predicted, sample_weight=sample_weight)
+        metrics = imported("sklearn.metrics")
+        return metrics.accuracy_score(y, predicted, sample_weight=sample_weight)
 
     def predict_proba(self, X):
         """Predict probabilities.

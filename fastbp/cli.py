@@ -9,11 +9,12 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
-from fastbp import MLPClassifier, __version__, datasets, files, recipes
+# scikit-learn and what needs it are imported by the commands, while data are being read.
+import fastbp
+from fastbp import datasets, files, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
-from fastbp.devices import TENSOR_CORE_PRECISIONS
+from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 
 # The digits are few: more epochs.
@@ -120,7 +121,7 @@ def seed(text):
 def make_parser():
     """Make the parser of all commands. Each puts its function into `command`."""
     parser = Parser(prog="fastbp", description="Multilayer perceptrons by compiled kernels.")
-    parser.add_argument("--version", action="version", version=f"fastbp {__version__}")
+    parser.add_argument("--version", action="version", version=f"fastbp {fastbp.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def add(name, command, text):
@@ -242,10 +243,12 @@ class ProgressLine:
 
 def train_on_mnist(options, stopwatch):
     """Train, with progress; show the test accuracy and where the time went."""
+    reading = datasets.ReadAhead(options.data)
+    from fastbp import classifier  # noqa: F401 (it takes most of the time)
     from fastbp.cpu import code
 
     stopwatch.lap("import")
-    name, data = load_data(options.data)
+    name, data = load_data(reading)
     epochs = options.epochs or EPOCHS[name]
     print(
         f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test images",
@@ -272,10 +275,10 @@ def train_on_mnist(options, stopwatch):
     show_times(stopwatch, cached)
 
 
-def load_data(path):
+def load_data(reading):
     """Load MNIST or, where it is neither at hand nor to be had, the bundled digits."""
     try:
-        return "MNIST", datasets.load_mnist(path, verbose=True)
+        return "MNIST", reading.load(verbose=True)
     except ConnectionError as error:
         print(f"No MNIST: training on scikit-learn's bundled 8x8 digits instead. {error}")
         return "digits", datasets.load_digits()
@@ -294,7 +297,7 @@ def make_model(options, name, data, epochs, callback):
     """Make the classifier that the options ask for; it trains for all epochs."""
     is_sgd = options.solver == "sgd"
     rate = recipes.LEARNING_RATE if is_sgd else ADAPTIVE_RATE
-    return MLPClassifier(
+    return fastbp.MLPClassifier(
         options.hidden,
         options.activation,
         solver=options.solver,
@@ -313,6 +316,8 @@ def make_model(options, name, data, epochs, callback):
 
 def fit(model, data, progress):
     """Fit without the warning that all epochs were used; Ctrl-C ends the program."""
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("error", "Training interrupted")

@@ -5,18 +5,15 @@ from inspect import signature
 from numbers import Integral
 
 import numpy as np
-import sklearn.neural_network
 from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin
-from sklearn.neural_network._base import ACTIVATIONS as THEIR_ACTIVATIONS
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
 from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
+from fastbp.late import imported
 from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
@@ -55,8 +52,18 @@ _LABEL_KINDS = {
 def _counterpart(estimator_class):
     """The scikit-learn class that corresponds to one of fastbp's."""
     if issubclass(estimator_class, ClassifierMixin):
-        return sklearn.neural_network.MLPClassifier
-    return sklearn.neural_network.MLPRegressor
+        return imported("sklearn.neural_network").MLPClassifier
+    return imported("sklearn.neural_network").MLPRegressor
+
+
+def _their_activations():
+    """The names of scikit-learn's activations."""
+    return {*imported("sklearn.neural_network._base").ACTIVATIONS}
+
+
+def _their_optimizers():
+    """The module of scikit-learn's optimizers."""
+    return imported("sklearn.neural_network._stochastic_optimizers")
 
 
 def _convert_attributes(source, target_class, names):
@@ -128,7 +135,7 @@ class ConversionMixin:
         if getattr(self, "validation_scores_", None) is not None:
             converted._best_coefs = [array.copy() for array in coefs]
             converted._best_intercepts = [array.copy() for array in intercepts]
-        if theirs is sklearn.neural_network.MLPClassifier:
+        if issubclass(theirs, ClassifierMixin):
             converted._label_binarizer = _to_binarizer(model.labels)
         optimizer = getattr(self, "_optimizer", None)
         if lost:
@@ -186,7 +193,7 @@ class ConversionMixin:
         check_is_fitted(estimator)
         converted = _convert_attributes(estimator, cls, signature(theirs).parameters)
         labels = None
-        if theirs is sklearn.neural_network.MLPClassifier:
+        if issubclass(theirs, ClassifierMixin):
             binarizer = estimator._label_binarizer
             kind = _LABEL_KINDS[binarizer.y_type_]
             labels = Labels(kind, np.array(estimator.classes_), binarizer.sparse_input_)
@@ -220,15 +227,15 @@ def _single_activation(estimator, network):
             f"activation={network.hidden_activations!r} cannot be converted: scikit-learn has a "
             "single activation for all hidden layers."
         )
-    if names - set(THEIR_ACTIVATIONS):
+    if names - _their_activations():
         raise ValueError(
             f"activation={network.hidden_activations[0]!r} cannot be converted: scikit-learn has "
-            f"only {sorted(set(THEIR_ACTIVATIONS) & set(HIDDEN_ACTIVATIONS))}."
+            f"only {sorted(_their_activations() & {*HIDDEN_ACTIVATIONS})}."
         )
     if names:
         return names.pop()
     name = params.default_activation(estimator.activation)
-    return name if name in THEIR_ACTIVATIONS else "relu"
+    return name if name in _their_activations() else "relu"
 
 
 def _lost(estimator, network):
@@ -263,10 +270,11 @@ def _substitutes(estimator, theirs):
 
 def _to_binarizer(labels):
     """A fitted LabelBinarizer that encodes as `Labels` does."""
+    binarizer = imported("sklearn.preprocessing").LabelBinarizer()
     if labels.kind == "multilabel":
         indicators = np.eye(len(labels.classes), dtype=int)
-        return LabelBinarizer().fit(csr_matrix(indicators) if labels.sparse else indicators)
-    binarizer = LabelBinarizer().fit(labels.classes)
+        return binarizer.fit(csr_matrix(indicators) if labels.sparse else indicators)
+    binarizer.fit(labels.classes)
     binarizer.classes_ = labels.classes.copy()  # which it has sorted, but users may rename them
     return binarizer
 
@@ -279,13 +287,15 @@ def _to_their_optimizer(optimizer, network):
         moments.append(coefs + intercepts)
     rate = float(optimizer.learning_rate_init)
     if optimizer.solver == "sgd":
-        converted = SGDOptimizer(
+        converted = _their_optimizers().SGDOptimizer(
             (), rate, optimizer.schedule, optimizer.momentum, optimizer.nesterovs_momentum,
             optimizer.power_t,
         )  # fmt: skip
         converted.learning_rate, converted.velocities = optimizer.learning_rate, moments[0]
         return converted
-    converted = AdamOptimizer((), rate, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+    converted = _their_optimizers().AdamOptimizer(
+        (), rate, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon
+    )
     converted.t, (converted.ms, converted.vs) = optimizer.step, moments
     if converted.t:
         converted.learning_rate = adam_learning_rate(
@@ -314,7 +324,7 @@ def _from_their_optimizer(optimizer, network, dtype):
 
     Its other hyper-parameters are ignored: training reads the estimator's.
     """
-    is_sgd = isinstance(optimizer, SGDOptimizer)
+    is_sgd = isinstance(optimizer, _their_optimizers().SGDOptimizer)
     converted = Optimizer("sgd" if is_sgd else "adam", optimizer.learning_rate_init)
     if is_sgd:  # Adam's rate is that of a single step
         converted.learning_rate = float(optimizer.learning_rate)

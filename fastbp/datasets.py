@@ -3,18 +3,15 @@
 Images are bytes: give the data set's `input_scale` to an estimator instead of dividing them.
 """
 
-import http.client
 import os
 import socket
 import sys
 import threading
-import urllib.request
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
 from fastbp import idx
 from fastbp.files import expand_home, replacing
@@ -88,23 +85,39 @@ def load_mnist(path=None, *, verbose=False, most_images=idx.MOST_ITEMS):
     >>> data.X_train.shape, data.X_train.dtype  # doctest: +SKIP
     ((60000, 784), dtype('uint8'))
     """
-    if path is not None:
-        return _read_folder(Path(path), "path", most_images)
-    if os.environ.get("FASTBP_DATA"):
-        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA", most_images)
-    cache = cache_folder()
-    if cache is None:
-        return _download_or_explain("nobody knows the user's home folder", verbose)
-    try:
-        return _read_folder(cache, "the user's cache", most_images)
-    except (OSError, ValueError) as error:
-        no_copy = error
-    data = _download_or_explain(no_copy, verbose)
-    try:
-        _write_folder(data, cache)
-    except (OSError, ValueError) as error:
-        warnings.warn(f"MNIST could not be kept in {cache}: {error}", stacklevel=2)
-    return data
+    return _load(*_try_to_read(path, most_images), verbose)
+
+
+class ReadAhead:
+    """MNIST, read in a thread while this one does something else, such as importing.
+
+    Only a copy at hand is read ahead; a download waits for `load`.
+
+    Parameters
+    ----------
+    path : str or path-like, default=None
+        As that of `load_mnist`.
+    most_images : int, default=1000000
+    """
+
+    def __init__(self, path=None, most_images=idx.MOST_ITEMS):
+        self._outcomes = []
+
+        def read():
+            self._outcomes.append(_try_to_read(path, most_images))
+
+        self._thread = threading.Thread(target=read, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            read()
+            self._thread = None
+
+    def load(self, *, verbose=False):
+        """What `load_mnist` returns, or raises."""
+        if self._thread is not None:
+            self._thread.join()
+        return _load(*self._outcomes[0], verbose)
 
 
 def load_digits():
@@ -130,6 +143,7 @@ def load_digits():
     """
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
+    from sklearn.utils import Bunch
 
     X, y = datasets.load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(
@@ -148,6 +162,47 @@ def load_digits():
 # ---- files ----------------------------------------------------------------------------------
 
 
+class _NoCopyError(Exception):
+    """Why MNIST has to be downloaded."""
+
+
+def _try_to_read(path, most_images):
+    """What `_read_copy` returns, and None; or None, and what it raises.
+
+    Nothing is imported here: another thread may be importing what this would wait for.
+    """
+    try:
+        return _read_copy(path, most_images), None
+    except Exception as error:  # raised by `_load`
+        return None, error
+
+
+def _load(data, error, verbose):
+    """Make the data set of what `_try_to_read` returns, or download it."""
+    from sklearn.utils import Bunch
+
+    if isinstance(error, _NoCopyError):
+        return _download_and_keep(error, verbose)
+    if error is not None:
+        raise error
+    return Bunch(**data)
+
+
+def _read_copy(path, most_images):
+    """Read MNIST from the folder that is named, or from the user's cache."""
+    if path is not None:
+        return _read_folder(Path(path), "path", most_images)
+    if os.environ.get("FASTBP_DATA"):
+        return _read_folder(Path(os.environ["FASTBP_DATA"]), "FASTBP_DATA", most_images)
+    cache = cache_folder()
+    if cache is None:
+        raise _NoCopyError("nobody knows the user's home folder")
+    try:
+        return _read_folder(cache, "the user's cache", most_images)
+    except (OSError, ValueError) as error:
+        raise _NoCopyError(str(error)) from error
+
+
 def _read_folder(folder, origin, most_images):
     """Read MNIST's four files from a folder; `origin` says in errors who named it."""
     home = expand_home(folder)
@@ -158,7 +213,7 @@ def _read_folder(folder, origin, most_images):
         raise FileNotFoundError(f"{origin}: there is no folder {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{origin}: {folder} is not a folder")
-    data = Bunch(input_scale=1 / 255, source=str(folder))
+    data = {"input_scale": 1 / 255, "source": str(folder)}
     for part in ("train", "test"):
         images_path, images = _read_file(folder, f"X_{part}", most_images)
         labels_path, labels = _read_file(folder, f"y_{part}", most_images)
@@ -216,8 +271,21 @@ def cache_folder():
 # ---- Download -------------------------------------------------------------------------------
 
 
+def _download_and_keep(no_copy, verbose):
+    """Download, and keep a copy in the user's cache where there is one."""
+    data, cache = _download_or_explain(no_copy, verbose), cache_folder()
+    if cache is not None:
+        try:
+            _write_folder(data, cache)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"MNIST could not be kept in {cache}: {error}", stacklevel=4)
+    return data
+
+
 def _download_or_explain(no_copy, verbose):
     """Download; turn every failure into one error that also says why there was no copy."""
+    import http.client
+
     try:
         return _download(verbose)
     except (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException) as error:
@@ -232,6 +300,7 @@ def _download_or_explain(no_copy, verbose):
 def _download(verbose):
     """Fetch MNIST from openml.org; fail soon where it cannot be reached."""
     from sklearn.datasets import fetch_openml
+    from sklearn.utils import Bunch
 
     cached = _is_in_scikit_learn_cache()
     if not cached:
@@ -280,6 +349,9 @@ def _probe():
 
     It runs in a thread that is abandoned then: a name lookup has no timeout and can take a minute.
     """
+    import http.client
+    import urllib.request
+
     outcome = []
 
     def ask():

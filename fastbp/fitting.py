@@ -9,10 +9,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
-from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.generators import check_state
-from fastbp.lbfgs import fit_lbfgs
+from fastbp.late import imported
 from fastbp.losses import is_averaged
 from fastbp.model import Model, View, model_of
 from fastbp.network import Network
@@ -143,7 +142,8 @@ class Fit:
         )
         training = Training(None, data, settings, self._progress_so_far(), start=start)
         training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
-        training.checkpoint = None if self.incremental else Checkpoint.of(estimator)
+        if not (self.incremental or estimator.checkpoint is None):
+            training.checkpoint = imported("fastbp.checkpoints").Checkpoint.of(estimator)
         if estimator.solver != "lbfgs":
             training.split = self._split_rows(training, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
@@ -274,7 +274,7 @@ class Fit:
         """Run a training that has an engine."""
         self.training = training
         if self.estimator.solver == "lbfgs":
-            self.parameters = fit_lbfgs(training)
+            self.parameters = imported("fastbp.lbfgs").fit_lbfgs(training)
         else:
             self.parameters = fit_stochastic(
                 training, goes_on=self.goes_on, incremental=self.incremental

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, takes_batches
+from fastbp.late import imported
 from fastbp.losses import LOSSES, names_for
 
 
@@ -354,7 +354,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return params.output_activation(self.out_activation, self.loss)
 
     def _score_outputs(self, outputs, labels, targets, sample_weight):
-        return r2_score(targets, outputs, sample_weight=sample_weight)
+        metrics = imported("sklearn.metrics")
+        return metrics.r2_score(targets, outputs, sample_weight=sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -374,3 +375,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         outputs = self._outputs(self._fitted(), X)
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    def score(self, X, y, sample_weight=None):
+        """Compute the coefficient of determination R² of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            Averaged over the outputs; 1 at best.
+        """
+        imported("sklearn.metrics")  # which scikit-learn's method imports
+        return super().score(X, y, sample_weight)

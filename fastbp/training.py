@@ -4,6 +4,8 @@ Nothing here depends on the engine's device. Draws and decisions follow scikit-l
 that the same seed gives the same model.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 import warnings
@@ -11,17 +13,20 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import isfinite, nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 
-from fastbp.checkpoints import Checkpoint
 from fastbp.data import Data
 from fastbp.engine import Engine
+from fastbp.late import imported
 from fastbp.optimizers import Optimizer
 from fastbp.progress import EpochReport, Progress
 from fastbp.schedules import StepPlanner
+
+if TYPE_CHECKING:
+    from fastbp.checkpoints import Checkpoint
 
 # In the threads of `fit_many` a list of (message, category), which its caller issues.
 postponed_warnings = ContextVar("postponed_warnings", default=None)
@@ -194,7 +199,7 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
         If fewer than two rows would be held out, or too few of a class.
     """
     try:
-        train, validation = train_test_split(
+        train, validation = imported("sklearn.model_selection").train_test_split(
             np.arange(n_samples, dtype=np.int64),
             test_size=validation_fraction,
             random_state=random_state,

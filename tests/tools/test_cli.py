@@ -23,11 +23,11 @@ FASTBP = [sys.executable, "-c", "import sys; from fastbp.cli import main; sys.ex
 def no_mnist(monkeypatch):
     """Neither a copy of MNIST nor a network."""
 
-    def fail(path, verbose):
+    def fail(path, most_images):
         assert path is None
         raise ConnectionError("the network is unreachable")
 
-    monkeypatch.setattr(datasets, "load_mnist", fail)
+    monkeypatch.setattr(datasets, "_read_copy", fail)
 
 
 def one_line_error(capsys):

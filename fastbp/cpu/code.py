@@ -145,8 +145,8 @@ def kernel_of(name, real=None, is_sparse=False):
     ----------
     name : str
         One of `fastbp.cpu.records.KERNELS`.
-    real : numpy dtype or None, default=None
-        The engine's.
+    real : str or None, default=None
+        The engine's dtype.
     is_sparse : bool, default=False
 
     Returns
@@ -154,7 +154,7 @@ def kernel_of(name, real=None, is_sparse=False):
     kernel : callable
         It takes the addresses of its records and, if it is `RANKED`, a rank.
     """
-    address = CODE.address(Specialisation(name, real and real.name, is_sparse))
+    address = CODE.address(Specialisation(name, real, is_sparse))
     n_records, n_ranks = len(KERNELS[name]), int(name in RANKED)
     kinds = [ctypes.c_void_p] * n_records + [ctypes.c_int64] * n_ranks
     kernel = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(address)
@@ -179,7 +179,7 @@ def warm_up(dtypes=("float32", "float64"), everything=True):
     for name, real, is_sparse in SPECIALISATIONS:
         is_basic = not is_sparse and name != "predict_few"
         if (everything or is_basic) and (real is None or real in dtypes):
-            kernel_of(name, real and np.dtype(real), is_sparse)
+            kernel_of(name, real, is_sparse)
     CODE.warn()
     return CODE.cache_folder
 

@@ -174,7 +174,7 @@ class Engine:
         return self._pack(memory, rows)
 
     def _pack(self, record, rows):
-        return Packed(record, self.dtype, rows.source is None)
+        return Packed(record, self.layout.real, rows.source is None)
 
     def _objective(self, data):
         network, targets, weight = self.network, data.targets, data.sample_weight
@@ -222,7 +222,7 @@ class Engine:
         buffers = self._buffers_for(data, order, batch_size)
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale)
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        kernel = kernel_of("train", self.dtype, buffers.source is None)
+        kernel = kernel_of("train", self.layout.real, buffers.source is None)
         for part, part_steps in buffers.parts(order, steps.table, sums):
             size = trials.choose()
             began = perf_counter()
@@ -253,7 +253,8 @@ class Engine:
         if buffers and buffers.fit(data, batch_size, size, self.weights, self.moments):
             return buffers
         buffers = TrainingBuffers(
-            data, batch_size, self._objective(data), self._memory(rows, batch_size), rows.source,
+            self.layout.real, data, batch_size, self._objective(data),
+            self._memory(rows, batch_size), rows.source,
             self._workspaces(rows, order, batch_size, size),
             self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
@@ -282,13 +283,13 @@ class Engine:
         size = min(size, -(-len(order) // PREDICT_ROWS))
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
         memories = [self._memory(rows, batch_size, learns=False) for _ in range(size)]
-        kernel = kernel_of("predict", self.dtype, rows.source is None)
+        kernel = kernel_of("predict", self.layout.real, rows.source is None)
         n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
             prediction = Prediction(
-                rows.source, batch_size, code, float(data.input_scale), part, outputs.ravel(), size
+                rows.source, batch_size, code, float(data.input_scale), part, outputs, size
             )
 
             call = self._pack(prediction, rows)
@@ -310,8 +311,8 @@ class Engine:
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
         few = FewRows(
-            self._flat, self.layout.table.ravel(), rows.source, entries, float(data.input_scale),
-            code, order, out.ravel(), working, widest,
+            self._flat, self.layout.table_place, rows.source, entries, float(data.input_scale),
+            code, order, out, working, widest,
         )  # fmt: skip
         call = self._pack(few, rows)
-        return kernel_of("predict_few", self.dtype, rows.source is None)(call.address)
+        return kernel_of("predict_few", self.layout.real, rows.source is None)(call.address)

@@ -19,6 +19,7 @@ from fastbp.cpu.records import (
     TILE_VECTORS,
     WEIGHTS,
     WIDTH,
+    place_of,
 )
 
 ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
@@ -48,6 +49,10 @@ class Layout:
     Attributes
     ----------
     table : ndarray of shape (n_layers, N_FIELDS), dtype int64
+    table_place : Place
+        Where it lies, as long as the layout lives.
+    real : str
+        The dtype's name.
     n_weights : int
         Length of the padded parameter vector.
     n_units : int
@@ -66,6 +71,7 @@ class Layout:
         panel = TILE_VECTORS * vector
         self.network = network
         self.dtype = np.dtype(dtype)
+        self.real = self.dtype.name
         self.table = np.zeros((len(network.shapes), N_FIELDS), np.int64)
         self.n_weights = self.n_units = self.n_blocks = self.transposed_size = 0
         self.tile_size = TILE_ROWS * panel
@@ -87,6 +93,7 @@ class Layout:
             self.n_units += n_panels * width
             self.n_blocks += n_panels * blocks
             input_width = width
+        self.table_place = place_of(self.table)
         self.input_stride = self._input_stride(network.layer_sizes[0])
 
     def _input_stride(self, n_features):

@@ -290,15 +290,36 @@ def fields_of(record, is_sparse):
 
 # ---- words --------------------------------------------------------------------------------------
 
-_NUMBERS = {int: "q", float: "d", NoneType: "q"}
+_FORMATS = {int: "q", float: "d", NoneType: "q"}
+_NUMBERS = "numbers"
 _Nothing = ctypes.c_char * 0
+
+
+class Place(NamedTuple):
+    """An array that lives longer than all records that name it, instead of the array."""
+
+    address: int
+    size: int
+
+
+def place_of(array):
+    """Where a contiguous array lies.
+
+    Raises
+    ------
+    TypeError
+        If something lies between its numbers.
+    """
+    return Place(address_of(array), array.size)
 
 
 def address_of(array):
     """Address of the first number of a contiguous array."""
     try:
-        return ctypes.addressof(_Nothing.from_buffer(array))  # three times as fast
-    except TypeError:  # a read-only array
+        return ctypes.addressof(_Nothing.from_buffer(array))  # half the time of the other way
+    except (TypeError, ValueError, BufferError):  # read-only, or not contiguous
+        if not array.flags.c_contiguous:
+            raise TypeError("a contiguous array was expected") from None
         return array.__array_interface__["data"][0]
 
 
@@ -306,13 +327,13 @@ def address_of(array):
 def _plan(record, real, is_sparse):
     """The format of a record's words and, for each field, its kind.
 
-    A kind is a dtype for an array, a tuple of kinds for a record, int or float for a number, and
-    None for what is absent.
+    A kind is a dtype for an array, int or float for a number, `_NUMBERS` for a record of nothing
+    else, a tuple of kinds for another record, and None for what is absent.
     """
     formats, kinds = [], []
     for field in fields_of(record, is_sparse):
-        if field in _NUMBERS:
-            formats.append(_NUMBERS[field])
+        if field in _FORMATS:
+            formats.append(_FORMATS[field])
             kinds.append(None if field is NoneType else field)
         elif issubclass(field, Span):
             formats.append("qq")
@@ -320,7 +341,7 @@ def _plan(record, real, is_sparse):
         else:
             inner_format, inner_kinds = _plan(field, real, is_sparse)
             formats.append(inner_format)
-            kinds.append(inner_kinds)
+            kinds.append(_NUMBERS if {*inner_kinds} <= {int, float} else inner_kinds)
     return "".join(formats), tuple(kinds)
 
 
@@ -335,17 +356,17 @@ def _append_words(record, kinds, words):
     for value, kind in zip(record, kinds, strict=True):
         if kind is int or kind is float:
             words.append(value)
+        elif kind is _NUMBERS or type(value) is Place:
+            words.extend(value)
         elif kind is None:
             words.append(0)
         elif type(kind) is tuple:
             _append_words(value, kind, words)
+        elif value.dtype == kind:
+            words.append(address_of(value))
+            words.append(value.size)
         else:
-            if value.dtype != kind or value.ndim != 1 or not value.flags.c_contiguous:
-                raise TypeError(
-                    f"a contiguous array of {kind} was expected, got {value.ndim} dimension(s) of "
-                    f"{value.dtype}"
-                )
-            words += address_of(value), value.size
+            raise TypeError(f"an array of {kind} was expected, got one of {value.dtype}")
 
 
 class Packed:
@@ -355,8 +376,8 @@ class Packed:
     ----------
     record : named tuple
         One of those above. It is kept, and with it all that its words point to.
-    real : numpy dtype or None, default=None
-        The engine's; None of a record without such numbers.
+    real : str or None, default=None
+        The engine's dtype; None of a record without such numbers.
     is_sparse : bool, default=False
         Whether it is for sparse rows.
 

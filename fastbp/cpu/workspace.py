@@ -34,6 +34,7 @@ SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 class TrainingBuffers(NamedTuple):
     """Everything that a team trains with, which later epochs may reuse."""
 
+    real: str  # the engine's dtype
     data: Data
     batch_size: int  # rows of the largest batch
     objective: Objective
@@ -89,9 +90,9 @@ class TrainingBuffers(NamedTuple):
         held : object
             What addresses point to and do not keep: a rank may outlive an interrupted caller.
         """
-        training = Training(self.source, self.objective, *plan, table.ravel(), order, result, size)
+        training = Training(self.source, self.objective, *plan, table, order, result, size)
         memory, workspaces = self.memory, self.workspaces
-        call = Packed(training, memory.record.weights.dtype, self.source is None)
+        call = Packed(training, self.real, self.source is None)
 
         def member(rank, held=held):
             kernel(call.address, memory.address, workspaces[rank].address, rank)

@@ -43,7 +43,7 @@ class Callable:
         values, kinds, held = [], [], []
         for argument in arguments:
             if isinstance(argument, tuple):
-                held.append(Packed(argument, np.dtype(self.real), self.is_sparse))
+                held.append(Packed(argument, self.real, self.is_sparse))
                 values.append(held[-1].address)
                 kinds.append(ctypes.c_void_p)
             elif isinstance(argument, np.ndarray):

@@ -66,19 +66,25 @@ def test_records_have_as_many_words_for_numba_as_for_python(record, real, is_spa
     """A word too many in one of them would shift all that follow."""
     target = cpu_target.target_context
     value_type = target.get_value_type(record_type(record, real, is_sparse))
-    _, _, memory = records._packer(record, np.dtype(real), is_sparse)
+    _, _, memory = records._packer(record, real, is_sparse)
     assert target.get_abi_sizeof(value_type) == memory._length_
 
 
 @pytest.mark.parametrize(
     "numbers",
-    [np.zeros(8)[::2], np.zeros((2, 3)), np.zeros(3, np.float32), np.zeros(3, ">f8"), np.arange(3)],
+    [
+        np.zeros(8)[::2],
+        np.zeros((3, 2)).T,
+        np.zeros(3, np.float32),
+        np.zeros(3, ">f8"),
+        np.arange(3),
+    ],
 )
 def test_arrays_that_kernels_would_take_for_others_are_refused(numbers):
     """A span would run over what lies between them, or read other numbers."""
     record = Outer(1.0, Inner(numbers, 0), np.zeros(2, np.int64), None)
-    with pytest.raises(TypeError, match="contiguous array of float64"):
-        Packed(record, np.dtype("float64"), is_sparse=True)
+    with pytest.raises(TypeError, match="was expected"):
+        Packed(record, "float64", is_sparse=True)
 
 
 def test_arrays_that_must_not_be_written_have_an_address():

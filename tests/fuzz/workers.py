@@ -19,9 +19,9 @@ def serve(connection, log, prepare):
     """A worker's whole life: run the scripts that come, and answer what was found."""
     faulthandler.enable(open(log, "w"))  # noqa: SIM115, open as long as the process lives
     try:
-        from fastbp.cpu.engine import warmup
+        from fastbp.cpu.code import warm_up
 
-        warmup()
+        warm_up()
         if prepare is not None:
             prepare()
         connection.send("ready")

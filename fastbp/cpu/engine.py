@@ -10,8 +10,9 @@ from weakref import WeakSet
 import numpy as np
 
 from fastbp import activations, losses
-from fastbp.cpu.code import kernel_of, lanes
-from fastbp.cpu.layout import Layout, aligned_zeros, round_up
+from fastbp.cpu.code import kernel_of
+from fastbp.cpu.layout import Layout, aligned_zeros
+from fastbp.cpu.packing import Packed, address_of
 from fastbp.cpu.records import (
     FINITENESS,
     LOSS,
@@ -20,7 +21,6 @@ from fastbp.cpu.records import (
     UPDATES,
     FewRows,
     Objective,
-    Packed,
     Prediction,
 )
 from fastbp.cpu.rows import Rows, source_of
@@ -33,6 +33,7 @@ from fastbp.threads import available_threads
 
 PREDICT_ROWS = 128  # rows per batch of a prediction
 FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
+FIRST_ROWS = tuple(map(np.arange, range(FEW_ROWS + 1)))  # all rows, if there are so many
 GRADIENT_ROWS = 256  # rows per batch of `loss_and_gradient`
 
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
@@ -189,7 +190,7 @@ class Engine:
             eps=float(np.finfo(self.dtype).eps),
             targets=source_of(targets),
             target_is_class=int(is_class),
-            sample_weight=0 if weight is None else weight.__array_interface__["data"][0],
+            sample_weight=0 if weight is None else address_of(weight),
         )
 
     # ---- training and prediction --------------------------------------------------------------
@@ -263,15 +264,19 @@ class Engine:
 
     def predict(self, data, rows=None, activation=None):
         """Compute the network's outputs, an array of shape (n_rows, n_outputs)."""
-        order = np.arange(data.n_samples) if rows is None else np.ascontiguousarray(rows, np.int64)
-        out = np.empty((len(order), self.network.layer_sizes[-1]), self.dtype)
-        if len(order) == 0:
+        n_rows = data.n_samples if rows is None else len(rows)
+        out = np.empty((n_rows, self.network.layer_sizes[-1]), self.dtype)
+        if n_rows == 0:
             self.inputs_were_finite = self.outputs_were_finite = True
             return out
         code = activations.code_of(activation or self.network.output_activation)
-        if self._flat is not None and len(order) <= min(FEW_ROWS, lanes(self.dtype)):
+        if rows is not None:
+            rows = np.ascontiguousarray(rows, np.int64)
+        if self._flat is not None and n_rows <= min(FEW_ROWS, self.layout.lanes):
+            order = FIRST_ROWS[n_rows] if rows is None else rows
             bits = self._predict_few(data, order, code, out)
         else:
+            order = np.arange(n_rows) if rows is None else rows
             bits = self._predict_many(data, order, code, out)
         self.inputs_were_finite, self.outputs_were_finite = FINITENESS[bits]
         return out
@@ -291,7 +296,6 @@ class Engine:
             prediction = Prediction(
                 rows.source, batch_size, code, float(data.input_scale), part, outputs, size
             )
-
             call = self._pack(prediction, rows)
 
             # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
@@ -305,9 +309,8 @@ class Engine:
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, likewise."""
-        vector = lanes(self.dtype)
-        widest = round_up(max(self.network.layer_sizes), vector)
-        working = np.empty(2 * widest + out.shape[1] * vector, self.dtype)
+        widest = self.layout.widest
+        working = np.empty(2 * widest + out.shape[1] * self.layout.lanes, self.dtype)
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
         few = FewRows(

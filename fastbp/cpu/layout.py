@@ -10,6 +10,7 @@ import numpy as np
 
 from fastbp.activations import code_of
 from fastbp.cpu.code import TILE_ROWS, lanes
+from fastbp.cpu.packing import address_of, place_of
 from fastbp.cpu.records import (
     BIAS_ROW,
     CACHE_LINE,
@@ -19,7 +20,6 @@ from fastbp.cpu.records import (
     TILE_VECTORS,
     WEIGHTS,
     WIDTH,
-    place_of,
 )
 
 ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
@@ -34,7 +34,7 @@ def aligned_zeros(size, dtype):
     """An array of `size` zeros that starts on a cache line of its own."""
     n_bytes = int(size) * np.dtype(dtype).itemsize
     memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
+    start = -address_of(memory) % ALIGNMENT
     return memory[start : start + n_bytes].view(dtype)
 
 
@@ -53,6 +53,10 @@ class Layout:
         Where it lies, as long as the layout lives.
     real : str
         The dtype's name.
+    lanes : int
+        Numbers in a vector.
+    widest : int
+        Units of the largest layer, or features, in whole vectors.
     n_weights : int
         Length of the padded parameter vector.
     n_units : int
@@ -67,7 +71,7 @@ class Layout:
 
     def __init__(self, network, dtype):
         network.check()  # the last wall before kernels, which trust its sizes
-        vector = lanes(dtype)
+        self.lanes = vector = lanes(dtype)
         panel = TILE_VECTORS * vector
         self.network = network
         self.dtype = np.dtype(dtype)
@@ -94,6 +98,7 @@ class Layout:
             self.n_blocks += n_panels * blocks
             input_width = width
         self.table_place = place_of(self.table)
+        self.widest = round_up(max(network.layer_sizes), vector)
         self.input_stride = self._input_stride(network.layer_sizes[0])
 
     def _input_stride(self, n_features):

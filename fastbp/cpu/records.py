@@ -6,9 +6,6 @@ whose annotations say what its words are; numba's types are made from the same a
 (`fastbp.cpu.kernels.spans`).
 """
 
-import ctypes
-import struct
-from functools import cache
 from types import NoneType
 from typing import NamedTuple, get_args, get_type_hints
 
@@ -80,6 +77,10 @@ class Int64s(Span):
 
 class Int32s(Span):
     dtype = "int32"
+
+
+class Placed(Int64s):
+    """Numbers of which Python gives the `Place`."""
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class FewRows(NamedTuple):
     """What `predict_few` reads: rows that are not more than a vector's lanes."""
 
     parameters: Reals  # flat
-    layers: Int64s
+    layers: Placed  # layer table
     source: Source | None  # of dense rows
     entries: Entries | None  # of any of the rows, if they are sparse
     input_scale: float
@@ -286,117 +287,3 @@ def fields_of(record, is_sparse):
         choices = get_args(annotation)
         kind = choices[0] if choices else annotation
         yield NoneType if choices and kind is absent else kind
-
-
-# ---- words --------------------------------------------------------------------------------------
-
-_FORMATS = {int: "q", float: "d", NoneType: "q"}
-_NUMBERS = "numbers"
-_Nothing = ctypes.c_char * 0
-
-
-class Place(NamedTuple):
-    """An array that lives longer than all records that name it, instead of the array."""
-
-    address: int
-    size: int
-
-
-def place_of(array):
-    """Where a contiguous array lies.
-
-    Raises
-    ------
-    TypeError
-        If something lies between its numbers.
-    """
-    return Place(address_of(array), array.size)
-
-
-def address_of(array):
-    """Address of the first number of a contiguous array."""
-    try:
-        return ctypes.addressof(_Nothing.from_buffer(array))  # half the time of the other way
-    except (TypeError, ValueError, BufferError):  # read-only, or not contiguous
-        if not array.flags.c_contiguous:
-            raise TypeError("a contiguous array was expected") from None
-        return array.__array_interface__["data"][0]
-
-
-@cache
-def _plan(record, real, is_sparse):
-    """The format of a record's words and, for each field, its kind.
-
-    A kind is a dtype for an array, int or float for a number, `_NUMBERS` for a record of nothing
-    else, a tuple of kinds for another record, and None for what is absent.
-    """
-    formats, kinds = [], []
-    for field in fields_of(record, is_sparse):
-        if field in _FORMATS:
-            formats.append(_FORMATS[field])
-            kinds.append(None if field is NoneType else field)
-        elif issubclass(field, Span):
-            formats.append("qq")
-            kinds.append(np.dtype(field.dtype or real))
-        else:
-            inner_format, inner_kinds = _plan(field, real, is_sparse)
-            formats.append(inner_format)
-            kinds.append(_NUMBERS if {*inner_kinds} <= {int, float} else inner_kinds)
-    return "".join(formats), tuple(kinds)
-
-
-@cache
-def _packer(record, real, is_sparse):
-    formats, kinds = _plan(record, real, is_sparse)
-    structure = struct.Struct(f"={formats}")
-    return kinds, structure.pack_into, ctypes.c_char * structure.size
-
-
-def _append_words(record, kinds, words):
-    for value, kind in zip(record, kinds, strict=True):
-        if kind is int or kind is float:
-            words.append(value)
-        elif kind is _NUMBERS or type(value) is Place:
-            words.extend(value)
-        elif kind is None:
-            words.append(0)
-        elif type(kind) is tuple:
-            _append_words(value, kind, words)
-        elif value.dtype == kind:
-            words.append(address_of(value))
-            words.append(value.size)
-        else:
-            raise TypeError(f"an array of {kind} was expected, got one of {value.dtype}")
-
-
-class Packed:
-    """A record as kernels read it.
-
-    Parameters
-    ----------
-    record : named tuple
-        One of those above. It is kept, and with it all that its words point to.
-    real : str or None, default=None
-        The engine's dtype; None of a record without such numbers.
-    is_sparse : bool, default=False
-        Whether it is for sparse rows.
-
-    Attributes
-    ----------
-    address : int
-
-    Raises
-    ------
-    TypeError
-        If an array is not what the kernels would take it for.
-    """
-
-    __slots__ = "_memory", "address", "record"
-
-    def __init__(self, record, real=None, is_sparse=False):
-        kinds, pack_into, memory_type = _packer(type(record), real, is_sparse)
-        words = []
-        _append_words(record, kinds, words)
-        self.record, self._memory = record, memory_type()
-        pack_into(self._memory, 0, *words)
-        self.address = ctypes.addressof(self._memory)

@@ -2,6 +2,7 @@
 
 from scipy.sparse import issparse
 
+from fastbp.cpu.packing import address_of
 from fastbp.cpu.records import DTYPE_CODES, Source
 from fastbp.cpu.sparse_rows import density_of, make_entries, most_entries
 from fastbp.cpu.zero_steps import pays_to_skip_zeros
@@ -17,7 +18,7 @@ def source_of(matrix):
     """
     matrix = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
     return Source(
-        matrix.__array_interface__["data"][0],
+        address_of(matrix),
         DTYPE_CODES[matrix.dtype],
         *matrix.strides,
         matrix.shape[1],

@@ -5,7 +5,8 @@ import ctypes
 import numpy as np
 
 from fastbp.cpu.code import kernel_of
-from fastbp.cpu.records import Packed, Shuffle
+from fastbp.cpu.packing import Packed
+from fastbp.cpu.records import Shuffle
 
 # Numbers to be shuffled in all from which the kernel is worth compiling, which takes 0.1 s.
 WORTH_COMPILING = 1_000_000

@@ -4,7 +4,8 @@ import numpy as np
 
 from fastbp.cpu.code import TILE_ROWS
 from fastbp.cpu.layout import aligned_zeros, round_up
-from fastbp.cpu.records import DTYPE_CODES, Entries, Lines, SparseSource, address_of
+from fastbp.cpu.packing import address_of
+from fastbp.cpu.records import DTYPE_CODES, Entries, Lines, SparseSource
 
 # From this density on, a batch is faster when made dense.
 DENSE_ENOUGH = 0.2

@@ -11,12 +11,12 @@ import numpy as np
 
 from fastbp.cpu.code import TILE_ROWS, lanes
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
+from fastbp.cpu.packing import Packed
 from fastbp.cpu.records import (
     BLOCK_ROWS,
     CONTROL_SIZE,
     Memory,
     Objective,
-    Packed,
     Source,
     Training,
     Workspace,

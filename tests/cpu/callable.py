@@ -7,7 +7,7 @@ from numba import types
 
 from fastbp.cpu.kernels.compilation import Exported
 from fastbp.cpu.kernels.spans import Reference, Span, record_type
-from fastbp.cpu.records import Packed
+from fastbp.cpu.packing import Packed
 
 
 class Callable:

@@ -162,7 +162,7 @@ def record_type(record, real, is_sparse=False):
     Returns
     -------
     kind : numba type
-        Each of its members takes as many words as `fastbp.cpu.records.Packed` writes.
+        Each of its members takes as many words as `fastbp.cpu.packing.Packed` writes.
     """
     members = []
     for field in fields_of(record, is_sparse):

@@ -158,8 +158,8 @@ def has_oracle(check):
     """Whether scikit-learn can train it: sample weights and the Poisson loss came with 1.7."""
     name, extra, _ = TASKS[check.task]
     theirs = getattr(neural_network, name)
-    can_weight = "sample_weight" in signature(theirs.fit).parameters
-    return (can_weight or not check.weighted) and extra.keys() <= signature(theirs).parameters.keys()
+    needed = {*extra, *(["sample_weight"] if check.weighted else [])}
+    return needed <= {*signature(theirs).parameters, *signature(theirs.fit).parameters}
 
 
 def make_checks(device, capability=TENSOR_CORES):

@@ -168,8 +168,8 @@ def test_lbfgs(task, weighted):
         versions.needs("sample weights of MLPs")
     # Later on rounding decides which way the iterates take.
     ours, theirs, X, y = pair(task, solver="lbfgs", max_iter=50, activation="tanh", alpha=1.0)
-    weight = np.random.default_rng(1).integers(1, 5, len(X)) / 2 if weighted else None
-    ours.fit(X, y, weight), theirs.fit(X, y, weight)
+    weight = [np.random.default_rng(1).integers(1, 5, len(X)) / 2] if weighted else []
+    ours.fit(X, y, *weight), theirs.fit(X, y, *weight)
     assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-6)
     assert ours.loss_curve_[-1] == pytest.approx(ours.loss_, rel=1e-12)
     assert ours.best_loss_ == min(ours.loss_curve_)

@@ -53,6 +53,20 @@ def test_cpu_engine_and_oracle_agree(task, spied_engine):
     np.testing.assert_allclose(fast.predict(Data(X)), made.predict(Data(X)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("task", TASKS)
+def test_weighted_fits_are_the_oracles(task, request):
+    """Also where scikit-learn's own MLPs take no sample weights and have no Poisson loss."""
+    model, X, y = small(task)
+    weight = np.random.default_rng(1).integers(0, 5, len(X)) / 2
+    fast = clone(model).fit(X, y, weight)
+    assert not request.getfixturevalue("spied_engine")
+    slow = clone(model).fit(X, y, weight)
+    np.testing.assert_allclose(weights(fast), weights(slow), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fast.loss_curve_, slow.loss_curve_, rtol=1e-9)
+    assert not np.allclose(weights(fast), weights(model.fit(X, y)))
+
+
 def test_feature_names_and_columns_of_labels():
     pd = pytest.importorskip("pandas")
     model, X, y = small("single")

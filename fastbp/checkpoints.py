@@ -171,7 +171,9 @@ def _plain(value):
         return repr(value)  # infinity is not in JSON
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(each) for each in value]
-    return getattr(value, "__qualname__", type(value).__name__)
+    # In NumPy 2.0 its own functions have only the second of these.
+    names = (getattr(value, name, None) for name in ("__qualname__", "__name__"))
+    return next(filter(None, names), type(value).__name__)
 
 
 def fingerprint(data):

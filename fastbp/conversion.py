@@ -98,7 +98,8 @@ class ConversionMixin:
             If the model has not been fitted.
         ValueError
             If scikit-learn cannot compute the same predictions: with hidden activations that
-            differ or that it does not have, or squared error with more than two classes.
+            differ or that it does not have, or squared error with more than two classes; before
+            version 1.7 also with the output activation 'exp', and so with the Poisson loss.
 
         Warns
         -----
@@ -241,6 +242,12 @@ def _single_activation(estimator, network):
 def _lost(estimator, network):
     """List what scikit-learn cannot train with; raise where it cannot even predict the same."""
     lost = []
+    if network.output_activation not in THEIR_ACTIVATIONS:
+        raise ValueError(
+            f"out_activation={network.output_activation!r}, with loss={network.loss!r}, cannot be "
+            f"converted: this version of scikit-learn, {sklearn.__version__}, has only "
+            f"{sorted(THEIR_ACTIVATIONS)}. 'exp' comes with scikit-learn 1.7."
+        )
     if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
         if estimator._model.labels.kind == "multiclass":
             raise ValueError(

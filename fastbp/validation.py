@@ -198,6 +198,8 @@ def check_sample_weight(sample_weight, X):
             f"sample_weight must not be negative, got {sample_weight.min():g} in row "
             f"{sample_weight.argmin()}. A weight of 0 leaves a row out."
         )
+    if not sample_weight.any():  # which scikit-learn itself refuses from version 1.9 on
+        raise ValueError("Sample weights must contain at least one non-zero number.")
     return sample_weight
 
 

@@ -7,13 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.neural_network
-from conftest import TASKS, make_task, small, weights
+import versions
+from conftest import TASKS, make_task, needs_a_counterpart, small, weights
 from scipy.sparse import csr_matrix, issparse
 from sklearn.exceptions import NotFittedError
+from sklearn.neural_network._base import ACTIVATIONS as THEIR_ACTIVATIONS
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastbp
+from fastbp import conversion
 from fastbp.training import hold_out
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -35,6 +38,7 @@ ATTRIBUTES = (
 
 def sklearn_task(name, **parameters):
     """The same as `small`, with scikit-learn's estimator."""
+    needs_a_counterpart(name, **parameters)
     ours, X, y = small(name, **parameters)
     theirs = getattr(sklearn.neural_network, type(ours).__name__)
     given = {key: value for key, value in ours.get_params().items() if key in theirs().get_params()}
@@ -68,6 +72,7 @@ def assert_same_model(a, b, X, rtol=1e-9):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("task", TASKS)
 def test_there_and_back(task, solver, dtype):
+    needs_a_counterpart(task)
     model, X, y = small(task, hidden_layer_sizes=(6, 4), **SOLVERS[solver])
     X = X.astype(dtype)
     theirs = model.fit(X, y).to_sklearn()
@@ -105,6 +110,7 @@ def train_further(model, X, y, how):
 @pytest.mark.parametrize("task", TASKS)
 def test_training_goes_on(task, solver, how):
     """Forgetting moments, steps, rates, counters or the random state would show."""
+    needs_a_counterpart(task)
     parameters = {**SOLVERS[solver], "random_state": np.random.RandomState(7), "max_iter": 4}
     if how == "warm start":
         parameters["n_iter_no_change"] = np.inf
@@ -247,6 +253,7 @@ def test_without_hidden_layers(activation):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_input_scale_becomes_part_of_the_weights(task):
+    needs_a_counterpart(task)
     ours, X, y = small(task, input_scale=1 / 16, solver="sgd")
     numbers = np.round(X * 16).astype(np.int16)
     with pytest.warns(UserWarning, match=r"no input_scale=0\.0625.*another way") as caught:
@@ -270,6 +277,8 @@ def test_input_scale_becomes_part_of_the_weights(task):
     ],
 )
 def test_what_scikit_learn_predicts_but_does_not_train(task, parameters, says):
+    if parameters.get("out_activation") == "exp":  # that of the Poisson loss
+        versions.needs("the Poisson loss of MLPs")
     ours, X, y = small(task, **parameters)
     with pytest.warns(UserWarning, match=f"scikit-learn has no {says}"):
         theirs = ours.fit(X, y).to_sklearn()
@@ -288,6 +297,18 @@ def test_what_scikit_learn_cannot_predict(parameters, says):
     ours, X, y = small("multiclass", hidden_layer_sizes=(4, 3), **parameters)
     with pytest.raises(ValueError, match=says):
         ours.fit(X, y).to_sklearn()
+
+
+@pytest.mark.parametrize(
+    ("task", "extra"), [("poisson", {}), ("single", {"out_activation": "exp"})]
+)
+def test_what_older_versions_of_scikit_learn_cannot_predict(task, extra, monkeypatch):
+    """A model with outputs by "exp" was converted, and its predictions failed."""
+    older = {name: function for name, function in THEIR_ACTIVATIONS.items() if name != "exp"}
+    monkeypatch.setattr(conversion, "THEIR_ACTIVATIONS", older)
+    model, X, y = small(task, **extra)
+    with pytest.raises(ValueError, match=r"out_activation='exp'.*cannot be converted.*1\.7"):
+        model.fit(X, y).to_sklearn()
 
 
 def test_only_fitted_models_of_the_same_kind():

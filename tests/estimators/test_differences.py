@@ -7,6 +7,7 @@ import pickle
 import joblib
 import numpy as np
 import pytest
+import versions
 from conftest import small, weights
 from sklearn.base import clone
 
@@ -88,7 +89,8 @@ def test_multiclass_rows_are_held_out_in_proportion(spied_engine):
         "c": 2,
     }
     y[0] = "d"
-    with pytest.raises(ValueError, match=r"only 1 member.*\['d'\]"):
+    named = versions.scikit_learn_has("the names of rare classes in what a split raises")
+    with pytest.raises(ValueError, match=r"only 1 member.*\['d'\]" if named else "only 1 member"):
         model.fit(X, y)
 
 

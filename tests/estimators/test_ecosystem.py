@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn.neural_network
+import versions
 from sklearn import set_config
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -96,6 +97,8 @@ TOOLS = {
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_tools_give_scikit_learns_probabilities(tool):
+    if tool == "boosting":
+        versions.needs("sample weights of MLPs")
     assert_same([TOOLS[tool](model).fit(X, y).predict_proba(X) for model in classifiers()])
 
 
@@ -246,6 +249,8 @@ def test_displays():
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_set_output_reaches_the_model_as_a_frame(library):
     frames = pytest.importorskip(library)
+    if library == "polars" and not hasattr(frames.DataFrame, "__dataframe__"):
+        versions.needs("names of columns in polars 2")
     frame = frames.DataFrame({name: X[:, i] for i, name in enumerate("abcd")})
     pipeline = make_pipeline(StandardScaler(), classifiers()[0]).set_output(transform=library)
     pipeline.fit(frame, y)
@@ -264,6 +269,7 @@ def metadata_routing():
 
 @pytest.mark.usefixtures("metadata_routing")
 def test_sample_weight_is_routed():
+    versions.needs("routing to a pipeline's score")
     weight = np.resize([1.0, 3.0, 0.0], len(X))
 
     def scored(model, weight):
@@ -284,6 +290,8 @@ def test_sample_weight_is_routed():
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("make", [classifiers, regressors])
 def test_representation(make, fitted):
+    versions.needs("parameters in HTML")
+
     def shown(model):
         model = model.fit(X, y) if fitted else model
         bundle = model._repr_mimebundle_()

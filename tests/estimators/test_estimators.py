@@ -11,6 +11,7 @@ import naive
 import numpy as np
 import pytest
 import sklearn.neural_network
+import versions
 from conftest import TASKS, small, weights
 from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.base import clone
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_signatures_are_scikit_learns(name):
+    if name == "MLPRegressor":
+        versions.needs("the Poisson loss of MLPs")
     ours = list(inspect.signature(getattr(fastbp, name)).parameters.values())
     theirs = list(inspect.signature(getattr(sklearn.neural_network, name)).parameters.values())
     assert ours[: len(theirs)] == theirs
@@ -48,6 +51,20 @@ def test_cpu_engine_and_oracle_agree(task, spied_engine):
     fast = Engine(made.network, made.dtype)
     fast.load_parameters(made.parameters)
     np.testing.assert_allclose(fast.predict(Data(X)), made.predict(Data(X)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("task", TASKS)
+def test_weighted_fits_are_the_oracles(task, request):
+    """Also where scikit-learn's own MLPs take no sample weights and have no Poisson loss."""
+    model, X, y = small(task)
+    weight = np.random.default_rng(1).integers(0, 5, len(X)) / 2
+    fast = clone(model).fit(X, y, weight)
+    assert not request.getfixturevalue("spied_engine")
+    slow = clone(model).fit(X, y, weight)
+    np.testing.assert_allclose(weights(fast), weights(slow), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fast.loss_curve_, slow.loss_curve_, rtol=1e-9)
+    assert not np.allclose(weights(fast), weights(model.fit(X, y)))
 
 
 def test_feature_names_and_columns_of_labels():

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import sklearn.neural_network
+import versions
 from conftest import TASKS, make_task
 from scipy.sparse import bsr_array, coo_array, csc_array, csr_array, csr_matrix
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -137,12 +138,17 @@ def test_data(estimator, method, case):
     extra = (
         {"classes": [1, 3, 5]} if (estimator, method) == ("MLPClassifier", "partial_fit") else {}
     )
-    kinds = []
-    for package in (fastbp, sklearn.neural_network):
+    packages, kinds = [fastbp, sklearn.neural_network], []
+    if weight is not None:
+        extra["sample_weight"] = weight
+    what = "refusal of zero weights" if case == "zero weight" else "sample weights of MLPs"
+    if weight is not None and not versions.scikit_learn_has(what):
+        packages = [fastbp]
+    for package in packages:
         model = getattr(package, estimator)(**SMALL)
         error = None
         try:
-            getattr(model, method)(data, y, sample_weight=weight, **extra)
+            getattr(model, method)(data, y, **extra)
         except Exception as caught:
             error = caught
         kinds.append(type(error))
@@ -152,13 +158,13 @@ def test_data(estimator, method, case):
             assert not [name for name in vars(model) if name.endswith("_")]
             with pytest.raises(NotFittedError):
                 model.predict(X)
-    assert case in OWN_DATA or issubclass(kinds[0], kinds[1])
+    assert case in OWN_DATA or issubclass(kinds[0], kinds[-1])
 
 
 # Column indices and row starts for four entries in three rows of three columns.
 SPARSE = {
-    "negative": ([0, -1, 2, 1], [0, 1, 2, 4], "indices must be >= 0"),
-    "too large": ([0, 1, 3, 2], [0, 1, 2, 4], "indices must be < 3"),
+    "negative": ([0, -1, 2, 1], [0, 1, 2, 4], r"ind(ices|ex values) must be >= 0"),
+    "too large": ([0, 1, 3, 2], [0, 1, 2, 4], r"ind(ices|ex values) must be < 3"),
     "shuffled": ([0, 1, 2, 1], [0, 3, 2, 4], "non-decreasing"),
     "beyond the end": ([0, 1, 2, 1], [0, 1, 2, 90], "index"),
     "empty at last": ([0, 1, 2, 1], [0, 3, 3, 0], "non-decreasing"),

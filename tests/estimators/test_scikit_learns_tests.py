@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
+import versions
 
 import fastbp
 from fastbp.cpu.engine import Engine
@@ -28,11 +29,13 @@ def global_random_seed():
     return 42
 
 
-def loss_and_gradient(model, packed, X, y, sample_weight, *buffers):
+def loss_and_gradient(model, packed, X, y, *rest):
     """The one private method that the tests call, `_loss_grad_lbfgs`, by fastbp's engine.
 
-    scikit-learn packs all weights and then all biases.
+    scikit-learn packs all weights and then all biases. The rest is the sample weight, in versions
+    that have it, and buffers.
     """
+    sample_weight = rest[0] if versions.scikit_learn_has("sample weights of MLPs") else None
     network = model._model.network
     parameters = np.empty(network.n_parameters)
     coefs, intercepts = network.views(parameters)

@@ -244,6 +244,7 @@ def fork_in_spite_of_a_lock():
 
     apart._FORK_SECONDS = 0.01
     taken, release, thresholds = threading.Event(), threading.Event(), gc.get_threshold()
+    frozen = gc.get_freeze_count()  # in Python 3.12 the interpreter's own objects
 
     def compile_for_ever(signature):
         with global_compiler_lock:
@@ -252,7 +253,7 @@ def fork_in_spite_of_a_lock():
 
     def see():
         code = fit_and_compare()
-        return code + 2 * (gc.get_threshold() != thresholds) + 4 * (gc.get_freeze_count() > 0)
+        return code + 2 * (gc.get_threshold() != thresholds) + 4 * (gc.get_freeze_count() > frozen)
 
     kernel = compilation._completed(compilation._sparing_the_collector(compile_for_ever))
     thread = threading.Thread(target=kernel, args=(None,))

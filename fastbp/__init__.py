@@ -32,15 +32,17 @@ _HOMES = {
 _ROOMS = "datasets", "inspect", "network", "plotting", "training"  # modules with public names
 
 
-def __getattr__(name):
-    if name in _HOMES:
-        value = getattr(import_module(f"fastbp.{_HOMES[name]}"), name)
-    elif name in _ROOMS:
-        value = import_module(f"fastbp.{name}")
-    else:
-        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which take a module with this function to have every name
+
+    def __getattr__(name):
+        if name in _HOMES:
+            value = getattr(import_module(f"fastbp.{_HOMES[name]}"), name)
+        elif name in _ROOMS:
+            value = import_module(f"fastbp.{name}")
+        else:
+            raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__():

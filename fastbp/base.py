@@ -1,8 +1,11 @@
 """What the estimators share: fitting and prediction."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn import get_config
@@ -26,6 +29,23 @@ with suppress(ImportError):  # of scikit-learn before 1.9
     import sklearn.callback._callback_support  # noqa: F401
 
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Literal, Self, TypeVar
+
+    from numpy.typing import ArrayLike
+
+    from fastbp.hints import ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule
+    from fastbp.progress import EpochReport
+
+    Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def keeps_hints(decorator: Any) -> Callable[[Method], Method]:
+    """Let type checkers see through a decorator of scikit-learn, which has no hints."""
+    return decorator
+
+
 def takes_batches(estimator):
     """True, or AttributeError: whether an estimator's solver has `partial_fit`."""
     if estimator.solver == "lbfgs":
@@ -36,7 +56,7 @@ def takes_batches(estimator):
     return True
 
 
-def checks_parameters(method):
+def checks_parameters(method: Method) -> Method:
     """Let a method check the parameters at every call.
 
     scikit-learn's `_fit_context` skips that in `partial_fit` of a fitted estimator.
@@ -48,13 +68,58 @@ def checks_parameters(method):
             params.check(estimator)
         return method(estimator, *arguments, **named)
 
-    return checked
+    return checked  # type: ignore[return-value]
 
 
 class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEstimator, ABC):
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
+
+    if TYPE_CHECKING:  # parameters are set by name, and fitted attributes by `Fit.keep`
+        hidden_layer_sizes: LayerSizes
+        activation: str | Sequence[str]
+        solver: str
+        alpha: float
+        batch_size: int | Literal["auto"]
+        learning_rate: Schedule
+        learning_rate_init: float
+        power_t: float
+        max_iter: int
+        shuffle: bool
+        random_state: RandomSource
+        tol: float
+        verbose: bool | int
+        warm_start: bool
+        momentum: float
+        nesterovs_momentum: bool
+        early_stopping: bool
+        validation_fraction: float
+        beta_1: float
+        beta_2: float
+        epsilon: float
+        n_iter_no_change: float
+        max_fun: int
+        loss: str
+        weight_decay: float
+        precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
+        n_threads: int | None
+        input_scale: float
+        device: Literal["cpu", "cuda", "auto"]
+        callback: Callable[[EpochReport], object] | None
+        checkpoint: Path | None
+        checkpoint_every: int
+        loss_: float
+        loss_curve_: list[float]
+        best_loss_: float | None
+        validation_scores_: list[float] | None
+        best_validation_score_: float | None
+        n_iter_: int
+        t_: int
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+        def set_params(self, **params: Any) -> Self: ...
 
     def _set_parameters(self, arguments):
         """Keep every argument of `__init__` under its own name, unchecked, as scikit-learn asks."""
@@ -63,8 +128,15 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
 
     # ---- training -----------------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, resume=False):
+    @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
+    def fit(
+        self,
+        X: ArrayLikeOrSparse,
+        y: ArrayLikeOrSparse,
+        sample_weight: ArrayLike | None = None,
+        *,
+        resume: bool = False,
+    ) -> Self:
         """Train the network.
 
         Parameters

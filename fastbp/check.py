@@ -367,7 +367,7 @@ def check_table(rows):
     return table(head, lines)
 
 
-def run(device):
+def run(device: str) -> int:
     """Do all checks of a device, print a table for a bug report, and return the exit status.
 
     Raises

@@ -3,7 +3,9 @@
 The rest is in `fastbp.base`.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
@@ -12,11 +14,28 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
-from fastbp.base import BaseMLP, checks_parameters, takes_batches
+from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
 from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
 from fastbp.late import imported
 from fastbp.losses import find_loss, names_for
 from fastbp.model import LabelViews
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Literal, Self
+
+    from numpy.typing import ArrayLike
+
+    from fastbp.hints import (
+        Array,
+        ArrayLikeOrSparse,
+        FloatArray,
+        LayerSizes,
+        Path,
+        RandomSource,
+        Schedule,
+    )
+    from fastbp.progress import EpochReport
 
 
 class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
@@ -274,46 +293,52 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes: LayerSizes = (100,),
+        activation: str | Sequence[str] = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        loss="log_loss",
-        weight_decay=0.01,
-        precision="auto",
-        n_threads=None,
-        input_scale=1.0,
-        device="cpu",
-        callback=None,
-        checkpoint=None,
-        checkpoint_every=1,
-    ):
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: Schedule = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: RandomSource = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        loss: str = "log_loss",
+        weight_decay: float = 0.01,
+        precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
+        input_scale: float = 1.0,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        callback: Callable[[EpochReport], object] | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+    ) -> None:
         self._set_parameters(locals())
 
-    @available_if(takes_batches)
+    @keeps_hints(available_if(takes_batches))
     @checks_parameters
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self,
+        X: ArrayLikeOrSparse,
+        y: ArrayLikeOrSparse,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows, from the present weights.
 
         The optimizer continues from its last state, also from that of `fit`.
@@ -378,7 +403,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     def _score_outputs(self, outputs, labels, targets, sample_weight):
         return labels.accuracy(outputs, targets, sample_weight)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLikeOrSparse) -> Array:
         """Predict labels.
 
         Parameters
@@ -393,7 +418,9 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         model = self._fitted()
         return model.labels.decode(self._outputs(model, X))
 
-    def score(self, X, y, sample_weight=None):
+    def score(
+        self, X: ArrayLikeOrSparse, y: ArrayLikeOrSparse, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Compute the accuracy of the predicted labels.
 
         Parameters
@@ -413,7 +440,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         metrics = imported("sklearn.metrics")
         return metrics.accuracy_score(y, predicted, sample_weight=sample_weight)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLikeOrSparse) -> FloatArray:
         """Predict probabilities.
 
         Parameters
@@ -440,7 +467,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
             probabilities = self._outputs(model, X)
         return np.maximum(probabilities, np.finfo(probabilities.dtype).tiny, out=probabilities)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: ArrayLikeOrSparse) -> FloatArray:
         """Predict the logarithms of probabilities.
 
         Parameters

@@ -1,5 +1,7 @@
 """The command line: train on MNIST, measure, fill the kernel cache, describe this machine."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
@@ -7,6 +9,7 @@ import time
 import warnings
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,9 @@ from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # The digits are few: more epochs.
 EPOCHS = {"MNIST": recipes.EPOCHS, "digits": 30}
 BATCH_SIZE = {"MNIST": recipes.BATCH_SIZE, "digits": 32}
@@ -24,7 +30,7 @@ ADAPTIVE_RATE = 0.001  # of all solvers but sgd, which scale their steps themsel
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; shells give the last two
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `fastbp`.
 
     Parameters

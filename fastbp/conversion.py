@@ -1,8 +1,11 @@
 """Conversion of models from and to scikit-learn."""
 
+from __future__ import annotations
+
 from copy import deepcopy
 from inspect import signature
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -19,6 +22,9 @@ from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
 from fastbp.training import warn
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 # Fitted attributes with the same meaning on both sides; scikit-learn's lbfgs lacks some of them.
 _SAME_ATTRIBUTES = (
@@ -78,7 +84,7 @@ def _convert_attributes(source, target_class, names):
 class ConversionMixin:
     """Adds `to_sklearn` and `from_sklearn` to the estimators."""
 
-    def to_sklearn(self):
+    def to_sklearn(self) -> Any:
         """Convert a fitted model into scikit-learn's own estimator.
 
         Its predictions are the same to rounding, and programs that know scikit-learn's class accept
@@ -150,7 +156,7 @@ class ConversionMixin:
         return converted
 
     @classmethod
-    def from_sklearn(cls, estimator):
+    def from_sklearn(cls, estimator: Any) -> Self:
         """Make a model from one that scikit-learn has fitted.
 
         Its predictions are the same to rounding, and training continues as it would there: the

@@ -3,6 +3,8 @@
 Images are bytes: give the data set's `input_scale` to an estimator instead of dividing them.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import sys
@@ -10,11 +12,17 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastbp import idx
 from fastbp.files import expand_home, replacing
+
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
+
+    from fastbp import hints
 
 # The file that each array is kept in, and its number of dimensions.
 _MNIST_FILES = {
@@ -34,7 +42,9 @@ _PROBE_SECONDS = 8
 _SOCKET_SECONDS = 4
 
 
-def load_mnist(path=None, *, verbose=False, most_images=idx.MOST_ITEMS):
+def load_mnist(
+    path: hints.Path | None = None, *, verbose: bool = False, most_images: int = idx.MOST_ITEMS
+) -> Bunch:
     """Load the MNIST handwritten digits as bytes.
 
     They come from the first of these: `path`; the folder that the environment variable
@@ -100,7 +110,7 @@ class ReadAhead:
     most_images : int, default=1000000
     """
 
-    def __init__(self, path=None, most_images=idx.MOST_ITEMS):
+    def __init__(self, path: hints.Path | None = None, most_images: int = idx.MOST_ITEMS) -> None:
         self._outcomes = []
 
         def read():
@@ -113,14 +123,14 @@ class ReadAhead:
             read()
             self._thread = None
 
-    def load(self, *, verbose=False):
+    def load(self, *, verbose: bool = False) -> Bunch:
         """What `load_mnist` returns, or raises."""
         if self._thread is not None:
             self._thread.join()
         return _load(*self._outcomes[0], verbose)
 
 
-def load_digits():
+def load_digits() -> Bunch:
     """Load the 8x8 digits bundled with scikit-learn, as bytes, split for training and test.
 
     The split is always the same, with every digit's share equal in both parts.
@@ -254,7 +264,7 @@ def _write_folder(data, folder):
             file.write(array.data)
 
 
-def cache_folder():
+def cache_folder() -> Path | None:
     """Find the folder that the copy of MNIST is kept in.
 
     Returns

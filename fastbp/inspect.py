@@ -1,6 +1,9 @@
 """Inspecting backpropagation: what every layer computes for given rows, forward and backward."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import issparse
@@ -12,6 +15,12 @@ from fastbp.devices import make_engine
 from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
 from fastbp.validation import check_sample_weight, check_training_data
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from fastbp.base import BaseMLP
+    from fastbp.hints import ArrayLikeOrSparse, FloatArray
 
 
 @dataclass(frozen=True)
@@ -41,14 +50,21 @@ class BackpropTrace:
     """
 
     loss: float
-    activations: list
-    pre_activations: list
-    deltas: list
-    coef_gradients: list
-    intercept_gradients: list
+    activations: list[FloatArray]
+    pre_activations: list[FloatArray]
+    deltas: list[FloatArray]
+    coef_gradients: list[FloatArray]
+    intercept_gradients: list[FloatArray]
 
 
-def backprop_trace(estimator_or_network, X, y, *, parameters=None, sample_weight=None):
+def backprop_trace(
+    estimator_or_network: BaseMLP | Network,
+    X: ArrayLikeOrSparse,
+    y: ArrayLikeOrSparse,
+    *,
+    parameters: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> BackpropTrace:
     """Run rows forward and backward through a network, and keep all intermediate results.
 
     All numbers are the engine's own. It runs once for each row: use it with hundreds of rows, not

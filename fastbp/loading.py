@@ -3,10 +3,13 @@
 Every field is checked as if a stranger had written it, and nothing in a file is run.
 """
 
+from __future__ import annotations
+
 import os
 import reprlib
 import warnings
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,8 +36,13 @@ from fastbp.saving import (
     parameter_names,
 )
 
+if TYPE_CHECKING:
+    from fastbp.classifier import MLPClassifier
+    from fastbp.hints import Path
+    from fastbp.regressor import MLPRegressor
 
-def load(path):
+
+def load(path: Path) -> MLPClassifier | MLPRegressor:
     """Load a model from a file that `save` has written, here or by anybody.
 
     Nothing in the file is run, everything in it is checked, and memory is bounded by its size. The

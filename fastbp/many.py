@@ -1,5 +1,7 @@
 """Training many networks on the same data at once: sweeps, ensembles and cross-validation."""
 
+from __future__ import annotations
+
 import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from numbers import Integral
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn import get_config
@@ -25,10 +28,27 @@ from fastbp.validation import (
     check_training_data,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TypeVar
+
+    from numpy.typing import ArrayLike
+
+    from fastbp.hints import ArrayLikeOrSparse
+
+    Estimator = TypeVar("Estimator", bound=BaseMLP)
+
 
 def fit_many(
-    estimators, X, y, sample_weight=None, *, rows=None, n_threads=None, device_shuffle=False
-):
+    estimators: Iterable[Estimator],
+    X: ArrayLikeOrSparse,
+    y: ArrayLikeOrSparse,
+    sample_weight: ArrayLike | None = None,
+    *,
+    rows: Sequence[ArrayLike | None] | None = None,
+    n_threads: int | None = None,
+    device_shuffle: bool = False,
+) -> list[Estimator]:
     """Fit many estimators to the same data, side by side.
 
     Each becomes the model that its own `fit` would have made: on the CPU to the bit, on a GPU to

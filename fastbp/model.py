@@ -1,12 +1,17 @@
 """What a fitted estimator has learned: one record, exchanged whole at the end of a fit."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from fastbp.labels import Labels
 from fastbp.network import Network
+
+if TYPE_CHECKING:
+    from fastbp.hints import Array, FloatArray
 
 
 class _Memory:
@@ -248,13 +253,24 @@ def _change_classes(model, value):
 class FittedViews:
     """The fitted attributes that every estimator reads from its model."""
 
-    coefs_ = View(lambda model: model.coefs, lambda model, value: {"coefs": value})
-    intercepts_ = View(lambda model: model.intercepts, lambda model, value: {"intercepts": value})
-    n_features_in_ = View(lambda model: model.n_features, _keep_n_features)
-    feature_names_in_ = View(lambda model: model.feature_names, _change_feature_names)
-    n_layers_ = View(lambda model: len(model.network.layer_sizes))
-    n_outputs_ = View(lambda model: model.network.layer_sizes[-1])
-    out_activation_ = View(lambda model: model.network.output_activation)
+    if TYPE_CHECKING:
+        coefs_: list[FloatArray]
+        intercepts_: list[FloatArray]
+        n_features_in_: int
+        feature_names_in_: Array
+        n_layers_: int
+        n_outputs_: int
+        out_activation_: str
+    else:
+        coefs_ = View(lambda model: model.coefs, lambda model, value: {"coefs": value})
+        intercepts_ = View(
+            lambda model: model.intercepts, lambda model, value: {"intercepts": value}
+        )
+        n_features_in_ = View(lambda model: model.n_features, _keep_n_features)
+        feature_names_in_ = View(lambda model: model.feature_names, _change_feature_names)
+        n_layers_ = View(lambda model: len(model.network.layer_sizes))
+        n_outputs_ = View(lambda model: model.network.layer_sizes[-1])
+        out_activation_ = View(lambda model: model.network.output_activation)
 
     def __sklearn_is_fitted__(self):
         return vars(self).get("_model") is not None
@@ -263,4 +279,7 @@ class FittedViews:
 class LabelViews:
     """Those of a classifier besides."""
 
-    classes_ = View(lambda model: model.labels.classes, _change_classes)
+    if TYPE_CHECKING:
+        classes_: Array
+    else:
+        classes_ = View(lambda model: model.labels.classes, _change_classes)

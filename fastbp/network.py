@@ -1,12 +1,22 @@
 """The network: layer sizes, activations, and the flat parameter vector with its views."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastbp.losses import LOSSES, find_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from fastbp.hints import FloatArray
 
 LARGEST_LAYER = 2**31 - 1
 MOST_PARAMETERS = 2**48  # with all padding, addresses in bytes stay far below 2**63
@@ -53,7 +63,7 @@ class Network:
     loss: str
     average_outputs: bool = False
 
-    def check(self):
+    def check(self) -> None:
         """See that the fields make a network that kernels can compute, which trust them blindly.
 
         Raises
@@ -103,27 +113,27 @@ class Network:
             raise ValueError(f"average_outputs must be a bool, got {self.average_outputs!r}.")
 
     @property
-    def shapes(self):
+    def shapes(self) -> list[tuple[int, int]]:
         """The weight matrices' shapes (fan_in, fan_out), first layer first."""
         return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
 
     @property
-    def n_parameters(self):
+    def n_parameters(self) -> int:
         """How many numbers the flat vector holds."""
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes)
 
     @property
-    def starts(self):
+    def starts(self) -> list[int]:
         """Where each weight matrix starts in the flat vector; its biases follow it."""
         sizes = [(fan_in + 1) * fan_out for fan_in, fan_out in self.shapes]
         return list(accumulate(sizes[:-1], initial=0))
 
     @property
-    def activations(self):
+    def activations(self) -> tuple[str, ...]:
         """The activation that follows each weight matrix, the output's last."""
         return (*self.hidden_activations, self.output_activation)
 
-    def views(self, parameters):
+    def views(self, parameters: FloatArray) -> tuple[list[FloatArray], list[FloatArray]]:
         """Split a flat vector into weight matrices and biases without copying.
 
         Parameters
@@ -142,7 +152,9 @@ class Network:
             intercepts.append(parameters[stop : stop + fan_out])
         return coefs, intercepts
 
-    def flatten(self, coefs, intercepts, dtype):
+    def flatten(
+        self, coefs: Sequence[ArrayLike], intercepts: Sequence[ArrayLike], dtype: DTypeLike
+    ) -> FloatArray:
         """Copy weight matrices and biases into one new flat vector of the given dtype."""
         parameters = np.empty(self.n_parameters, dtype)
         for views, arrays in zip(self.views(parameters), (coefs, intercepts), strict=True):
@@ -150,7 +162,9 @@ class Network:
                 view[...] = array
         return parameters
 
-    def as_flat(self, coefs, intercepts, dtype):
+    def as_flat(
+        self, coefs: Sequence[ArrayLike], intercepts: Sequence[ArrayLike], dtype: DTypeLike
+    ) -> FloatArray:
         """Return the flat vector whose views these arrays are, as after a fit; else a copy."""
         base, shape = coefs[0].base, (self.n_parameters,)
         if not isinstance(base, np.ndarray) or base.shape != shape or base.dtype != dtype:
@@ -164,7 +178,9 @@ class Network:
                 address += array.nbytes
         return base
 
-    def initialise(self, random_state, dtype, *, default_activation):
+    def initialise(
+        self, random_state: np.random.RandomState, dtype: DTypeLike, *, default_activation: str
+    ) -> FloatArray:
         """Draw the initial parameters: Glorot and Bengio (2010), uniform, as scikit-learn does.
 
         Biases come from the same bound as the weights. The draws are made in float64 whatever the

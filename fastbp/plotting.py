@@ -4,10 +4,20 @@ A display keeps the numbers; `plot` draws them, into axes of your own if you giv
 matplotlib's objects in attributes, so that everything can be changed afterwards.
 """
 
+from __future__ import annotations
+
 from math import ceil, isqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Self
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 
 class LossCurveDisplay:
@@ -42,13 +52,21 @@ class LossCurveDisplay:
     >>> display.ax_.set_yscale("log")  # doctest: +SKIP
     """
 
-    def __init__(self, loss_curve, *, validation_scores=None, estimator_name=None):
+    def __init__(
+        self,
+        loss_curve: ArrayLike,
+        *,
+        validation_scores: ArrayLike | None = None,
+        estimator_name: str | None = None,
+    ) -> None:
         self.loss_curve = loss_curve
         self.validation_scores = validation_scores
         self.estimator_name = estimator_name
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, name=None, **kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, ax: Axes | None = None, name: str | None = None, **kwargs: Any
+    ) -> Self:
         """Plot the curves of a fitted estimator.
 
         Parameters
@@ -82,7 +100,7 @@ class LossCurveDisplay:
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, ax=None, *, name=None, **kwargs):
+    def plot(self, ax: Axes | None = None, *, name: str | None = None, **kwargs: Any) -> Self:
         """Draw.
 
         Parameters
@@ -164,13 +182,28 @@ class WeightsDisplay:
     >>> display = WeightsDisplay.from_estimator(model)  # doctest: +SKIP
     """
 
-    def __init__(self, weights, *, image_shape=None, labels=None):
+    def __init__(
+        self,
+        weights: ArrayLike,
+        *,
+        image_shape: tuple[int, int] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         self.weights = weights
         self.image_shape = image_shape
         self.labels = labels
 
     @classmethod
-    def from_estimator(cls, estimator, *, layer=0, units=None, image_shape=None, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        layer: int = 0,
+        units: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Plot the weights of a fitted estimator.
 
         Parameters
@@ -212,7 +245,7 @@ class WeightsDisplay:
         display = cls(weights[:, units], image_shape=image_shape, labels=labels)
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
         """Draw.
 
         Parameters

@@ -34,7 +34,7 @@ class EpochReport:
     seconds: float
     stopped: bool = False
 
-    def stop(self):
+    def stop(self) -> None:
         """End training after this epoch, and keep what has been learned."""
         self.stopped = True
 

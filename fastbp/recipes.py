@@ -1,13 +1,20 @@
 """The recipe by which the command line and the benchmarks train on MNIST."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 HIDDEN, ACTIVATION, BATCH_SIZE = (256,), "relu", 64
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 EPOCHS = 5
 
 
-def step_down(progress):
+def step_down(progress: ArrayLike) -> NDArray[np.float64]:
     """Divide the learning rate by 5 for the last two fifths of training.
 
     On MNIST that lifts the test accuracy from 97.7 to 98.3 %.

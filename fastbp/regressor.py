@@ -3,7 +3,9 @@
 The rest is in `fastbp.base`.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.sparse import issparse
@@ -12,9 +14,18 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
-from fastbp.base import BaseMLP, checks_parameters, takes_batches
+from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
 from fastbp.late import imported
 from fastbp.losses import LOSSES, names_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Literal, Self
+
+    from numpy.typing import ArrayLike
+
+    from fastbp.hints import Array, ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule
+    from fastbp.progress import EpochReport
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
@@ -272,51 +283,58 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
     }
     _numeric_targets = True
+    if TYPE_CHECKING:
+        out_activation: str
     _average_outputs = True
 
     def __init__(
         self,
-        loss="squared_error",
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        loss: str = "squared_error",
+        hidden_layer_sizes: LayerSizes = (100,),
+        activation: str | Sequence[str] = "relu",
         *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        out_activation="auto",
-        weight_decay=0.01,
-        precision="auto",
-        n_threads=None,
-        input_scale=1.0,
-        device="cpu",
-        callback=None,
-        checkpoint=None,
-        checkpoint_every=1,
-    ):
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: Schedule = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: RandomSource = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        out_activation: str = "auto",
+        weight_decay: float = 0.01,
+        precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
+        n_threads: int | None = None,
+        input_scale: float = 1.0,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        callback: Callable[[EpochReport], object] | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+    ) -> None:
         self._set_parameters(locals())
 
-    @available_if(takes_batches)
+    @keeps_hints(available_if(takes_batches))
     @checks_parameters
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self,
+        X: ArrayLikeOrSparse,
+        y: ArrayLikeOrSparse,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows, from the present weights.
 
         The optimizer continues from its last state, also from that of `fit`.
@@ -362,7 +380,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         tags.target_tags.positive_only = not self._takes_negative()
         return tags
 
-    def predict(self, X):
+    def predict(self, X: ArrayLikeOrSparse) -> Array:
         """Predict the targets.
 
         Parameters
@@ -376,7 +394,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         outputs = self._outputs(self._fitted(), X)
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
-    def score(self, X, y, sample_weight=None):
+    def score(
+        self, X: ArrayLikeOrSparse, y: ArrayLikeOrSparse, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Compute the coefficient of determination R² of the predictions.
 
         Parameters

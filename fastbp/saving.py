@@ -4,11 +4,14 @@ A file is a description in JSON and arrays, in the format of `fastbp.container`.
 be run: the class is one of two names, and every field is checked as if a stranger had written it.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
 from dataclasses import asdict
 from inspect import signature
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
@@ -17,6 +20,9 @@ from fastbp import container, generators, values
 from fastbp import parameters as params
 from fastbp.optimizers import Optimizer
 from fastbp.progress import check_progress
+
+if TYPE_CHECKING:
+    from fastbp.hints import Path
 
 # Raise the version with every change, a new parameter included. Files of older versions stay
 # readable: what they lack gets its default.
@@ -41,7 +47,7 @@ OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epo
 class SavingMixin:
     """Adds `save` to the estimators."""
 
-    def save(self, path, *, optimizer=True):
+    def save(self, path: Path, *, optimizer: bool = True) -> None:
         """Save the fitted model to a file that `fastbp.load` reads.
 
         Other than a pickle, the file is safe to load from anybody: it holds numbers and text and

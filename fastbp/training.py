@@ -22,7 +22,8 @@ from fastbp.data import Data
 from fastbp.engine import Engine
 from fastbp.late import imported
 from fastbp.optimizers import Optimizer
-from fastbp.progress import EpochReport, Progress
+from fastbp.progress import EpochReport as EpochReport
+from fastbp.progress import Progress
 from fastbp.schedules import StepPlanner
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class NonFiniteLossError(ValueError, FloatingPointError):
         A sentence that says what became NaN or infinite, and when.
     """
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (
             "Solver produced non-finite parameter weights. The input data may contain large values"
             f" and need to be preprocessed. {self.args[0]} Scale X (StandardScaler; input_scale for"

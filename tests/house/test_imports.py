@@ -31,6 +31,7 @@ LATER = {
     "fastbp.cpu": "the first fit",
     "fastbp.cuda.toolkit": "fits on a GPU",
     "fastbp.datasets": "who names it",
+    "fastbp.hints": "type checkers only",
     "fastbp.inspect": "who names it",
     "fastbp.lbfgs": "fits with solver='lbfgs'",
     "fastbp.loading": "load",

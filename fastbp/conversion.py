@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
+import sklearn
 from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
@@ -248,11 +249,11 @@ def _single_activation(estimator, network):
 def _lost(estimator, network):
     """List what scikit-learn cannot train with; raise where it cannot even predict the same."""
     lost = []
-    if network.output_activation not in THEIR_ACTIVATIONS:
+    if network.output_activation not in _their_activations():
         raise ValueError(
             f"out_activation={network.output_activation!r}, with loss={network.loss!r}, cannot be "
             f"converted: this version of scikit-learn, {sklearn.__version__}, has only "
-            f"{sorted(THEIR_ACTIVATIONS)}. 'exp' comes with scikit-learn 1.7."
+            f"{sorted(_their_activations())}. 'exp' comes with scikit-learn 1.7."
         )
     if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
         if estimator._model.labels.kind == "multiclass":

@@ -38,7 +38,10 @@ class CompiledHere:
     is_compiled_here = True
 
     def __init__(self, reason):
-        from fastbp.cpu.kernels import exports, kernel_cache, simd
+        from fastbp.cpu.kernels import jit_enabled
+
+        with jit_enabled():
+            from fastbp.cpu.kernels import exports, kernel_cache, simd
 
         self._exports, self._cache = exports, kernel_cache
         self.vector_bits = simd.VECTOR_BITS
@@ -78,11 +81,13 @@ def choose(environment):
     Raises
     ------
     NoKernelsError
-        It says what to do.
+        An ImportError; it says what to do.
+    ValueError
+        If the variable `CHOICE` has another value than it can have.
     """
     wish = environment.get(CHOICE, "")
     if wish not in ("", HERE, *LEVELS):
-        raise NoKernelsError(
+        raise ValueError(
             f"{CHOICE} must be one of {', '.join((HERE, *LEVELS))}, or not be set, got {wish!r}."
         )
     set_variables = [name for name in _VARIABLES_OF_NUMBA if environment.get(name)]
@@ -101,22 +106,21 @@ def choose(environment):
         except NotShippedError as error:
             reason = str(error)
     try:
-        return CompiledHere(reason)
-    except ModuleNotFoundError as error:
-        if error.name not in ("numba", "llvmlite"):
-            raise
-        raise NoKernelsError(_what_to_do(reason, wish or set_variables)) from None
+        import numba  # noqa: F401
+    except ImportError as error:
+        raise NoKernelsError(_what_to_do(reason, error, wish or set_variables)) from error
+    return CompiledHere(reason)
 
 
-def _what_to_do(reason, is_asked_for):
+def _what_to_do(reason, error, is_asked_for):
     if is_asked_for:
         return (
-            f"{reason}: this asks for kernels compiled by numba, which is not installed. Install "
-            "numba (pip install numba), or unset the variable."
+            f"{reason}, which asks for kernels compiled by numba, and numba cannot be imported "
+            f"({error}): pip install numba, or unset the variable."
         )
     return (
         f"fastbp has no compiled kernels that run here ({reason}), and numba, which would compile "
-        "them, is not installed: pip install numba."
+        f"them, cannot be imported ({error}): pip install numba."
     )
 
 

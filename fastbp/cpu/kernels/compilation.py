@@ -16,6 +16,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastbp.apart import call_apart, is_apart
+from fastbp.cpu.kernels import jit_enabled
 from fastbp.cpu.kernels.kernel_cache import KernelCache
 
 # All flags that speed up sums, except those that would delete checks for NaN and infinity.
@@ -288,7 +289,8 @@ class Exported:
     def __init__(self, function):
         self.function = function
         self.dispatcher = self.dispatcher_of(ExportingCompiler)
-        self.dispatcher.compile = _completed(_sparing_the_collector(self.dispatcher.compile))
+        compile_kernel = _in_any_case(_sparing_the_collector(self.dispatcher.compile))
+        self.dispatcher.compile = _completed(compile_kernel)
         self.dispatcher._cache = KernelCache(function)
 
     def dispatcher_of(self, compiler):
@@ -346,6 +348,17 @@ def _completed(compile_kernel):
         return call_apart(compile_kernel, signature)
 
     return compile_apart
+
+
+def _in_any_case(compile_kernel):
+    """Wrap a compilation so that NUMBA_DISABLE_JIT does not stop it."""
+
+    @functools.wraps(compile_kernel)
+    def compile_enabled(signature):
+        with jit_enabled():
+            return compile_kernel(signature)
+
+    return compile_enabled
 
 
 def _sparing_the_filters(catch_warnings):

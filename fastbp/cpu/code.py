@@ -99,7 +99,8 @@ def choose(environment):
     if wish == HERE:
         reason = f"{CHOICE}={wish} is set"
     elif set_variables:
-        reason = f"{' and '.join(set_variables)} is set"
+        verb = "is" if len(set_variables) == 1 else "are"
+        reason = f"{' and '.join(set_variables)} {verb} set"
     else:
         try:
             return load_shipped()

@@ -242,7 +242,8 @@ def train_oracle(check, device, n_epochs=N_EPOCHS):
         return train(check, "cpu", precision, n_epochs=n_epochs)
     X, y, weight = rows_and_targets(check)
     X = X.astype(np.float64) * scale_of(check)
-    return [model.fit(X, y, weight) for model in make_estimators(check, neural_network, n_epochs)]
+    weights = () if weight is None else (weight,)  # which older versions do not take: has_oracle
+    return [model.fit(X, y, *weights) for model in make_estimators(check, neural_network, n_epochs)]
 
 
 def outputs_of(model, check):

@@ -18,7 +18,6 @@ SINCE = {  # what came with which version of scikit-learn
     "names of columns in polars 2": (1, 9),
     "refusal of zero weights": (1, 9),
     "early stopping with strings as labels": (1, 9),
-    "float64 losses of float32 models by lbfgs": (1, 9),
 }
 FOUND = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 

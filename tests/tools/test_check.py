@@ -6,9 +6,11 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import versions
 
 from fastbp import check, cli
 from fastbp.bench.workers import WorkerError
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("changes", [{}, {"weighted": True, "inputs": "csr"}, {"n_networks": 2}])
 def test_the_cpus_engine_is_right(precision, changes):
+    if precision == "float64" and changes.get("weighted"):
+        versions.needs("sample weights of MLPs")
     found = check.run_check(replace(TINY, precision=precision, **changes), "cpu", 2)
     assert found["problem"] == ""
     assert found["repeats"]
@@ -116,6 +120,28 @@ def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised()
         assert {getattr(each, name) for each in found} == set(values)
     assert set(groups) - set(check.make_checks("cuda", (7, 5))) == {"tf32", "bfloat16"}
     assert set(check.make_checks("cpu")) == {"float32", "float64", "fit_many"}
+
+
+class MLPBefore17:
+    """What scikit-learn's MLPs took before version 1.7."""
+
+    def __init__(self, hidden_layer_sizes=(100,)):
+        pass
+
+    def fit(self, X, y):
+        pass
+
+
+def test_an_older_scikit_learn_is_no_oracle_for_what_it_lacks(monkeypatch):
+    """All checks in float64 with sample weights, or of the Poisson loss, would have failed."""
+    older = SimpleNamespace(MLPClassifier=MLPBefore17, MLPRegressor=MLPBefore17)
+    monkeypatch.setattr(check, "neural_network", older)
+    checks = [each for group in check.make_checks("cpu").values() for each in group]
+    compared = [each for each in checks if each.precision == "float64"]
+    assert len(compared) >= 9
+    assert not any(each.weighted or each.task == "poisson" for each in compared)
+    assert any(each.weighted for each in checks)
+    assert any(each.task == "poisson" for each in checks)
 
 
 @pytest.mark.parametrize("precision", ["float64", "tf32"])

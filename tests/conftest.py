@@ -1,12 +1,10 @@
 """What the tests share: small tasks of every kind, and the oracle as an engine."""
 
+import importlib.util
 import os
 
 # The tests' matrices are small: the threads of BLAS would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Whether or not libraries of kernels have been made in this checkout: tests/cpu/test_shipped.py
-# has those.
-os.environ.setdefault("FASTBP_KERNELS", "compiled")
 
 import joblib
 import numpy as np
@@ -18,10 +16,21 @@ from naive import NaiveEngine
 import fastbp
 from fastbp import devices
 
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+if HAS_NUMBA:  # whatever libraries this checkout has: tests/cpu/test_shipped.py has its own
+    os.environ.setdefault("FASTBP_KERNELS", "compiled")
 # Those of the CUDA kernels run by themselves, in numba's simulator, which needs numba-cuda:
 # NUMBA_ENABLE_CUDASIM=1 pytest tests/cuda
 SIMULATES = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = [] if SIMULATES else ["cuda"]
+if not HAS_NUMBA:  # these are tests of how kernels are compiled
+    collect_ignore += ["bench", "cpu/callable.py"] + [
+        f"cpu/test_{name}.py"
+        for name in (
+            "compilation", "kernel_cache", "libraries", "shipped", "spans", "team", "vectors",
+            "zeros",
+        )
+    ]  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -385,6 +385,7 @@ errors.WarningsFixer.catch_warnings = _sparing_the_filters(errors.WarningsFixer.
 # Arguments of gc.set_threshold while kernels are compiled.
 _COLLECTOR_THRESHOLDS = 1000, 3, 2
 _spared = []  # the thread that compiles, and the user's thresholds
+_FROZEN_AT_START = gc.get_freeze_count()  # objects; Python 3.12 freezes some of its own
 
 
 def _sparing_the_collector(compile_kernel):
@@ -396,7 +397,7 @@ def _sparing_the_collector(compile_kernel):
 
     @functools.wraps(compile_kernel)
     def compile_and_restore(signature):
-        if gc.get_freeze_count():  # the user's, or another thread's compilation
+        if gc.get_freeze_count() > _FROZEN_AT_START:  # the user's, or another compilation's
             return compile_kernel(signature)
         _spared.append((get_ident(), gc.get_threshold()))
         gc.freeze()

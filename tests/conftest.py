@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import shutil
+from pathlib import Path
 
 # The tests' matrices are small: the threads of BLAS would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -16,6 +18,7 @@ from naive import NaiveEngine
 import fastbp
 from fastbp import devices
 
+ROOT = Path(__file__).parents[1]
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 if HAS_NUMBA:  # whatever libraries this checkout has: tests/cpu/test_shipped.py has its own
     os.environ.setdefault("FASTBP_KERNELS", "compiled")
@@ -129,3 +132,41 @@ def spied_engine(monkeypatch):
 
     monkeypatch.setattr(devices, "make_engine", make)
     return made
+
+
+# ---- shipped kernels ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """A folder with a copy of the package that has the library for this machine's CPU."""
+    import fcntl
+
+    from fastbp.cpu import levels
+    from fastbp.cpu.kernels import ahead
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers, of which one makes it
+    package = folder / "shipping" / "fastbp"
+    with open(folder / "shipping.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not package.exists():
+            unused = shutil.ignore_patterns("__pycache__", "libraries")
+            shutil.copytree(ROOT / "fastbp", folder / "copy", ignore=unused)
+            target = folder / "copy" / "cpu" / "libraries"
+            ahead.main(["--levels", levels.levels_of_machine()[0], "--folder", str(target)])
+            (folder / "shipping").mkdir()
+            (folder / "copy").rename(package)
+    return package
+
+
+@pytest.fixture
+def library(package, tmp_path, monkeypatch):
+    """The path of a copy of the library, where it is looked for."""
+    from fastbp.cpu import levels, libraries
+
+    monkeypatch.setattr(libraries, "FOLDER", tmp_path)
+    path = libraries.library_path(levels.levels_of_machine()[0])
+    shutil.copy(package / "cpu" / "libraries" / path.name, path)
+    return path

@@ -14,6 +14,8 @@ import tempfile
 from collections import deque
 from pathlib import Path
 
+from fastbp.warned import warn
+
 # Modules next to this one that kernels are made of, on every device.
 FORMULA_MODULES = "activations", "losses", "optimizers", "schedules", "switches"
 _VARIABLES = "FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR"  # those that name a folder
@@ -99,8 +101,6 @@ def refused_folders():
 
 def warn_of_refused_folders(name):
     """Warn, once, of a folder that was asked for by name and is not used."""
-    from fastbp.training import warn
-
     folders = cache_folders(name)
     instead = (
         f"{folders[-1]} is used instead."

@@ -22,7 +22,7 @@ from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
-from fastbp.training import warn
+from fastbp.warned import warn
 
 if TYPE_CHECKING:
     from typing import Any, Self

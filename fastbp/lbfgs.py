@@ -7,7 +7,8 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from fastbp.training import NonFiniteLossError, warn
+from fastbp.training import NonFiniteLossError
+from fastbp.warned import warn
 
 
 def fit_lbfgs(training):

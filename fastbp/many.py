@@ -20,13 +20,13 @@ from fastbp.base import BaseMLP
 from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
 from fastbp.fitting import Fit
 from fastbp.threads import available_threads, run_jobs
-from fastbp.training import postponed_warnings, warn
 from fastbp.validation import (
     check_columns,
     check_row_lists,
     check_sample_weight,
     check_training_data,
 )
+from fastbp.warned import postponed_warnings, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

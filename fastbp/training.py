@@ -6,11 +6,8 @@ that the same seed gives the same model.
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING
@@ -25,12 +22,10 @@ from fastbp.optimizers import Optimizer
 from fastbp.progress import EpochReport as EpochReport
 from fastbp.progress import Progress
 from fastbp.schedules import StepPlanner
+from fastbp.warned import warn
 
 if TYPE_CHECKING:
     from fastbp.checkpoints import Checkpoint
-
-# In the threads of `fit_many` a list of (message, category), which its caller issues.
-postponed_warnings = ContextVar("postponed_warnings", default=None)
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
@@ -352,16 +347,3 @@ def clip_batch_size(batch_size, n_samples):
             f"batch_size={batch_size}, {n_samples} rows."
         )
     return min(int(batch_size), n_samples)
-
-
-def warn(message, category=UserWarning):
-    """Warn at the line that called the estimator's method."""
-    postponed = postponed_warnings.get()
-    if postponed is not None:
-        postponed.append((message, category))
-        return
-    stacklevel, frame = 2, sys._getframe(1)
-    # In threads nobody calls the method, and code run by exec may have no name.
-    while frame and frame.f_globals.get("__name__", "").startswith(("fastbp.", "sklearn.base")):
-        stacklevel, frame = stacklevel + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=stacklevel)

@@ -26,7 +26,8 @@ from fastbp.cuda.wide.layer_products import choose_tiles
 from fastbp.data import Data
 from fastbp.optimizers import optimizer_of
 from fastbp.schedules import StepPlanner
-from fastbp.training import Progress, Split, warn
+from fastbp.training import Progress, Split
+from fastbp.warned import warn
 
 # Largest relative differences: of an epoch's loss, and of what was learnt, in the root mean square.
 # Adam steps by a gradient's sign where it is no more than rounding.

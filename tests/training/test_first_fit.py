@@ -240,7 +240,7 @@ def fork_in_spite_of_a_lock():
     """Fork when a lock has not come free in time, from within a compilation."""
     from numba.core.compiler_lock import global_compiler_lock
 
-    from fastbp.cpu.kernels import compilation
+    from fastbp.cpu.kernels import precautions
 
     apart._FORK_SECONDS = 0.01
     taken, release, thresholds = threading.Event(), threading.Event(), gc.get_threshold()
@@ -255,7 +255,7 @@ def fork_in_spite_of_a_lock():
         code = fit_and_compare()
         return code + 2 * (gc.get_threshold() != thresholds) + 4 * (gc.get_freeze_count() > frozen)
 
-    kernel = compilation._completed(compilation._sparing_the_collector(compile_for_ever))
+    kernel = precautions.with_precautions(compile_for_ever)
     thread = threading.Thread(target=kernel, args=(None,))
     thread.start()
     taken.wait(PATIENCE)

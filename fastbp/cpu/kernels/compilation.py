@@ -1,23 +1,15 @@
-"""How kernels are compiled: numba's options, its passes, and the thread that compiles."""
-
-import contextlib
-import functools
-import gc
-import os
-from threading import get_ident
+"""How kernels are compiled: numba's options and passes, and what is made of its code."""
 
 from llvmlite import binding
 from llvmlite.binding import Linkage
 from numba import njit, types
-from numba.core import errors, typed_passes, untyped_passes
+from numba.core import typed_passes, untyped_passes
 from numba.core.callconv import RETCODE_NONE, RETCODE_OK
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_lock import global_compiler_lock
 
-from fastbp.apart import call_apart, is_apart
-from fastbp.cpu.kernels import jit_enabled
 from fastbp.cpu.kernels.kernel_cache import KernelCache
+from fastbp.cpu.kernels.precautions import with_precautions
 
 # All flags that speed up sums, except those that would delete checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -289,8 +281,7 @@ class Exported:
     def __init__(self, function):
         self.function = function
         self.dispatcher = self.dispatcher_of(ExportingCompiler)
-        compile_kernel = _in_any_case(_sparing_the_collector(self.dispatcher.compile))
-        self.dispatcher.compile = _completed(compile_kernel)
+        self.dispatcher.compile = with_precautions(self.dispatcher.compile)
         self.dispatcher._cache = KernelCache(function)
 
     def dispatcher_of(self, compiler):
@@ -336,91 +327,3 @@ class Exported:
         result = self.dispatcher.overloads[signature]
         name = exported_name(result.fndesc.mangled_name)
         return result.library.get_pointer_to_function(name)
-
-
-def _completed(compile_kernel):
-    """Wrap a compilation so that it is completed even if its caller is interrupted."""
-
-    @functools.wraps(compile_kernel)
-    def compile_apart(signature):
-        if global_compiler_lock.is_locked():  # by this thread: it compiles what calls this kernel
-            return compile_kernel(signature)
-        return call_apart(compile_kernel, signature)
-
-    return compile_apart
-
-
-def _in_any_case(compile_kernel):
-    """Wrap a compilation so that NUMBA_DISABLE_JIT does not stop it."""
-
-    @functools.wraps(compile_kernel)
-    def compile_enabled(signature):
-        with jit_enabled():
-            return compile_kernel(signature)
-
-    return compile_enabled
-
-
-def _sparing_the_filters(catch_warnings):
-    """Wrap numba's way to catch warnings: not while compiling apart.
-
-    It exchanges the filters of the whole process. If the thread that waits is interrupted, and
-    leaves a `with catch_warnings()` of its own meanwhile, then each restores what it found: all
-    later warnings of the process went into a list that nobody reads.
-    """
-
-    @contextlib.contextmanager
-    def catch(self, filename=None, lineno=None):
-        if is_apart():
-            yield
-        else:
-            with catch_warnings(self, filename, lineno):
-                yield
-
-    return catch
-
-
-errors.WarningsFixer.catch_warnings = _sparing_the_filters(errors.WarningsFixer.catch_warnings)
-
-# Arguments of gc.set_threshold while kernels are compiled.
-_COLLECTOR_THRESHOLDS = 1000, 3, 2
-_spared = []  # the thread that compiles, and the user's thresholds
-_FROZEN_AT_START = gc.get_freeze_count()  # objects; Python 3.12 freezes some of its own
-
-
-def _sparing_the_collector(compile_kernel):
-    """Wrap a compilation so that the cycle collector visits only the objects that it creates.
-
-    Visiting all that had been imported, again and again, took a sixth of the time; no collection at
-    all took 30 MB more.
-    """
-
-    @functools.wraps(compile_kernel)
-    def compile_and_restore(signature):
-        if gc.get_freeze_count() > _FROZEN_AT_START:  # the user's, or another compilation's
-            return compile_kernel(signature)
-        _spared.append((get_ident(), gc.get_threshold()))
-        gc.freeze()
-        if gc.get_threshold()[0]:
-            gc.set_threshold(*_COLLECTOR_THRESHOLDS)
-        try:
-            return compile_kernel(signature)
-        finally:
-            _restore_the_collector()
-
-    return compile_and_restore
-
-
-def _restore_the_collector():
-    gc.set_threshold(*_spared.pop()[1])
-    gc.unfreeze()
-
-
-def _restore_in_a_child():
-    """After a fork that has not waited for a compilation any longer."""
-    if _spared and _spared[0][0] != get_ident():
-        _restore_the_collector()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restore_in_a_child)

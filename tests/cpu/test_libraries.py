@@ -181,3 +181,14 @@ def test_records_of_libraries_are_joined_and_split():
     content, found = libraries.split(libraries.join(library, description))
     assert bytes(content) == library
     assert found == description
+
+
+def test_object_code_for_arm64(tmp_path):
+    """It is made, for that machine and with all kernels; nobody has run it."""
+    path = tmp_path / "kernels.o"
+    ahead.main(["--arm64", str(path)])
+    content = path.read_bytes()
+    machine, aarch64 = int.from_bytes(content[18:20], "little"), 183
+    assert content.startswith(b"\x7fELF")
+    assert machine == aarch64
+    assert all(b"\0" + each.symbol.encode() + b"\0" in content for each in SPECIALISATIONS)

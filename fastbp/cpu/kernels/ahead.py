@@ -10,6 +10,7 @@ libraries: what it calls of the system (`SYSTEM_FUNCTIONS`) every process has.
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ INSTRUCTIONS = {
     "sqrt",
     "sqrtf",
 }  # what is called in LLVM's language, and is an instruction in the end
+ARM64 = "aarch64-unknown-linux-gnu"
 LINKERS = "ld", "ld.lld", "ld.gold", "ld.bfd"
 LINKER_OPTIONS = (
     "-shared", "-s", "--build-id=none", "--hash-style=gnu", "-z", "relro", "-z", "now",
@@ -142,8 +144,33 @@ def build(level, folder):
     return path
 
 
-def build_apart(level, folder):
-    """Make the library for a level in a process of its own; see `build`."""
+def build_for_arm64(path):
+    """Make the object code of all kernels for arm64, in a process that compiles for x86-64-v2.
+
+    Vectors have 128 bits on both. It is not part of any wheel, as nobody has run it: it shows that
+    the kernels can be compiled for that machine.
+    """
+    from llvmlite import binding
+
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple(ARM64)
+    machine = target.create_target_machine("generic", "", opt=3, reloc="pic", codemodel="small")
+    text = str(link_kernels()).replace("@llvm.x86.sse2.pause()", "@llvm.aarch64.hint(i32 1)")
+    text = text.replace(
+        "declare void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"
+    )
+    text = re.sub('^target (triple|datalayout) = ".*"$', "", text, flags=re.MULTILINE)
+    module = binding.parse_assembly(text)
+    module.triple, module.data_layout = ARM64, str(machine.target_data)
+    tuning = binding.create_pipeline_tuning_options(speed_level=3)
+    passes = binding.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    Path(path).write_bytes(machine.emit_object(module))
+
+
+def run_apart(level, *arguments):
+    """Run this program in a process whose numba compiles for a level of CPU."""
     environment = {
         **os.environ,
         "NUMBA_CPU_NAME": level.name,
@@ -153,7 +180,7 @@ def build_apart(level, folder):
     root = str(Path(__file__).parents[3])
     paths = filter(None, [root, os.environ.get("PYTHONPATH")])
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-m", __spec__.name, "--here", level.name, "--folder", str(folder)]
+    command = [sys.executable, "-m", __spec__.name, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(f"{level.name}: {done.stderr.strip()}")
@@ -166,15 +193,24 @@ def main(arguments=None):
         "--levels", default="host", help=f"host, all, or some of {', '.join(LEVELS)}, with commas"
     )
     parser.add_argument("--folder", default=FOLDER, type=Path)
+    parser.add_argument(
+        "--arm64", metavar="FILE", help="only the object code for arm64, which nobody has run"
+    )
     parser.add_argument("--here", choices=LEVELS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.folder.mkdir(parents=True, exist_ok=True)
     try:
-        if options.here:
+        if options.here and options.arm64:
+            build_for_arm64(options.arm64)
+        elif options.here:
             build(LEVELS[options.here], options.folder)
+        elif options.arm64:
+            level = LEVELS["x86-64-v2"]
+            run_apart(level, "--here", level.name, "--arm64", os.path.abspath(options.arm64))
+        if options.here or options.arm64:
             return
+        options.folder.mkdir(parents=True, exist_ok=True)
         for level in levels_named(options.levels):
-            build_apart(level, options.folder)
+            run_apart(level, "--here", level.name, "--folder", options.folder.resolve())
             path = options.folder / library_path(level.name).name
             print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
     except BuildError as error:

@@ -166,8 +166,8 @@ def measure_first_fit(options):
         medians = {dtype: median(measured[cache]) for dtype, measured in seconds.items()}
         measured = ", ".join(f"{value:.2f} s in {dtype}" for dtype, value in medians.items())
         figures.append(
-            Figure(f"first fit in a fresh process, over import, {cache}", f"≤ {limit:g} s",
-                   measured, max(medians.values()) <= limit, medians)
+            Figure(f"first fit in a fresh process by numba's kernels, over import, {cache}",
+                   f"≤ {limit:g} s", measured, max(medians.values()) <= limit, medians)
         )  # fmt: skip
     return figures
 
@@ -232,7 +232,7 @@ def measure_busy(options):
 def measure_memory(options):
     """Peak memory of a fit, also while it compiles, the worst of some runs."""
     megabytes = resources.memory_megabytes(1 if options.quick else 3, find_mnist())
-    what = "peak memory of a fit on MNIST as uint8, over the data and the process after import"
+    what = "peak memory of a fit on MNIST as uint8 by numba's kernels, over data and imports"
     return [
         Figure(f"{what}, {cache}", "≤ 150 MB", f"{max(values):.0f} MB", max(values) <= 150,
                {"megabytes": values})

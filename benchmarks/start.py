@@ -67,7 +67,7 @@ class Processes:
         self._count += 1
         cache = self._folder / ("warm" if way == WARM else str(self._count))
         cache.mkdir(exist_ok=True)
-        return environment(cache) | {"FASTBP_KERNELS": "" if way == SHIPPED else "compiled"}
+        return environment(cache, FASTBP_KERNELS="" if way == SHIPPED else "compiled")
 
     def run(self, way, program, *arguments):
         """Return seconds of the process, and what it printed."""

@@ -56,13 +56,14 @@ print(json.dumps({
 """
 
 
-def environment(cache):
+def environment(cache, **variables):
     """This process's environment, for others that import this fastbp with that kernel cache."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"FASTBP_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
+    own = {"FASTBP_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | own | variables
 
 
-def fresh(program, *arguments, cache):
+def fresh(program, *arguments, cache, **variables):
     """Run a program in a fresh process and return what it printed.
 
     Parameters
@@ -73,12 +74,14 @@ def fresh(program, *arguments, cache):
         Its command line.
     cache : str
         The folder for fastbp's compiled kernels.
+    **variables : str
+        Of its environment, besides this process's.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment(cache),
+        env=environment(cache, **variables),
         check=False,
     )
     if done.returncode:

@@ -18,6 +18,7 @@ import fastbp
 from fastbp import datasets, files, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
+from fastbp.late import postpone
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ class ProgressLine:
 def train_on_mnist(options, stopwatch):
     """Train, with progress; show the test accuracy and where the time went."""
     reading = datasets.ReadAhead(options.data)
+    postpone("scipy.stats")
     from fastbp import classifier  # noqa: F401 (it takes most of the time)
     from fastbp.cpu import code
 

@@ -157,3 +157,21 @@ def test_the_command_line_shows_its_help_without_scikit_learn():
     """It took a second, as `fastbp --help`, or for a misspelt option."""
     found = after("import fastbp.cli; fastbp.cli.make_parser()", "[*sys.modules]")
     assert "sklearn" not in found
+
+
+def test_a_program_of_our_own_does_not_wait_for_scipys_statistics():
+    """They took half of the time until the first image was read."""
+    program = (
+        "import contextlib, io, sys\nfrom fastbp.late import postpone\npostpone('scipy.stats')\n"
+    )
+    program += (
+        "from fastbp import MLPClassifier\nMLPClassifier((3,), max_iter=1).fit([[0], [1]], [0, 1])"
+    )
+    loaded = "sorted(name for name in sys.modules if name.startswith('scipy.stats.'))"
+    assert after(program, loaded) == []
+    # And who does use them has them, in whatever way.
+    uses = "import scipy, scipy.stats as s\nfrom scipy.stats import norm"
+    same = "[s.norm is norm, scipy.stats.norm is norm, sys.modules['scipy.stats'].norm is norm]"
+    assert after(f"{program}\n{uses}", same) == [True] * 3
+    assert after(f"{program}\nfrom scipy.stats.qmc import Sobol", "Sobol(1).random(1).size") == 1
+    assert after(f"import scipy.stats\n{program}", f"{loaded} != []")

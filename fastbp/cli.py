@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has left; nothing is to be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (OSError, ValueError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, MemoryError, OverflowError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"fastbp: error: {message}", file=sys.stderr)
         return ERROR
@@ -347,7 +347,13 @@ def show_times(stopwatch, cached):
 
 def run_benchmark(options, stopwatch):
     """Run the benchmark, which prints as it goes."""
-    from fastbp.bench import program
+    try:
+        from fastbp.bench import program
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the benchmark needs numba, to measure what this machine can do, and {error}: "
+            "pip install numba"
+        ) from error
 
     program.run(
         program.Options(

@@ -212,3 +212,27 @@ print(found[0], False, "all the same")
 
 def test_the_first_fits_of_eight_threads_at_once(package):
     assert fitted(package.parent, THREADS)[0] == fitted(package.parent)[0]
+
+
+COMMAND = """
+import contextlib, io, sys
+from fastbp import cli
+errors = io.StringIO()
+with contextlib.redirect_stderr(errors):
+    status = cli.main({arguments!r})
+print(status, False, errors.getvalue().strip())
+"""
+
+
+def test_commands_that_need_numba_say_so_in_a_line(package):
+    """`fastbp bench` ended with a traceback."""
+    program = WITHOUT_NUMBA + COMMAND.format(arguments=["bench", "--quick"])
+    status, _, error = fitted(package.parent, program)
+    assert status == 2
+    assert "benchmark needs numba" in error
+    assert error.endswith("pip install numba")
+    assert "\n" not in error
+    program = WITHOUT_NUMBA + COMMAND.format(arguments=["mnist", "--epochs", "1"])
+    status, _, error = fitted(package.parent, program, FASTBP_KERNELS="compiled")
+    assert status == 2
+    assert "pip install numba" in error

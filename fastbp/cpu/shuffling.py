@@ -4,12 +4,12 @@ import ctypes
 
 import numpy as np
 
-from fastbp.cpu.code import kernel_of
+from fastbp.cpu.code import IS_COMPILED_HERE, kernel_of
 from fastbp.cpu.packing import Packed
 from fastbp.cpu.records import Shuffle
 
 # Numbers to be shuffled in all from which the kernel is worth compiling, which takes 0.1 s.
-WORTH_COMPILING = 1_000_000
+WORTH_COMPILING = 1_000_000 if IS_COMPILED_HERE else 0
 FEW = 500  # below this NumPy is as fast
 _CHUNK = 1024  # picks that are drawn before their rows are exchanged
 
@@ -39,7 +39,9 @@ def shuffle(random_state, rows, times=1):
     bit_generator = random_state._bit_generator  # public only in numpy.random.Generator
     interface = bit_generator.ctypes
     next_uint32 = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
-    picks = np.empty(_CHUNK, np.int64)
-    call = Packed(Shuffle(rows, picks, next_uint32, interface.state_address))
+    wide, picks = rows.astype(np.int64, copy=False), np.empty(_CHUNK, np.int64)
+    call = Packed(Shuffle(wide, picks, next_uint32, interface.state_address))
     with bit_generator.lock:
         kernel_of("shuffle_rows")(call.address)
+    if wide is not rows:
+        rows[...] = wide

@@ -25,11 +25,12 @@ def generators(bit_generator):
 @pytest.mark.parametrize(
     "n_rows", [0, 1, 2, 3, 4, 5, 7, 8, 9, 99, 100, 101, 255, 256, 257, 4097, 70_000]
 )
-def test_the_same_orders_and_the_same_state_after(n_rows, bit_generator):
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_the_same_orders_and_the_same_state_after(n_rows, bit_generator, dtype):
     ours, numpys = generators(bit_generator)
     for generator in (ours, numpys):
         generator.standard_normal()  # keeps a second one for later
-    rows, expected = np.arange(n_rows), np.arange(n_rows)
+    rows, expected = np.arange(n_rows, dtype=dtype), np.arange(n_rows)
     for _ in range(3):
         shuffle(ours, rows)
         numpys.shuffle(expected)

@@ -263,8 +263,8 @@ def train_on_mnist(options, stopwatch):
         flush=True,
     )
     stopwatch.lap("load")
-    cached, _ = prepare_kernels([options.precision], everything=False)
-    print(f"Kernels {'loaded' if cached else 'compiled'} in {stopwatch.lap('compile'):.2f} s")
+    how, _ = prepare_kernels([options.precision], everything=False)
+    print(f"Kernels {how} in {stopwatch.lap('compile'):.2f} s")
 
     progress = ProgressLine(epochs)
     model = make_model(options, name, data, epochs, progress)
@@ -280,7 +280,7 @@ def train_on_mnist(options, stopwatch):
     accuracy = np.mean(model.predict(data.X_test) == data.y_test)
     stopwatch.lap("predict")
     print(f"Test accuracy {accuracy:.2%}")
-    show_times(stopwatch, cached)
+    show_times(stopwatch, how)
 
 
 def load_data(reading):
@@ -293,12 +293,15 @@ def load_data(reading):
 
 
 def prepare_kernels(dtypes, everything=True):
-    """Make the kernels ready; return whether none had to be compiled, and the cache's folder."""
+    """Make the kernels ready; return how that was done, and the cache's folder."""
     from fastbp.cpu import code
 
     before = code.CODE.n_compiled
     kept_in = code.warm_up(dtypes, everything)
-    return code.CODE.n_compiled == before, kept_in
+    if not code.IS_COMPILED_HERE:
+        return "loaded from the package", kept_in
+    is_cached = code.CODE.n_compiled == before
+    return "loaded from the cache" if is_cached else "compiled", kept_in
 
 
 def make_model(options, name, data, epochs, callback):
@@ -337,9 +340,9 @@ def fit(model, data, progress):
             progress.end()
 
 
-def show_times(stopwatch, cached):
-    """Print the table of wall time."""
-    notes = {"compile": "  (from the cache)" if cached else ""}
+def show_times(stopwatch, how):
+    """Print the table of wall time; `how` kernels were made ready."""
+    notes = {"compile": f"  ({how})"}
     for name in ("import", "compile", "load", "train", "predict"):
         print(f"  {name:8}{stopwatch.laps[name]:8.2f} s{notes.get(name, '')}")
     print(f"  {'total':8}{sum(stopwatch.laps.values()):8.2f} s")
@@ -380,7 +383,7 @@ def warm_up(options, stopwatch):
     from fastbp.cpu import code
 
     stopwatch.lap("import")
-    cached, folder = prepare_kernels(["float32", "float64"])
+    how, folder = prepare_kernels(["float32", "float64"])
     seconds = stopwatch.lap("compile")
     if not code.IS_COMPILED_HERE:
         print(f"Nothing to compile: kernels are {code.CODE.description}")
@@ -390,7 +393,7 @@ def warm_up(options, stopwatch):
             f"kernels were compiled in {seconds:.2f} s but can be kept nowhere; set "
             "FASTBP_CACHE_DIR to a folder that can be written"
         )
-    done = "already compiled, loaded" if cached else "compiled"
+    done = "compiled" if how == "compiled" else "already compiled, loaded"
     print(f"Kernels {done} in {seconds:.2f} s; they are kept in {folder}")
 
 

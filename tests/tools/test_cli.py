@@ -85,7 +85,7 @@ def test_times_add_up(no_mnist, capsys):
     assert parts[-1] <= elapsed + 0.01
     # The first run may have compiled; this one cannot have.
     cli.main(SMALL)
-    assert re.search(r"^  compile .* \(from the cache\)$", capsys.readouterr().out, re.M)
+    assert re.search(r"^  compile .* \(loaded from the cache\)$", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.smoke

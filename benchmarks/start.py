@@ -52,9 +52,12 @@ import numpy as np
 X = np.random.default_rng(0).standard_normal((2000, 784), np.float32)
 MLPClassifier((100,), max_iter=1, random_state=0).fit(X, np.arange(2000) % 10).predict(X[:1])
 """
-COMMAND = (
-    "import sys; from fastbp.cli import main; sys.exit(main(['mnist', '--data', sys.argv[1]]))"
-)
+COMMAND = """
+import sys
+from fastbp.cli import main
+sys.argv[1:] = ["mnist", "--data", sys.argv[1]]
+sys.exit(main())
+"""
 
 
 class Processes:

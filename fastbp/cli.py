@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter() - (seconds_since_process_start() if argv is None else 0.0)
     try:
         options = make_parser().parse_args(argv)
+        if argv is None:  # the process is ours
+            postpone("scipy.stats")
         status = options.command(options, Stopwatch(started))
         sys.stdout.flush()
     except SystemExit as stop:  # argparse's, after --help or a usage error
@@ -251,7 +253,6 @@ class ProgressLine:
 def train_on_mnist(options, stopwatch):
     """Train, with progress; show the test accuracy and where the time went."""
     reading = datasets.ReadAhead(options.data)
-    postpone("scipy.stats")
     from fastbp import classifier  # noqa: F401 (it takes most of the time)
     from fastbp.cpu import code
 

@@ -137,15 +137,18 @@ def problem_of(description, level):
     -------
     problem : str or None
     """
-    if description["level"] != level:
-        return f"is for {description['level']}"
-    if description["version"] != __version__:
-        return f"is of version {description['version']}, not {__version__}"
+    found = {name: description.get(name) for name in ("level", "version", "sources")}
+    if found["level"] != level:
+        return f"is for {found['level']}"
+    if found["version"] != __version__:
+        return f"is of version {found['version']}, not {__version__}"
+    if not found["sources"]:
+        return "is of unknown sources"
     try:
-        fingerprint = fingerprint_of(description["sources"])
+        fingerprint = fingerprint_of(found["sources"])
     except OSError:
         return "is of other sources"
     if fingerprint is None:  # without sources, as in a tree of bytecode, nobody has edited them
         return None
     # A file that was added is imported by one that was edited.
-    return None if fingerprint == description["fingerprint"] else "is of other sources"
+    return None if fingerprint == description.get("fingerprint") else "is of other sources"

@@ -13,6 +13,10 @@ class NotShippedError(Exception):
     """Why no machine code of the package can be used."""
 
 
+class _NoLibraryError(NotShippedError):
+    """There is no library for a level."""
+
+
 class Shipped:
     """The kernels of one library.
 
@@ -45,7 +49,10 @@ class Shipped:
 
 
 def load_shipped(levels=None):
-    """Load the library for the best level that this machine has.
+    """Load the library for the best level that this machine has and the package brings.
+
+    One that is damaged, stale or cannot be loaded is not replaced by that of a lower level: numba's
+    code is faster.
 
     Parameters
     ----------
@@ -59,7 +66,7 @@ def load_shipped(levels=None):
     Raises
     ------
     NotShippedError
-        It says of each level why not.
+        It says why not.
     """
     has = levels_of_machine()
     problems = []
@@ -68,7 +75,7 @@ def load_shipped(levels=None):
             raise NotShippedError(f"this machine's CPU is not {name}")
         try:
             return Shipped(LEVELS[name], _open(name))
-        except NotShippedError as error:
+        except _NoLibraryError as error:
             problems.append(str(error))
     raise NotShippedError("; ".join(problems) or "none are shipped for this kind of machine")
 
@@ -78,7 +85,7 @@ def _open(level):
     try:
         content = read_bytes(path)
     except OSError:
-        raise NotShippedError(f"there is no {path.name}") from None
+        raise _NoLibraryError(f"there is no {path.name}") from None
     try:
         library, description = split(content)
     except DamagedFileError as error:

@@ -67,6 +67,8 @@ def test_damaged_code_is_not_run(library, damage, monkeypatch):
         ({"version": "0.0.9"}, "is of version 0.0.9"),
         ({"fingerprint": "0" * 64}, "is of other sources"),
         ({"sources": ["cpu/records.py"]}, "is of other sources"),
+        ({"sources": []}, "is of unknown sources"),
+        ({"sources": None, "fingerprint": None}, "is of unknown sources"),
         ({"sources": ["cpu/records.py", "cpu/kernels/gone.py"]}, "is of other sources"),
     ],
 )
@@ -95,6 +97,21 @@ def test_a_file_that_may_not_be_executed_is_run_from_memory(library, monkeypatch
 
 
 # ---- the choice ---------------------------------------------------------------------------------
+
+
+def test_a_library_that_cannot_be_used_is_not_replaced_by_a_lower_levels(library, monkeypatch):
+    """It would round in another way, and be slower than numba's; one that is not there may be."""
+    content, description = libraries.split(library.read_bytes())
+    lower = "x86-64-lower"
+    monkeypatch.setitem(shipped.LEVELS, lower, levels.LEVELS[HAS[0]]._replace(name=lower))
+    monkeypatch.setattr(shipped, "levels_of_machine", lambda: [HAS[0], lower])
+    path = libraries.library_path(lower)
+    path.write_bytes(libraries.join(bytes(content), description | {"level": lower}))
+    library.write_bytes(flip(library.read_bytes()))
+    with pytest.raises(NotShippedError, match="damaged"):
+        load_shipped()
+    library.unlink()
+    assert load_shipped().description.endswith(lower)
 
 
 class Compiled:

@@ -22,10 +22,8 @@ from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path
 from fastbp.cpu.records import SPECIALISATIONS
 
 SYSTEM_FUNCTIONS = {"memset", "memcpy", "memmove", "sched_yield"}
-INSTRUCTIONS = {
-    "sqrt",
-    "sqrtf",
-}  # what is called in LLVM's language, and is an instruction in the end
+# What is a call in LLVM's language, and an instruction in the end.
+INSTRUCTIONS = {"sqrt", "sqrtf"}
 ARM64 = "aarch64-unknown-linux-gnu"
 LINKERS = "ld", "ld.lld", "ld.gold", "ld.bfd"
 LINKER_OPTIONS = (
@@ -73,15 +71,9 @@ def optimise(module):
     passes, builder = cpu_target.target_context.codegen()._module_pass_manager()
     passes.run(module, builder)
     module.verify()
-    unknown = (
-        {
-            function.name
-            for function in module.functions
-            if function.is_declaration and not function.name.startswith("llvm.")
-        }
-        - SYSTEM_FUNCTIONS
-        - INSTRUCTIONS
-    )
+    declared = {function.name for function in module.functions if function.is_declaration}
+    called = {name for name in declared if not name.startswith("llvm.")}
+    unknown = called - SYSTEM_FUNCTIONS - INSTRUCTIONS
     if unknown:
         raise BuildError(f"the kernels call {', '.join(sorted(unknown))}")
 

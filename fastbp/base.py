@@ -103,6 +103,10 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         loss: str
         weight_decay: float
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
+        dropout: float | Sequence[float]
+        input_dropout: float
+        max_grad_norm: float | None
+        ema_decay: float | None
         n_threads: int | None
         input_scale: float
         device: Literal["cpu", "cuda", "auto"]

@@ -167,6 +167,27 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         'bfloat16' use the tensor cores of a GPU for matrix products; weights and predictions are
         float32 then.
 
+    dropout : float or sequence of float, default=0.0
+        Probability with which each output of a hidden layer is left out of an update, from 0 to 1
+        exclusive; a sequence gives each hidden layer its own. What stays is divided by the
+        probability to stay, so that predictions and scores, which leave out nothing, need no
+        factor [4]_. What is left out depends on `random_state`, and neither on `n_threads` nor on
+        the device. 'lbfgs' refuses it.
+
+    input_dropout : float, default=0.0
+        The same for the features of X.
+
+    max_grad_norm : float or None, default=None
+        Largest Euclidean norm of an update's gradient, of all weights and biases together; a larger
+        one is scaled down [5]_, as by PyTorch's `clip_grad_norm_`. The gradient is that of the
+        loss with its penalty `alpha`. 'lbfgs' refuses it.
+
+    ema_decay : float or None, default=None
+        Decay of an exponential moving average of the weights over the updates [6]_: after the first
+        update it is the weights, and then ema_decay * average + (1 - ema_decay) * weights. Scores
+        and predictions use the average, and it is what `coefs_` holds; training goes on from the
+        weights themselves. Typical is 0.99 to 0.9999. 'lbfgs' refuses it.
+
     n_threads : int or None, default=None
         Maximum number of threads; None for the available cores. Fewer are used where that is
         faster. Results do not depend on it.
@@ -269,6 +290,12 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     .. [2] Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
     .. [3] Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
        arXiv:1711.05101.
+    .. [4] Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+       JMLR 15, 2014.
+    .. [5] Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
+       ICML 2013, arXiv:1211.5063.
+    .. [6] Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM
+       Journal on Control and Optimization 30, 1992.
 
     Examples
     --------
@@ -320,6 +347,10 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         loss: str = "log_loss",
         weight_decay: float = 0.01,
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
+        dropout: float | Sequence[float] = 0.0,
+        input_dropout: float = 0.0,
+        max_grad_norm: float | None = None,
+        ema_decay: float | None = None,
         n_threads: int | None = None,
         input_scale: float = 1.0,
         device: Literal["cpu", "cuda", "auto"] = "cpu",

@@ -9,7 +9,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
+from fastbp.averages import go_on
 from fastbp.data import Data
+from fastbp.dropout import Dropout, draw_seed
 from fastbp.generators import check_state
 from fastbp.late import imported
 from fastbp.losses import is_averaged
@@ -144,10 +146,21 @@ class Fit:
         training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
         if not (self.incremental or estimator.checkpoint is None):
             training.checkpoint = imported("fastbp.checkpoints").Checkpoint.of(estimator)
-        if estimator.solver != "lbfgs":
+        if estimator.solver == "lbfgs":
+            params.refuse_for_lbfgs(estimator)
+        else:
             training.split = self._split_rows(training, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
+            if before is not None and estimator.ema_decay is not None:
+                training.start = go_on(training.optimizer, before, start)
+            rates = params.dropout_rates(
+                estimator.input_dropout, estimator.dropout, len(self.network.hidden_activations)
+            )
+            if any(rates):
+                known = None if before is None else before.dropout
+                seed = draw_seed(random_state) if known is None else known.seed
+                training.optimizer.dropout = Dropout.of(rates, seed)
             training.random_state = random_state
         if self.resume:
             self._resume(training)
@@ -386,7 +399,7 @@ def make_optimizer(estimator, network, dtype, before=None):
     else:
         before.check(network.n_parameters)
         optimizer.step, optimizer.epochs = before.step, before.epochs
-        optimizer.moments = list(before.moments)
+        optimizer.moments = list(before.moments[: optimizer.rule.n_moments])
         if before.learning_rate_init == estimator.learning_rate_init:
             optimizer.learning_rate = before.learning_rate
     return optimizer

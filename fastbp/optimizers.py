@@ -13,6 +13,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from fastbp.dropout import Dropout
+
 
 def sum_gradients(weight, gradient, total, learning_rate):
     """Accumulate the gradient and keep the weights: for L-BFGS, which updates them itself."""
@@ -176,6 +178,10 @@ class Optimizer:
         Of Adam and AdamW.
     weight_decay : float, default=0.01
         λ of AdamW: before each update a weight loses η λ of itself.
+    max_grad_norm : float or None, default=None
+        Bound of the norm of all gradients together.
+    ema_decay : float or None, default=None
+        What the average of the parameters keeps of itself at each update; None for no average.
 
     Attributes
     ----------
@@ -184,8 +190,12 @@ class Optimizer:
     step, epochs : int
         Updates and epochs made.
     moments : list of ndarray of shape (n_parameters,)
-        The velocity, or Adam's first and second moments, in the network's flat order; empty until
-        `reset`.
+        The velocity, or Adam's first and second moments, in the network's flat order; then the
+        average of the parameters, if there is one; empty until `reset`.
+    dropout : Dropout or None
+        What is left out of the updates.
+    parameters : ndarray of shape (n_parameters,), or None
+        Where the model has averages: the parameters from which training goes on.
     """
 
     solver: str
@@ -198,10 +208,14 @@ class Optimizer:
     beta_2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
     learning_rate: float = field(init=False)
     step: int = field(init=False, default=0)
     epochs: int = field(init=False, default=0)
     moments: list = field(init=False, default_factory=list)
+    dropout: Dropout | None = field(init=False, default=None)
+    parameters: np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):
         self.learning_rate = float(self.learning_rate_init)
@@ -211,6 +225,22 @@ class Optimizer:
         """The update rule that the hyper-parameters ask for."""
         is_nesterov = self.solver == "sgd" and self.nesterovs_momentum
         return RULES["nesterov" if is_nesterov else self.solver]
+
+    @property
+    def n_moments(self):
+        """Vectors of its state, the average included."""
+        return self.rule.n_moments + (self.ema_decay is not None)
+
+    @property
+    def counts_updates(self):
+        """Whether updates differ by their number alone, apart from the rule."""
+        return self.dropout is not None or self.ema_decay is not None
+
+    def averaging_of(self, updates):
+        """The share of the new parameters in their average; the first update's are the first."""
+        if self.ema_decay is None:
+            return 0.0
+        return np.where(updates == 1, 1.0, 1.0 - self.ema_decay)
 
     def check(self, n_parameters):
         """See that the state can go on, for a network of so many parameters.
@@ -251,8 +281,13 @@ class Optimizer:
         """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)
         self.step = self.epochs = 0
-        zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
-        self.moments = [zeros] * self.rule.n_moments
+        self.moments = [zeros_of(n_parameters, dtype)] * self.n_moments
+        self.parameters = None
+
+
+def zeros_of(n_parameters, dtype):
+    """A vector of zeros that is read-only and takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), n_parameters)
 
 
 def optimizer_of(rule, learning_rate_init):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastbp.dropout import Dropout
 from fastbp.optimizers import N_COEFFICIENTS, SUM_GRADIENTS, UpdateRule
 
 SMALLEST_ADAPTIVE_RATE = 1e-6
@@ -73,8 +74,9 @@ def schedule_of(optimizer):
 
 # Columns, a row for each update: the batch's rows; its summed sample weight, by which δ are divided
 # (0 where the update is left out); the learning rate; the L2 penalty's share of the gradient,
-# α / weight; what decoupled decay takes from a weight; and the rule's coefficients from there on.
-ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, COEFFICIENTS = range(6)
+# α / weight; what decoupled decay takes from a weight; the share of the new weights in their
+# average; the update's number, from 1, by which dropout is drawn; and the rule's coefficients.
+ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, AVERAGING, UPDATE, COEFFICIENTS = range(8)
 TABLE_WIDTH = COEFFICIENTS + N_COEFFICIENTS
 MOST_AHEAD = 4096  # rows that are planned ahead at most
 
@@ -91,6 +93,11 @@ class Steps:
         Rows of the largest batch.
     alpha : float, default=0.0
         Strength of the L2 penalty in the loss.
+    dropout : Dropout or None, default=None
+    max_grad_norm : float or None, default=None
+        Bound of the Euclidean norm of all gradients together, the penalty's included.
+    averages : bool, default=False
+        Whether there is an average of the parameters, a moment after those of the rule.
 
     Attributes
     ----------
@@ -102,6 +109,9 @@ class Steps:
     table: np.ndarray
     batch_size: int
     alpha: float = 0.0
+    dropout: Dropout | None = None
+    max_grad_norm: float | None = None
+    averages: bool = False
     made: int = field(init=False, default=0)
 
 
@@ -157,7 +167,11 @@ class StepPlanner:
             table = self._take_ahead()
         else:
             table = self._plan_anew(order)
-        return Steps(self._rule, table, self._batch_size, self._alpha)
+        optimizer = self._optimizer
+        return Steps(
+            self._rule, table, self._batch_size, self._alpha, optimizer.dropout,
+            optimizer.max_grad_norm, optimizer.ema_decay is not None,
+        )  # fmt: skip
 
     def _take_ahead(self):
         """The next epoch's table where it depends on nothing but η and the number of updates.
@@ -165,7 +179,7 @@ class StepPlanner:
         Short epochs take as long as planning one, so twice as many are planned each time.
         """
         rate, step, n_steps = self._optimizer.learning_rate, self._optimizer.step, len(self._table)
-        changes = self._rule.numbers is not None
+        changes = self._rule.numbers is not None or self._optimizer.counts_updates
         state = rate, step if changes else None
         if state != self._planned_for or self._taken == len(self._ahead):
             n_epochs = 1
@@ -229,6 +243,9 @@ class StepPlanner:
         coefficients = self._hyper
         if self._rule.decay == "decoupled":
             table[:, SHRINKAGE] = rates * self._optimizer.weight_decay
+        if self._optimizer.counts_updates:
+            table[:, UPDATE] = updates
+            table[:, AVERAGING] = self._optimizer.averaging_of(updates)
         if self._rule.numbers is not None:
             rates, coefficients = self._rule.numbers(rates, updates, *coefficients)
         table[:, RATE] = rates

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from fastbp.averages import averaged, has_average, kept_parameters
 from fastbp.data import Data
 from fastbp.engine import Engine
 from fastbp.late import imported
@@ -129,7 +130,8 @@ class Training:
 
     def score(self):
         """Score the engine's parameters on the held-out rows; NaN where outputs are not finite."""
-        outputs = self.engine.predict(self.data, rows=self.split.validation)
+        with averaged(self.engine, self.optimizer):
+            outputs = self.engine.predict(self.data, rows=self.split.validation)
         if not np.isfinite(outputs).all():
             return nan
         with np.errstate(over="ignore"):  # R² of a regression about to diverge
@@ -157,6 +159,12 @@ class Training:
             ) from error
         return report.stopped
 
+    def store_optimizer(self):
+        """Let the optimizer keep what it needs to go on."""
+        self.optimizer.moments = self.engine.store_moments()
+        if has_average(self.optimizer):
+            self.optimizer.parameters = self.engine.store_parameters()
+
     def adopt_start(self):
         """Score the parameters that training starts from as the best so far."""
         score = self.score()
@@ -168,7 +176,7 @@ class Training:
         """The best parameters, or the last without scores; raise if they are not finite."""
         parameters = self.best_parameters
         if parameters is None:
-            parameters = self.engine.store_parameters()
+            parameters = kept_parameters(self.engine, self.optimizer)
         if not np.isfinite([parameters.min(), parameters.max()]).all():
             raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
         return parameters
@@ -273,10 +281,10 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
                 "the optimization hasn't converged yet.",
                 ConvergenceWarning,
             )
-        training.optimizer.moments = engine.store_moments()
+        training.store_optimizer()
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
-        training.optimizer.moments = engine.store_moments()
+        training.store_optimizer()
     except NonFiniteLossError as error:
         if training.best_parameters is None:
             raise
@@ -310,7 +318,7 @@ def run_epoch(training, planner):
     score = None if training.split.score is None else training.score()
     best = progress.end_epoch(loss, score, len(rows), settings.tol)
     if best and score is not None:
-        training.best_parameters = engine.store_parameters()
+        training.best_parameters = kept_parameters(engine, optimizer)
     planner.after_epoch(progress.n_samples_seen)
     asked_to_stop = training.report(score, len(rows), time.perf_counter() - started)
     return not asked_to_stop and not has_converged(training, planner)

@@ -1,0 +1,85 @@
+"""Dropout: which units of which rows leave an update, as a function of a counter.
+
+Srivastava and others (2014), inverted: what stays is scaled up, so that predictions need nothing.
+Masks come from Philox4x32-10 (Salmon and others, "Parallel Random Numbers: As Easy as 1, 2, 3",
+2011): the number of a unit, row, layer and update is a function of these and of the fit's seed. It
+does not depend on how many threads, or on what device, compute it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WORD = 2**32  # random words are from 0 to this, exclusive
+GROUP_ROWS = 4  # rows of a batch that share a counter, a word of its block each
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What is left out of the updates of a fit.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2⁶⁴, exclusive: Philox's key.
+    thresholds : tuple of int
+        Of the inputs, then of each hidden layer's outputs: units are left out whose word is below.
+
+    Examples
+    --------
+    >>> dropout = Dropout.of((0.0, 0.5), seed=1)
+    >>> dropout.thresholds, dropout.scales
+    ((0, 2147483648), (1.0, 2.0))
+    """
+
+    seed: int
+    thresholds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rates, seed):
+        """From the probability of each to be left out, at least 0 and below 1."""
+        return cls(seed, tuple(min(round(rate * WORD), WORD - 1) for rate in rates))
+
+    @property
+    def scales(self):
+        """What the numbers that stay are multiplied by, so that the mean remains."""
+        return tuple(WORD / (WORD - threshold) for threshold in self.thresholds)
+
+
+def draw_seed(random_state):
+    """Draw a seed from a generator, which is moved on by it."""
+    low, high = random_state.randint(WORD, size=2, dtype=np.uint64).tolist()
+    return high << 32 | low
+
+
+# The constants of Philox4x32, for four words at a time.
+_MULTIPLY_FIRST, _MULTIPLY_THIRD = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_FIRST, _KEY_SECOND = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_ROUNDS, _BITS, _LOW = 10, np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+def random_words(first, second, third, fourth, seed):
+    """Philox4x32-10 of a counter of four words with a key of two, as a plain scalar function.
+
+    All are uint64; those of the counter are below 2³².
+
+    Returns
+    -------
+    words : tuple of four uint64, below 2³²
+    """
+    key_first, key_second = seed & _LOW, seed >> _BITS
+    for _ in range(_ROUNDS):
+        one, two = _MULTIPLY_FIRST * first, _MULTIPLY_THIRD * third
+        first = (two >> _BITS) ^ second ^ key_first
+        third = (one >> _BITS) ^ fourth ^ key_second
+        second, fourth = two & _LOW, one & _LOW
+        key_first, key_second = (key_first + _KEY_FIRST) & _LOW, (key_second + _KEY_SECOND) & _LOW
+    return first, second, third, fourth
+
+
+def counter_of(layer, update):
+    """The third and fourth word of a counter: the layer (0 for the inputs), and the update.
+
+    Both are uint64; updates beyond 2³² count on in the upper half of the layer's word.
+    """
+    return layer | ((update >> _BITS) << np.uint64(16)) & _LOW, update & _LOW

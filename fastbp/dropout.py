@@ -3,15 +3,17 @@
 Srivastava and others (2014), inverted: what stays is scaled up, so that predictions need nothing.
 Masks come from Philox4x32-10 (Salmon and others, "Parallel Random Numbers: As Easy as 1, 2, 3",
 2011): the number of a unit, row, layer and update is a function of these and of the fit's seed. It
-does not depend on how many threads, or on what device, compute it.
+does not depend on how many threads, or on what device, compute it. A counter gives four words of 32
+bits: those of four rows, of which two neighbouring units take a half each. So a probability is
+a multiple of 2⁻¹⁶, and the factor of what stays is that of the very multiple.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-WORD = 2**32  # random words are from 0 to this, exclusive
-GROUP_ROWS = 4  # rows of a batch that share a counter, a word of its block each
+HALF = 2**16  # halves of random words are from 0 to this, exclusive
+GROUP_ROWS, GROUP_UNITS = 4, 2  # rows of a batch, and units, that share a counter
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class Dropout:
     seed : int
         From 0 to 2⁶⁴, exclusive: Philox's key.
     thresholds : tuple of int
-        Of the inputs, then of each hidden layer's outputs: units are left out whose word is below.
+        Of the inputs, then of each hidden layer's outputs: units are left out whose number is
+        below.
 
     Examples
     --------
     >>> dropout = Dropout.of((0.0, 0.5), seed=1)
     >>> dropout.thresholds, dropout.scales
-    ((0, 2147483648), (1.0, 2.0))
+    ((0, 32768), (1.0, 2.0))
     """
 
     seed: int
@@ -38,23 +41,24 @@ class Dropout:
     @classmethod
     def of(cls, rates, seed):
         """From the probability of each to be left out, at least 0 and below 1."""
-        return cls(seed, tuple(min(round(rate * WORD), WORD - 1) for rate in rates))
+        return cls(seed, tuple(min(round(rate * HALF), HALF - 1) for rate in rates))
 
     @property
     def scales(self):
         """What the numbers that stay are multiplied by, so that the mean remains."""
-        return tuple(WORD / (WORD - threshold) for threshold in self.thresholds)
+        return tuple(HALF / (HALF - threshold) for threshold in self.thresholds)
 
 
 def draw_seed(random_state):
     """Draw a seed from a generator, which is moved on by it."""
-    low, high = random_state.randint(WORD, size=2, dtype=np.uint64).tolist()
+    low, high = random_state.randint(2**32, size=2, dtype=np.uint64).tolist()
     return high << 32 | low
 
 
 # The constants of Philox4x32, for four words at a time.
 _MULTIPLY_FIRST, _MULTIPLY_THIRD = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_FIRST, _KEY_SECOND = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_HALF_BITS, _LOW_HALF = np.uint64(16), np.uint64(0xFFFF)
 _ROUNDS, _BITS, _LOW = 10, np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
@@ -82,4 +86,10 @@ def counter_of(layer, update):
 
     Both are uint64; updates beyond 2³² count on in the upper half of the layer's word.
     """
-    return layer | ((update >> _BITS) << np.uint64(16)) & _LOW, update & _LOW
+    return layer | ((update >> _BITS) << _HALF_BITS) & _LOW, update & _LOW
+
+
+def number_of(words, row, unit):
+    """The number of a row and a unit, below HALF, from the words of their counter."""
+    word = words[row % GROUP_ROWS]
+    return word >> _HALF_BITS if unit % GROUP_UNITS else word & _LOW_HALF

@@ -20,7 +20,7 @@ from fastbp.cpu.kernels.vectors import vector_size
 from fastbp.cpu.records import ACTIVATION, WIDTH
 from fastbp.dropout import GROUP_ROWS, GROUP_UNITS, counter_of, number_of, random_words
 
-INPUTS = 0  # where layers are counted: the outputs of layer i come after those before it
+INPUTS = ZERO  # where layers are counted: the outputs of layer i come after those before it
 
 _random_words, _counter_of, _number_of = map(compile_formula, (random_words, counter_of, number_of))
 

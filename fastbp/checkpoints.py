@@ -3,7 +3,7 @@
 import hashlib
 import os
 import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 
 import numpy as np
@@ -89,6 +89,8 @@ class Checkpoint:
         ):
             if array is not None:
                 arrays[name] = np.asarray(array)
+        if optimizer.dropout is not None:
+            description["dropout_seed"] = optimizer.dropout.seed
         if training.holdout_state is not None:
             arrays["holdout"], description["holdout"] = generators.take_apart(
                 training.holdout_state
@@ -235,6 +237,8 @@ def _restore(training, make_split, arrays, description):
     _check_keys("optimizer", description["optimizer"], _OPTIMIZER_STATE)
     for name in _OPTIMIZER_STATE:
         setattr(optimizer, name, description["optimizer"][name])
+    if optimizer.dropout is not None:
+        optimizer.dropout = replace(optimizer.dropout, seed=description["dropout_seed"])
     optimizer.check(len(parameters))
     state = generators.put_together(arrays.pop("generator"), description["generator"])
     if "holdout" in arrays or "holdout" in description:

@@ -43,6 +43,24 @@ class Dropout:
         """From the probability of each to be left out, at least 0 and below 1."""
         return cls(seed, tuple(min(round(rate * HALF), HALF - 1) for rate in rates))
 
+    def check(self):
+        """See that it is what kernels may be given.
+
+        Raises
+        ------
+        ValueError
+            It names the field, as in a damaged pickle.
+        """
+        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
+            raise ValueError(f"The seed of dropout must be from 0 to 2**64, got {self.seed!r}.")
+        if not isinstance(self.thresholds, tuple) or not all(
+            type(threshold) is int and 0 <= threshold < HALF for threshold in self.thresholds
+        ):
+            raise ValueError(
+                f"The thresholds of dropout must be whole numbers from 0 to {HALF}, got "
+                f"{self.thresholds!r:.100}."
+            )
+
     @property
     def scales(self):
         """What the numbers that stay are multiplied by, so that the mean remains."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import container, generators, values
+from fastbp.dropout import Dropout
 from fastbp.labels import Labels
 from fastbp.losses import is_averaged
 from fastbp.model import Model
@@ -29,6 +30,7 @@ from fastbp.saving import (
     LOSSES,
     NUMBERS,
     OPTIMIZER_FIELDS,
+    OPTIONAL_FIELDS,
     REQUIRED,
     SCORES,
     VERSION,
@@ -306,7 +308,8 @@ def _restore_progress(described, arrays):
 def _restore_optimizer(described, n_parameters, arrays):
     if described is None:
         return None
-    _check_keys("optimizer", described, OPTIMIZER_FIELDS)
+    optional = [name for name in OPTIONAL_FIELDS if name in described]
+    _check_keys("optimizer", described, (*OPTIMIZER_FIELDS, *optional))
     solver = described["solver"]
     if solver not in list(STOCHASTIC_SOLVERS):
         raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {reprlib.repr(solver)}.")
@@ -317,7 +320,16 @@ def _restore_optimizer(described, n_parameters, arrays):
     optimizer.learning_rate = rate
     for name in ("step", "epochs"):
         setattr(optimizer, name, _number(name, described[name], counts=True))
-    count = RULES[solver].n_moments
+    if "ema_decay" in described:
+        optimizer.ema_decay = _number("ema_decay", described["ema_decay"])
+    if "dropout" in described:
+        numbers = described["dropout"]
+        if not isinstance(numbers, list) or not numbers:
+            raise ValueError(f"dropout must be a list of numbers, got {reprlib.repr(numbers)}.")
+        optimizer.dropout = Dropout(numbers[0], tuple(numbers[1:]))
+    count = RULES[solver].n_moments + (optimizer.ema_decay is not None)
     optimizer.moments = [_take(arrays, f"moments.{index}") for index in range(count)]
+    if "parameters_to_train" in arrays:
+        optimizer.parameters = _take(arrays, "parameters_to_train")
     optimizer.check(n_parameters)
     return optimizer

@@ -263,12 +263,20 @@ class Optimizer:
             raise ValueError(
                 f"The optimizer's learning_rate must be a number, got {reprlib.repr(rate)}."
             )
+        decay = self.ema_decay
+        if decay is not None and not (isinstance(decay, Real) and 0 <= decay < 1):
+            raise ValueError(f"The optimizer's ema_decay must be from 0 to 1, got {decay!r:.100}.")
+        if self.dropout is not None:
+            if type(self.dropout) is not Dropout:
+                raise ValueError(f"The optimizer's dropout is {self.dropout!r:.100}.")
+            self.dropout.check()
         moments, expected = getattr(self, "moments", None), RULES[self.solver].n_moments
+        expected += decay is not None
         if not isinstance(moments, list) or len(moments) != expected:
             raise ValueError(
                 f"{self.solver} has {expected} moment(s), got {reprlib.repr(moments)}."
             )
-        for moment in moments:
+        for moment in moments if self.parameters is None else [*moments, self.parameters]:
             is_array = isinstance(moment, np.ndarray) and moment.dtype in ("f4", "f8")
             if not is_array or moment.shape != (n_parameters,):
                 found = f"{moment.shape} {moment.dtype}" if is_array else reprlib.repr(moment)

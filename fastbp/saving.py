@@ -42,6 +42,7 @@ NUMBERS = COUNTS | LOSSES | SCORES
 REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may lack the others
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
+OPTIONAL_FIELDS = "ema_decay", "dropout"  # of the optimizer
 
 
 class SavingMixin:
@@ -237,7 +238,15 @@ def _describe_optimizer(optimizer, network, arrays):
     optimizer.check(network.n_parameters)
     for index, moment in enumerate(optimizer.moments):
         arrays[f"moments.{index}"] = moment
-    return {name: values.encode(_plain(getattr(optimizer, name))) for name in OPTIMIZER_FIELDS}
+    if optimizer.parameters is not None:
+        arrays["parameters_to_train"] = optimizer.parameters
+    described = {name: _plain(getattr(optimizer, name)) for name in OPTIMIZER_FIELDS}
+    if optimizer.ema_decay is not None:
+        described["ema_decay"] = _plain(optimizer.ema_decay)
+    described = {name: values.encode(value) for name, value in described.items()}
+    if optimizer.dropout is not None:
+        described["dropout"] = [optimizer.dropout.seed, *optimizer.dropout.thresholds]
+    return described
 
 
 def _describe_generator(name, generator, arrays):

@@ -23,7 +23,7 @@ class Dropout:
     Parameters
     ----------
     seed : int
-        From 0 to 2⁶⁴, exclusive: Philox's key.
+        From 0 to 2⁶³, exclusive: Philox's key.
     thresholds : tuple of int
         Of the inputs, then of each hidden layer's outputs: units are left out whose number is
         below.
@@ -51,8 +51,8 @@ class Dropout:
         ValueError
             It names the field, as in a damaged pickle.
         """
-        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
-            raise ValueError(f"The seed of dropout must be from 0 to 2**64, got {self.seed!r}.")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ValueError(f"The seed of dropout must be from 0 to 2**63, got {self.seed!r}.")
         if not isinstance(self.thresholds, tuple) or not all(
             type(threshold) is int and 0 <= threshold < HALF for threshold in self.thresholds
         ):
@@ -69,8 +69,7 @@ class Dropout:
 
 def draw_seed(random_state):
     """Draw a seed from a generator, which is moved on by it."""
-    low, high = random_state.randint(2**32, size=2, dtype=np.uint64).tolist()
-    return high << 32 | low
+    return int(random_state.randint(2**63 - 1, dtype=np.int64))
 
 
 # The constants of Philox4x32, for four words at a time.

@@ -358,6 +358,11 @@ def choose_device(estimator):
             "precision='float32' or 'float64', or a stochastic solver."
         )
     device, reason = devices.resolve(estimator.device)
+    if device == "cuda" and estimator.max_grad_norm is not None:
+        raise InvalidParameterError(
+            f"max_grad_norm={estimator.max_grad_norm!r} is not for device='cuda', where no "
+            "gradient is kept. Use device='cpu', or max_grad_norm=None."
+        )
     if estimator.verbose and estimator.device == "auto":
         where = "GPU" if device == "cuda" else "CPU"
         print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")

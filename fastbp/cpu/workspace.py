@@ -169,9 +169,8 @@ def make_masks(dropout, real):
     """What kernels know of a `fastbp.dropout.Dropout`, or of None."""
     if dropout is None:
         return Masks(np.zeros(0, np.int64), np.zeros(0, real), 0)
-    seed = dropout.seed - 2**64 if dropout.seed >= 2**63 else dropout.seed  # the same bits
     thresholds = np.array([*dropout.thresholds, 0], np.int64)
-    return Masks(thresholds, np.array([*dropout.scales, 1.0], real), seed)
+    return Masks(thresholds, np.array([*dropout.scales, 1.0], real), dropout.seed)
 
 
 def make_memory(layout, weights, state, masks, rows, learns=True):

@@ -12,7 +12,7 @@ import pytest
 
 from fastbp.cpu import code, libraries
 from fastbp.cpu.kernels import elementary, kernel_cache, simd
-from fastbp.cpu.kernels.compilation import kernel
+from fastbp.cpu.kernels.compilation import kernel, phase
 from tests.cpu.callable import Callable
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +208,33 @@ def test_parts_are_linked_through_other_parts():
         return middle(x) + innermost(x)
 
     assert outer(2) == 13
+
+
+def test_parts_are_linked_where_the_first_to_call_them_is_dropped():
+    """LLVM leaves out what nothing calls, and a part has only one turn.
+
+    Here its first caller stands in a branch that is never taken: the second one's call then went
+    to nowhere.
+    """
+
+    @phase
+    def part(x):
+        return x * 3
+
+    @phase
+    def needless(x):
+        return part(x) + 1
+
+    @phase
+    def needed(x):
+        return part(x) + 2
+
+    @phase
+    def seldom(x):
+        return needless(x) if x is None else x
+
+    @Callable
+    def outer(x):
+        return seldom(x) + needed(x)
+
+    assert outer(5) == 22

@@ -45,7 +45,7 @@ def train(engine, data, solver, extra, n_epochs=3):
     optimizer = Optimizer(**SOLVERS[solver], **extra)
     optimizer.reset(engine.network.n_parameters, engine.dtype)
     if rates is not None:
-        optimizer.dropout = Dropout.of(rates, seed=2**63 + 12345)
+        optimizer.dropout = Dropout.of(rates, seed=2**62 + 12345)
     start = engine.network.initialise(
         np.random.RandomState(2), engine.dtype, default_activation="relu"
     )

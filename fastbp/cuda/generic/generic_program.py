@@ -32,7 +32,7 @@ class GenericProgram(Program):
         row_bytes = batch * network.layer_sizes[0] * dtype.itemsize
         self.window_steps = max(1, min(WINDOW_STEPS, WINDOW_BYTES // row_bytes))
         n_rows, n_outputs = self.window_steps * batch, network.layer_sizes[-1]
-        self.forward_pass = ForwardPass(device, network, dtype, batch, n_rows)
+        self.forward_pass = ForwardPass(device, network, dtype, batch, n_rows, task.dropout)
         self.deltas = device.empty(self.forward_pass.n_deltas, dtype)
         self.targets = device.empty(n_rows * n_outputs, dtype)
         self.row_weights = device.empty(n_rows, np.float64)
@@ -52,6 +52,7 @@ class GenericProgram(Program):
         self.first = device.zeros(network.n_parameters, dtype)
         has_second = task.rule.n_moments > 1
         self.second = device.zeros(network.n_parameters if has_second else 1, dtype)
+        self.average = device.zeros(network.n_parameters if task.averages else 1, dtype)
         self._recorded = None, None  # what a graph holds, and the graph
 
     def _lay_out_update(self):
@@ -93,7 +94,8 @@ class GenericProgram(Program):
 
     @property
     def _moments(self):
-        return [self.first, self.second][: self.task.rule.n_moments]
+        own = [self.first, self.second][: self.task.rule.n_moments]
+        return [*own, self.average] if self.task.averages else own
 
     # ---- an epoch -----------------------------------------------------------------------------
 
@@ -167,6 +169,7 @@ class GenericProgram(Program):
             self.row_weights, steps,
         )  # fmt: skip
         forward_pass.gather(data, epoch.order, n_rows, batch)
+        forward_pass.drop_inputs(self.table, n_rows, batch)
         if data.targets.ndim == 1:
             forward_pass.launch(
                 windows.gather_classes, grid, threads, state, batch, epoch.order, data.targets,
@@ -199,7 +202,8 @@ class GenericProgram(Program):
             tile_products.kernel("update", self.update_form, self.task.dtype), self.n_tiles,
             FORMS[self.update_form].threads, self.table, step, self.layers,
             forward_pass.layer(0, first_row).inputs, forward_pass.values, self.deltas,
-            self.parameters, self.first, self.second, self.norms, code_of(self.task.rule),
+            self.parameters, self.first, self.second, self.average, self.norms,
+            code_of(self.task.rule),
         )  # fmt: skip
 
     def _launch_output_layer(self, step, first_row):

@@ -47,7 +47,8 @@ def batch_rows(training):
 def plan_for(network, training, gpu):
     """The plan for a fit that has been begun; None where it has to go another way.
 
-    That is with lbfgs, early stopping, a callback, sparse X, float64, a schedule whose learning
+    That is with lbfgs, early stopping, a callback, sparse X, float64, dropout, a bound of the
+    gradient's norm, averages of the weights, a schedule whose learning
     rates are not known beforehand or change within an epoch, an activation whose derivative needs
     z, networks too large for a block's shared memory, and GPUs before compute capability 8.0.
     """
@@ -58,6 +59,8 @@ def plan_for(network, training, gpu):
         or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
         or training.split.score is not None
         or training.settings.callback is not None
+        or training.optimizer.counts_updates
+        or training.optimizer.max_grad_norm is not None
         or issparse(data.X)
         or training.start.dtype != np.float32
         or gpu.capability < (8, 0)

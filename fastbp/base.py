@@ -102,6 +102,7 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         max_fun: int
         loss: str
         weight_decay: float
+        warmup: float
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
         n_threads: int | None
         input_scale: float

@@ -57,7 +57,7 @@ def test_adamw_has_its_decay_and_its_epsilon():
     table = plan(optimizer, 2, 1).next_epoch(np.arange(2)).table
     assert table[:, SHRINKAGE].tolist() == [0.005, 0.005]
     root = np.sqrt(1 - 0.999**3)
-    assert table[0, COEFFICIENTS:].tolist() == [0.9, 0.999, 1e-3 * root]
+    assert table[0, COEFFICIENTS:][:3].tolist() == [0.9, 0.999, 1e-3 * root]
 
 
 def test_a_callable_gets_the_progress_of_each_update():

@@ -139,15 +139,15 @@ def nadam_momentum(beta, decay, update):
 
 
 def nadam_products(beta, decay, updates):
-    """The products μ₁ … μ_t for update numbers t.
+    """The products μ₁ … μ_t for update numbers t, as long as they count beside 1.
 
-    They follow from t alone, so that training can go on wherever it has stopped. After some 1,200
-    updates, whatever β is, they are 0.
+    They follow from t alone, so that training can go on wherever it has stopped. Whatever β is,
+    they no longer count after some 55 updates, and stay as they are.
     """
     known, most = _momentum_products.get((beta, decay), np.ones(1)), int(updates[-1])
-    if known[-1] > 0.0 and known.size <= most:
+    if 1.0 - known[-1] < 1.0 and known.size <= most:
         products = known.tolist()
-        while products[-1] > 0.0 and len(products) <= most:
+        while 1.0 - products[-1] < 1.0 and len(products) <= most:
             products.append(products[-1] * nadam_momentum(beta, decay, len(products)))
         _momentum_products[beta, decay] = known = np.array(products)
     return known[np.minimum(updates, known.size - 1)]

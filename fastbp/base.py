@@ -102,6 +102,7 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         max_fun: int
         loss: str
         weight_decay: float
+        warmup: float
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
         dropout: float | Sequence[float]
         input_dropout: float

@@ -59,8 +59,9 @@ def fit_many(
     Estimators with ``device="cuda"`` train on the GPU, all at once, each in one block of threads
     with its weights in shared memory. Networks that are too large for that are trained one after
     the other, as are those with another precision than float32, sparse X, early stopping, a
-    callback, solver='lbfgs', activation='gelu', or a learning rate that is 'adaptive' or a
-    function.
+    callback, solver='lbfgs', an activation whose derivative needs more than its output ('gelu',
+    'silu', 'mish'), a `warmup`, or a learning rate that is 'adaptive' or a plan (such as 'cosine'
+    or a function).
 
     Parameters
     ----------

@@ -63,6 +63,7 @@ CONSTRAINTS = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "warmup": [Interval(Real, 0, 1, closed="left")],
     "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],

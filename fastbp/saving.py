@@ -61,8 +61,8 @@ class SavingMixin:
             A file there is replaced.
         optimizer : bool, default=True
             Whether to keep the state of the optimizer, from which `partial_fit` goes on as it would
-            here. Without it the file takes a third of the space ('adam', 'adamw') or half ('sgd'),
-            and predictions are the same; `partial_fit` begins with a new optimizer.
+            here. Without it the file takes a third of the space ('adam', 'adamw', 'nadam') or half
+            (the others), and predictions are the same; `partial_fit` begins with a new optimizer.
 
         Raises
         ------

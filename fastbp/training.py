@@ -327,8 +327,12 @@ def run_epoch(training, planner):
 def has_converged(training, planner):
     """Decide after an epoch whether to stop; "adaptive" lowers the learning rate first."""
     settings, progress = training.settings, training.progress
+    if planner.warms_up:  # what is slow at first counts for nothing
+        progress.no_improvement_count = 0
     if progress.no_improvement_count <= settings.n_iter_no_change:
         return False
+    if planner.is_planned and progress.validation_scores is None:
+        return False  # a plateau of the loss ends with the rate that is still to come down
     slower = planner.reduce_on_plateau()
     if slower:
         progress.no_improvement_count = 0

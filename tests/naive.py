@@ -12,6 +12,8 @@ from scipy.stats import norm
 
 from fastbp.schedules import AVERAGING, COEFFICIENTS, RATE, ROWS, SHRINKAGE, UPDATE, WEIGHT
 
+SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
+
 
 def activate(name, z):
     """Apply an activation to every row of logits."""
@@ -27,6 +29,18 @@ def activate(name, z):
         return np.exp(z)
     if name == "gelu":
         return z * norm.cdf(z).astype(z.dtype)
+    if name == "leaky_relu":
+        return np.where(z > 0, z, 0.01 * z)
+    if name == "elu":
+        return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+    if name == "selu":
+        return SCALE * np.where(z > 0, z, ALPHA * np.expm1(np.minimum(z, 0)))
+    if name == "softplus":
+        return np.logaddexp(0, z)
+    if name == "silu":
+        return z * expit(z)
+    if name == "mish":
+        return z * np.tanh(np.logaddexp(0, z))
     if name == "softmax":
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
@@ -48,6 +62,19 @@ def derivative(name, z):
         return h
     if name == "gelu":
         return (norm.cdf(z) + z * norm.pdf(z)).astype(z.dtype)
+    if name == "leaky_relu":
+        return np.where(z > 0, 1, 0.01).astype(z.dtype)
+    if name == "elu":
+        return np.exp(np.minimum(z, 0))
+    if name == "selu":
+        return SCALE * np.where(z > 0, 1, ALPHA * np.exp(np.minimum(z, 0)))
+    if name == "softplus":
+        return expit(z)
+    if name == "silu":
+        return expit(z) + h * (1 - expit(z))
+    if name == "mish":
+        tangent = np.tanh(np.logaddexp(0, z))
+        return tangent + z * (1 - tangent**2) * expit(z)
     raise ValueError(name)
 
 
@@ -134,14 +161,23 @@ def update(rule, parameters, gradient, moments, step, is_weight):
         velocity = momentum * moments[0] - rate * gradient
         ahead = momentum * velocity - rate * gradient if rule == "nesterov" else velocity
         return parameters + ahead, [velocity]
-    if rule not in ("adam", "adamw"):
+    if rule in ("adamw", "lion"):
+        parameters = np.where(is_weight, parameters * (1 - step[SHRINKAGE]), parameters)
+    if rule == "lion":
+        beta_1, beta_2 = coefficients[:2]
+        way = np.sign(beta_1 * moments[0] + (1 - beta_1) * gradient)
+        return parameters - rate * way, [beta_2 * moments[0] + (1 - beta_2) * gradient]
+    if rule == "rmsprop":
+        beta_2, epsilon = coefficients[:2]
+        second = beta_2 * moments[0] + (1 - beta_2) * gradient**2
+        return parameters - rate * gradient / (np.sqrt(second) + epsilon), [second]
+    if rule not in ("adam", "adamw", "nadam"):
         raise ValueError(rule)
-    beta_1, beta_2, epsilon = coefficients[:3]
+    beta_1, beta_2, epsilon, lookahead = coefficients[:4]
     first = beta_1 * moments[0] + (1 - beta_1) * gradient
     second = beta_2 * moments[1] + (1 - beta_2) * gradient**2
-    if rule == "adamw":
-        parameters = np.where(is_weight, parameters * (1 - step[SHRINKAGE]), parameters)
-    return parameters - rate * first / (np.sqrt(second) + epsilon), [first, second]
+    way = gradient + lookahead * first if rule == "nadam" else first
+    return parameters - rate * way / (np.sqrt(second) + epsilon), [first, second]
 
 
 class NaiveEngine:

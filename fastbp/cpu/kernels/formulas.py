@@ -101,9 +101,7 @@ def _loss_switch(name, result, formula, arguments):
 
 
 # Each output's share of its row's loss.
-compute_losses = _loss_switch(
-    "compute_losses", "losses", "share", "targets[j], outputs[j], eps"
-)
+compute_losses = _loss_switch("compute_losses", "losses", "share", "targets[j], outputs[j], eps")
 # ∂L/∂output or, where the loss joins the activation, δ.
 compute_errors = _loss_switch("compute_errors", "errors", "error", "targets[j], outputs[j]")
 cross_entropy = compile_formula(losses.CROSS_ENTROPY.share)

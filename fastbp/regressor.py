@@ -42,8 +42,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson', 'absolute_error', 'huber', 'log_cosh', 'quantile', \
-            'gamma'}, default='squared_error'
+    loss : str, default='squared_error'
         Loss to minimise, by scikit-learn's names and scales where it has them:
 
         - 'squared_error': half the squared error. Its value is averaged over the outputs, its

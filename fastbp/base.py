@@ -231,6 +231,13 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         """
 
     @abstractmethod
+    def _supervise(self, targets, labels, sample_weight, dtype, units=None):
+        """Turn encoded targets and the weights of rows into a `Supervision`.
+
+        `units` is what a regressor has kept of the targets that it was first trained on, or None.
+        """
+
+    @abstractmethod
     def _output_activation(self, labels):
         """The activation of the output layer."""
 

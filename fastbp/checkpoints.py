@@ -173,6 +173,10 @@ def _plain(value):
         return repr(value)  # infinity is not in JSON
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(key), _plain(each)] for key, each in value.items()]}
+    if isinstance(value, bytes):
+        return repr(value)
     # In NumPy 2.0 its own functions have only the second of these.
     names = (getattr(value, name, None) for name in ("__qualname__", "__name__"))
     return next(filter(None, names), type(value).__name__)

@@ -5,20 +5,22 @@ The rest is in `fastbp.base`.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
-from fastbp.labels import Labels, as_text, pack_bytes, sorted_classes
+from fastbp.labels import as_text, pack_bytes
 from fastbp.late import imported
 from fastbp.losses import find_loss, names_for
 from fastbp.model import LabelViews
+from fastbp.supervision import Supervision, labels_of, loss_coefficients, weigh_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fastbp.hints import (
         Array,
         ArrayLikeOrSparse,
+        ClassWeight,
         FloatArray,
         LayerSizes,
         Path,
@@ -185,9 +188,25 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     max_fun : int, default=15000
         Maximum number of evaluations of the loss by 'lbfgs'.
 
-    loss : {'log_loss', 'squared_error'}, default='log_loss'
-        Loss to minimise: the cross-entropy; or half the squared error of logistic output units, one
-        for each class or label, as in many textbooks.
+    loss : {'log_loss', 'squared_error', 'focal'}, default='log_loss'
+        Loss to minimise:
+
+        - 'log_loss': the cross-entropy;
+        - 'squared_error': half the squared error of logistic output units, one for each class or
+          label, as in many textbooks;
+        - 'focal': the cross-entropy of every row, output by output, times (1 - p) ** focal_gamma, p
+          being the probability of what is true: rows that are right already count less [17]_.
+
+    focal_gamma : float, default=2.0
+        How much less 'focal' counts rows that are right; with 0 it is the log loss.
+
+    label_smoothing : float, default=0.0
+        Share of every target that is spread over all classes, from 0 to below 1 [18]_. For K > 2
+        classes a row's targets become 1 - label_smoothing + label_smoothing / K for its class and
+        label_smoothing / K for the others. With two classes, and for each label of indicators, 1
+        and 0 become 1 - label_smoothing / 2 and label_smoothing / 2: the same as with two softmax
+        units. The loss that is reported is that of the smoothed targets, as in PyTorch; scores are
+        not smoothed. It goes with every loss.
 
     weight_decay : float, default=0.01
         Decoupled decay of the weights (not the biases) in 'adamw' and 'lion': each update also
@@ -233,6 +252,19 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     input_scale : float, default=1.0
         Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255
         a model trains from bytes without a float copy of X.
+
+    class_weight : dict, 'balanced', list or None, default=None
+        Weights of the classes, by which the rows' sample weights are multiplied:
+
+        - a dict {class: weight}; classes that are not in it have the weight 1;
+        - 'balanced': the total weight / (number of classes * weight of the class), as in
+          scikit-learn's LogisticRegression. `partial_fit` does not take it;
+        - for label indicators a list with a dict {0: weight, 1: weight}, or 'balanced', for each
+          label, or 'balanced' for all. As in scikit-learn's `compute_sample_weight` a row's weight
+          is the product over its labels.
+
+        With early stopping the held-out rows are scored with these weights, as in scikit-learn's
+        HistGradientBoostingClassifier. `score` does not use them.
 
     device : {'cpu', 'cuda', 'auto'}, default='cpu'
         Where to compute. 'cuda' is an NVIDIA GPU; 'auto' is a GPU if one can be used, otherwise the
@@ -353,6 +385,10 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
        ICML 2013, arXiv:1211.5063.
     .. [16] Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM
        Journal on Control and Optimization 30, 1992.
+    .. [17] Lin, Goyal, Girshick, He and Dollar, "Focal Loss for Dense Object Detection", ICCV 2017,
+       arXiv:1708.02002.
+    .. [18] Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception Architecture for
+       Computer Vision", CVPR 2016, arXiv:1512.00567.
 
     Examples
     --------
@@ -371,8 +407,16 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     _parameter_constraints: ClassVar = {
         **params.CONSTRAINTS,
         "loss": [StrOptions({*names_for("classification")})],
+        "focal_gamma": [Interval(Real, 0, None, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
     _numeric_targets = False
+    _encoding = ("loss",)  # the parameters that `_encode` depends on
+    if TYPE_CHECKING:
+        focal_gamma: float
+        label_smoothing: float
+        class_weight: ClassWeight
     _average_outputs = False
 
     def __init__(
@@ -402,6 +446,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         loss: str = "log_loss",
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
         weight_decay: float = 0.01,
         warmup: float = 0.0,
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
@@ -411,6 +457,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         ema_decay: float | None = None,
         n_threads: int | None = None,
         input_scale: float = 1.0,
+        class_weight: ClassWeight = None,
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
         checkpoint: Path | None = None,
@@ -449,41 +496,30 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         ------
         ValueError
             If `classes` is missing in the first call or differs later, if y has other labels, or
-            with `early_stopping`.
+            with `early_stopping` or ``class_weight="balanced"``.
         """
+        given = self.class_weight if isinstance(self.class_weight, list) else [self.class_weight]
+        if any(isinstance(each, str) for each in given):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is not supported for partial_fit, which sees "
+                "one batch of rows at a time. Compute the weights from all labels by "
+                "sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, "
+                "y=y), and give them as a dict."
+            )
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def _encode(self, y, dtype, model, incremental, classes):
         y = pack_bytes(y)
-        labels = None if model is None else model.labels
-        if incremental:
-            labels = self._take_classes(classes, labels, y)
-        elif labels is None:
-            labels = Labels.of(y)
-        else:
-            present, known = Labels.of(y).classes, labels.classes
-            if not np.array_equal(present, np.sort(known)):
-                raise ValueError(
-                    "warm_start can only be used where `y` has the same classes as in the previous "
-                    f"call to fit. Previously got {known}, `y` has {present}"
-                )
+        labels = labels_of(y, None if model is None else model.labels, incremental, classes)
         return labels.encode(y, dtype), labels, labels.n_outputs
 
-    def _take_classes(self, classes, labels, y):
-        """The labels of a `partial_fit`: known ones, or in the first call those it lists."""
-        if classes is None:
-            if labels is None:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            return labels
-        classes = sorted_classes(classes)
-        if labels is None:
-            return Labels.of(y, classes)
-        if not np.array_equal(np.sort(labels.classes), classes):
-            raise ValueError(
-                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
-                f"{labels.classes!r}"
-            )
-        return labels
+    def _supervise(self, targets, labels, sample_weight, dtype, units=None):
+        if self.class_weight is not None:
+            sample_weight = weigh_classes(self.class_weight, labels, targets, sample_weight)
+        coefficients = loss_coefficients(self, labels.n_outputs)
+        return Supervision(
+            targets, sample_weight, labels.n_outputs, coefficients, float(self.label_smoothing)
+        )
 
     def _output_activation(self, labels):
         is_exclusive = labels.kind == "multiclass" and find_loss(self.loss, "softmax")

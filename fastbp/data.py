@@ -22,7 +22,8 @@ class Data:
         same bits as the dense matrix's, except in float32 for batches of more than 384 rows.
     targets : ndarray or None
         Class indices of shape (n_samples,) and dtype int64, where outputs are exclusive classes;
-        otherwise numbers of shape (n_samples, n_outputs), read like X. None to predict only.
+        otherwise numbers of shape (n_samples, n_outputs), read like X. NaN is a missing one, which
+        leaves loss and gradient. None to predict only.
     sample_weight : ndarray of shape (n_samples,), dtype float64, or None
     input_scale : float, default=1.0
         Multiplies every number of X as it is gathered.

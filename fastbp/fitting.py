@@ -53,13 +53,19 @@ class GivenData:
         X, y, feature_names : as from `fastbp.validation.check_training_data`
         sample_weight : ndarray of shape (n_samples,) or None
         """
-        numeric = estimator._numeric_targets
-        X, y, names = check_training_data(estimator, self.X, self.y, model=model, numeric=numeric)
+        kind = kind_of_targets(estimator)
+        X, y, names = check_training_data(estimator, self.X, self.y, model=model, **kind)
         return X, y, names, check_sample_weight(self.sample_weight, X)
 
     def encode(self, fit, y, dtype):
-        """Turn y into targets and labels, and count the network's outputs."""
+        """Turn y into targets and labels, and count the columns of targets."""
         return fit.encode(y, dtype)
+
+
+def kind_of_targets(estimator):
+    """What `fastbp.validation.check_training_data` is to expect of an estimator's y."""
+    numeric = estimator._numeric_targets
+    return {"numeric": numeric, "missing": numeric and estimator.missing_targets == "ignore"}
 
 
 class Fit:
@@ -83,6 +89,7 @@ class Fit:
         Its weights, or weights without a network that were assigned before the first fit.
     network : Network
     labels : Labels or None
+    units : Targets or None
     training : Training
         These from `prepare` on.
     parameters : ndarray of shape (n_parameters,)
@@ -118,8 +125,14 @@ class Fit:
         device = choose_device(estimator)
         X, y, self._feature_names, weight = given.check(estimator, self.before)
         dtype = self._choose_dtype(X, device)
-        targets, self.labels, n_outputs = given.encode(self, y, dtype)
-        self.network = describe_network(estimator, X.shape[1], n_outputs, self.labels)
+        targets, self.labels, _ = given.encode(self, y, dtype)
+        units = None if self.before is None else self.before.targets
+        supervision = estimator._supervise(targets, self.labels, weight, dtype, units)
+        targets, weight, self.units = (
+            supervision.targets, supervision.sample_weight, supervision.units
+        )  # fmt: skip
+        self._check_units()
+        self.network = describe_network(estimator, X.shape[1], self.labels, supervision)
         rows, data_rows = given.rows, X
         if rows is not None and estimator.solver == "lbfgs":
             rows, data_rows = None, X[rows]
@@ -130,8 +143,20 @@ class Fit:
         if rows is not None:
             _spread(self.training, X, rows)
 
+    def _check_units(self):
+        """See that training goes on in the units in which it began."""
+        if self.before is None:
+            return
+        old, new = (bool(each and each.is_scaled) for each in (self.before.targets, self.units))
+        if old != new:
+            raise ValueError(
+                f"Training cannot go on: the model was fitted with scale_targets={old}, but the "
+                f"estimator has scale_targets={new}. Keep it as it was, or train a new model by "
+                "fit with warm_start=False."
+            )
+
     def encode(self, y, dtype):
-        """Turn y into the targets of `Data`: see the estimators' `_encode`."""
+        """Turn y into targets: see the estimators' `_encode`."""
         return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
     def _begin(self, data, dtype):
@@ -304,7 +329,7 @@ class Fit:
         fitted = {
             "_model": Model(
                 self.network, coefs, intercepts, self.labels, self._feature_names,
-                self.training.data.input_scale,
+                self.training.data.input_scale, self.units,
             ),
             "_optimizer": self.training.optimizer,
             "_holdout_state": self.training.holdout_state,
@@ -369,15 +394,17 @@ def choose_device(estimator):
     return device
 
 
-def describe_network(estimator, n_features, n_outputs, labels=None):
+def describe_network(estimator, n_features, labels, supervision):
     """The network that an estimator's parameters ask for, for labels or (None) numbers."""
     sizes = params.hidden_sizes(estimator.hidden_layer_sizes)
     return Network(
-        layer_sizes=(n_features, *sizes, n_outputs),
+        layer_sizes=(n_features, *sizes, supervision.n_outputs),
         hidden_activations=params.hidden_activations(estimator.activation, len(sizes)),
         output_activation=estimator._output_activation(labels),
         loss=estimator.loss,
         average_outputs=estimator._average_outputs and is_averaged(estimator.loss),
+        loss_coefficients=supervision.loss_coefficients,
+        label_smoothing=supervision.label_smoothing,
     )
 
 

@@ -19,6 +19,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Path: TypeAlias = str | os.PathLike[str]
 LayerSizes: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 RandomSource: TypeAlias = int | np.random.RandomState | None
+ClassWeight: TypeAlias = dict[Any, float] | str | list[dict[int, float] | str] | None
 Schedule: TypeAlias = str | Callable[[NDArray[np.float64]], ArrayLike]
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from fastbp.data import Data
 from fastbp.devices import make_engine
+from fastbp.fitting import kind_of_targets
 from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
 from fastbp.validation import check_sample_weight, check_training_data
@@ -158,6 +159,8 @@ def _front_of(network, layer):
         hidden_activations=network.hidden_activations[:layer],
         output_activation="identity",
         loss="squared_error",
+        loss_coefficients=(),
+        label_smoothing=0.0,
     )
 
 
@@ -181,18 +184,21 @@ def _dense_inputs(model):
 
 
 def _read_estimator(estimator, X, y, sample_weight):
-    model, numeric = estimator._fitted(), estimator._numeric_targets
+    model = estimator._fitted()
     network, dtype = model.network, model.parameter_dtype()
-    X, y, _ = check_training_data(estimator, X, y, model=model, numeric=numeric)
+    X, y, _ = check_training_data(estimator, X, y, model=model, **kind_of_targets(estimator))
     # As in partial_fit: rows need not have every class, but no label may be new.
-    targets, _, n_outputs = estimator._encode(y, dtype, model, incremental=True, classes=None)
-    if n_outputs != network.layer_sizes[-1]:
-        raise ValueError(f"y has {n_outputs} outputs, but the model {network.layer_sizes[-1]}.")
+    targets, labels, _ = estimator._encode(y, dtype, model, incremental=True, classes=None)
     weight = check_sample_weight(sample_weight, X)
+    given = estimator._supervise(targets, labels, weight, dtype, model.targets)
+    if given.n_outputs != network.layer_sizes[-1]:
+        raise ValueError(
+            f"y has {given.n_outputs} outputs, but the model {network.layer_sizes[-1]}."
+        )
     return _Model(
         network,
         model.flat(dtype),
-        Data(X, targets, weight, model.input_scale),
+        Data(X, given.targets, given.sample_weight, model.input_scale),
         estimator.alpha,
         estimator.n_threads,
         estimator.device,

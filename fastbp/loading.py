@@ -37,11 +37,15 @@ from fastbp.saving import (
     check_parameters,
     parameter_names,
 )
+from fastbp.targets import Targets
 
 if TYPE_CHECKING:
     from fastbp.classifier import MLPClassifier
     from fastbp.hints import Path
     from fastbp.regressor import MLPRegressor
+
+
+_LISTS = "layer_sizes", "hidden_activations", "loss_coefficients"  # in files, else tuples
 
 
 def load(path: Path) -> MLPClassifier | MLPRegressor:
@@ -107,6 +111,7 @@ def _restore(arrays, description):
     import fastbp
 
     _check_format(description)
+    description = {"targets": None} | description  # the first version had none
     _check_keys("The file", description, KEYS)
     if not isinstance(description["fastbp"], str):
         raise ValueError(f"fastbp must be a version, got {description['fastbp']!r}.")
@@ -156,11 +161,12 @@ def _check_format(description):
         )
 
 
-def _check_keys(name, found, expected):
-    """See that a field is a dict with these keys."""
+def _check_keys(name, found, expected, optional=()):
+    """See that a field is a dict with these keys, of which some may be missing."""
     if not isinstance(found, dict):
         raise ValueError(f"{name} must be described by a dict, got {reprlib.repr(found)}.")
-    missing, unknown = {*expected} - found.keys(), found.keys() - {*expected}
+    missing = {*expected} - found.keys() - {*optional}
+    unknown = found.keys() - {*expected}
     if missing:
         raise ValueError(f"{name} has no {reprlib.repr(sorted(missing))}.")
     if unknown:
@@ -189,10 +195,10 @@ def _number(name, value, counts=False):
 
 def _restore_parameters(estimator_class, described, arrays):
     names = parameter_names(estimator_class)
-    _check_keys("parameters", described, names)
+    # Older versions had fewer; defaults take their place.
+    _check_keys("parameters", described, names, optional=names)
     restored = {}
-    for name in names:
-        value = described[name]
+    for name, value in described.items():
         try:
             if isinstance(value, dict) and "generator" in value and name == "random_state":
                 _check_keys("random_state", value, ["generator"])
@@ -230,13 +236,16 @@ def _restore_model(estimator_class, description, arrays):
             raise ValueError(f"feature_names must be strings, got {reprlib.repr(names)}.")
         names = np.array(names, dtype=object)
     labels = _restore_labels(description["labels"], arrays)
-    model = Model(network, coefs, intercepts, labels, names, description["input_scale"])
+    targets = _restore_targets(description["targets"])
+    model = Model(network, coefs, intercepts, labels, names, description["input_scale"], targets)
     model.check()
     if estimator_class._numeric_targets != (labels is None):
         raise ValueError(f"labels do not belong to the class {estimator_class.__name__}.")
     averages = estimator_class._average_outputs and is_averaged(network.loss)
     if averages != network.average_outputs:
         raise ValueError(f"average_outputs does not belong to {estimator_class.__name__}.")
+    if labels is None and network.label_smoothing:
+        raise ValueError(f"label_smoothing does not belong to {estimator_class.__name__}.")
     trained = {"loss": network.loss}
     if labels is None:
         trained["out_activation"] = network.output_activation
@@ -245,18 +254,27 @@ def _restore_model(estimator_class, description, arrays):
 
 
 def _restore_network(described):
-    _check_keys("network", described, [each.name for each in fields(Network)])
-    for name in ("layer_sizes", "hidden_activations"):
-        if not isinstance(described[name], list) or any(
-            isinstance(each, bool) for each in described[name]
-        ):
-            raise ValueError(f"{name} must be a list, got {reprlib.repr(described[name])}.")
-    network = Network(
-        **described
-        | {name: tuple(described[name]) for name in ("layer_sizes", "hidden_activations")}
-    )
+    names, newer = [each.name for each in fields(Network)], ("loss_coefficients", "label_smoothing")
+    _check_keys("network", described, names, optional=newer)
+    lists = {name: described[name] for name in names if name in described and name in _LISTS}
+    for name, value in lists.items():
+        if not isinstance(value, list) or any(isinstance(each, bool) for each in value):
+            raise ValueError(f"{name} must be a list, got {reprlib.repr(value)}.")
+    network = Network(**described | {name: tuple(value) for name, value in lists.items()})
     network.check()
     return network
+
+
+def _restore_targets(described):
+    if described is None:
+        return None
+    names = [each.name for each in fields(Targets)]
+    _check_keys("targets", described, names)
+    restored = dict(described)
+    for name in ("means", "deviations", "quantiles"):
+        if isinstance(described[name], list):
+            restored[name] = tuple(described[name])
+    return Targets(**restored)
 
 
 def _restore_labels(described, arrays):

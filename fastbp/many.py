@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
 from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
-from fastbp.fitting import Fit
+from fastbp.fitting import Fit, kind_of_targets
 from fastbp.threads import available_threads, run_jobs
 from fastbp.validation import (
     check_columns,
@@ -200,7 +200,7 @@ class _Shared:
     raw : array-like or sparse matrix
         X as it was given, possibly with feature names.
     checked_data : dict
-        Whether y is numeric -> X and y as `check_training_data` returns them.
+        What `kind_of_targets` says of y -> X and y as `check_training_data` returns them.
     sample_weight : ndarray of shape (n_samples,) or None
     rows : list of ndarray or None
     """
@@ -222,11 +222,12 @@ class _Shared:
 
     @classmethod
     def checked(cls, estimators, X, y, sample_weight, rows):
-        kinds = {estimator._numeric_targets: type(estimator) for estimator in estimators}
-        data = {
-            numeric: check_training_data(kind(), X, y, model=None, numeric=numeric)[:2]
-            for numeric, kind in kinds.items()
-        }
+        data = {}
+        for estimator in estimators:
+            kind = kind_of_targets(estimator)
+            if tuple(kind.values()) not in data:
+                checked = check_training_data(type(estimator)(), X, y, model=None, **kind)
+                data[tuple(kind.values())] = checked[:2]
         first = next(iter(data.values()))[0]
         weight = check_sample_weight(sample_weight, first)
         return cls(X, data, weight, check_row_lists(rows, len(estimators), first.shape[0]))
@@ -255,7 +256,7 @@ class SharedData:
         """The same as `fastbp.fitting.GivenData.check`, with y and weights of `rows` only."""
         shared, rows = self.shared, self.rows
         names = check_columns(estimator, shared.raw, model)
-        X, y = shared.checked_data[estimator._numeric_targets]
+        X, y = shared.checked_data[tuple(kind_of_targets(estimator).values())]
         weight = shared.sample_weight
         if rows is not None:
             y, weight = y[rows], None if weight is None else weight[rows]
@@ -265,7 +266,9 @@ class SharedData:
     def encode(self, fit, y, dtype):
         """Encode y, or reuse what an earlier estimator encoded from the same."""
         estimator, shared, rows = fit.estimator, self.shared, self.rows
-        key = type(estimator), estimator.loss, dtype, id(rows)
+        # Class weights, and in which units a regressor learns, come after this.
+        choices = tuple(getattr(estimator, name) for name in estimator._encoding)
+        key = type(estimator), choices, dtype, id(rows)
         with shared.lock:
             if fit.goes_on or (rows is not None and shared.uses[id(rows)] == 1):
                 return fit.encode(y, dtype)

@@ -9,9 +9,13 @@ import numpy as np
 
 from fastbp.labels import Labels
 from fastbp.network import Network
+from fastbp.targets import Targets
 
 if TYPE_CHECKING:
     from fastbp.hints import Array, FloatArray
+
+
+_AS_THEY_ARE = Targets()
 
 
 class _Memory:
@@ -39,6 +43,8 @@ class Model(_Memory):
     feature_names : ndarray of str of shape (n_features,), or None, default=None
     input_scale : float, default=1.0
         By which X was multiplied in training.
+    targets : Targets or None, default=None
+        What a regressor keeps of its targets; None where nothing matters, and of a classifier.
 
     Examples
     --------
@@ -54,6 +60,11 @@ class Model(_Memory):
     labels: Labels | None = None
     feature_names: np.ndarray | None = None
     input_scale: float = 1.0
+    targets: Targets | None = None
+
+    def predictions_of(self, outputs):
+        """What a regressor predicts, from the network's outputs."""
+        return (self.targets or _AS_THEY_ARE).predictions_of(outputs)
 
     @property
     def n_features(self):
@@ -98,14 +109,17 @@ class Model(_Memory):
             or known[1] is not self.labels
             or known[2] is not self.feature_names
             or known[3] is not self.input_scale
+            or known[4] is not self.targets
         ):
             self.check()
-            known = self.network, self.labels, self.feature_names, self.input_scale
+            known = (
+                self.network, self.labels, self.feature_names, self.input_scale, self.targets
+            )  # fmt: skip
             object.__setattr__(self, "_known", known)
         return self
 
     def __getstate__(self):
-        return {each.name: vars(self)[each.name] for each in fields(self)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def check(self):
         """See that all fields belong to one model, as after a fit.
@@ -128,6 +142,10 @@ class Model(_Memory):
         scale = self.input_scale
         if not isinstance(scale, float) or not 0 < scale < np.inf:
             raise ValueError(f"input_scale must be a positive number, got {scale!r}.")
+        if self.targets is not None:
+            if not isinstance(self.targets, Targets) or self.labels is not None:
+                raise ValueError(f"targets must be a regressor's Targets, got {self.targets!r}.")
+            self.targets.check(self.network)
 
 
 def check_feature_names(names, n_features):

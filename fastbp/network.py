@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
-from fastbp.losses import LOSSES, find_loss
+from fastbp.losses import LOSSES, coefficient_of, find_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,12 @@ class Network:
     average_outputs : bool, default=False
         Whether the reported squared error is averaged over the outputs instead of summed. The
         gradient is that of the sum either way: scikit-learn's MLPRegressor does this, and a
-        drop-in must follow its trajectory.
+        drop-in must follow its trajectory. Missing targets count in the mean, as 0.
+    loss_coefficients : tuple of float, default=()
+        The coefficient of the loss, one for each output; empty where the loss has none.
+    label_smoothing : float, default=0.0
+        What is taken from the targets of a classifier and shared out evenly: among all outputs
+        where they are exclusive classes, else between 0 and 1.
 
     Examples
     --------
@@ -62,6 +68,8 @@ class Network:
     output_activation: str
     loss: str
     average_outputs: bool = False
+    loss_coefficients: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     def check(self) -> None:
         """See that the fields make a network that kernels can compute, which trust them blindly.
@@ -111,6 +119,28 @@ class Network:
             )
         if not isinstance(self.average_outputs, bool):
             raise ValueError(f"average_outputs must be a bool, got {self.average_outputs!r}.")
+        self._check_coefficients()
+        smoothing = self.label_smoothing
+        if type(smoothing) is not float or not 0 <= smoothing < 1:
+            raise ValueError(
+                f"label_smoothing must be a number of type float from 0 to below 1, got "
+                f"{smoothing!r}."
+            )
+
+    def _check_coefficients(self):
+        found, coefficient = self.loss_coefficients, coefficient_of(self.loss)
+        expected = 0 if coefficient is None else self.layer_sizes[-1]
+        highest = inf if coefficient is None else coefficient.highest
+        if (
+            not isinstance(found, tuple)
+            or len(found) != expected
+            or not all(type(each) is float and 0 <= each <= highest for each in found)
+            or inf in found
+        ):
+            raise ValueError(
+                f"loss_coefficients must be a tuple of {expected} finite numbers of type float "
+                f"from 0 to {highest:g} with loss={self.loss!r}, got {found!r}."
+            )
 
     @property
     def shapes(self) -> list[tuple[int, int]]:

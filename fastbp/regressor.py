@@ -5,18 +5,24 @@ The rest is in `fastbp.base`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
 from fastbp.late import imported
-from fastbp.losses import LOSSES, names_for
+from fastbp.losses import LOSSES, coefficient_of, names_for
+from fastbp.supervision import Supervision, loss_coefficients
+from fastbp.targets import Targets, in_order, score_targets, without_missing_rows
+from fastbp.validation import check_sample_weight, check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,12 +42,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, default='squared_error'
-        Loss to minimise:
+    loss : str, default='squared_error'
+        Loss to minimise, by scikit-learn's names and scales where it has them:
 
         - 'squared_error': half the squared error. Its value is averaged over the outputs, its
           gradient is not, as in scikit-learn;
-        - 'poisson': half the Poisson deviance with exponential outputs, for y >= 0.
+        - 'poisson': half the Poisson deviance with exponential outputs, for y >= 0;
+        - 'absolute_error': the absolute error, for medians;
+        - 'huber': half the squared error up to `huber_delta` and linear beyond [17]_;
+        - 'log_cosh': the logarithm of the error's hyperbolic cosine, likewise but smooth;
+        - 'quantile': the pinball loss, for the `quantile` [18]_;
+        - 'gamma': half the gamma deviance with exponential outputs, for y > 0.
+
+        All but 'poisson' and 'gamma' are averaged over the outputs as the squared error is. 'lbfgs'
+        supposes a smooth loss, which 'absolute_error' and 'quantile' are not: it may stop early.
 
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Number of units in each hidden layer; an int for one hidden layer, () for none.
@@ -188,6 +202,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         'leaky_relu' bounds nothing. y is not scaled: values outside of the range are never
         reached.
 
+    huber_delta : float, default=1.35
+        Where 'huber' becomes linear, in standard deviations of the targets that the model was first
+        trained on, for each output and weighted by sample weight.
+
+    quantile : float or list of float, default=0.5
+        Which quantile 'quantile' estimates, from 0 to 1. A list makes one output for each, for y of
+        one column; predictions have the shape (n_samples, n_quantiles) then and do not cross
+        [19]_, and `score` is the D² pinball score instead of R².
+
     weight_decay : float, default=0.01
         Decoupled decay of the weights (not the biases) in 'adamw' and 'lion': each update also
         subtracts learning rate * weight_decay * weight [3]_. Not used by the other solvers. The
@@ -232,6 +255,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     input_scale : float, default=1.0
         Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255
         a model trains from bytes without a float copy of X.
+
+    scale_targets : bool, default=False
+        Whether the network learns (y - mean) / standard deviation instead of y, for each output,
+        both weighted by sample weight: without it training fails on y of 10**6. Predictions are in
+        y's own units; `loss_`, `loss_curve_`, `tol` and the parameters of the loss refer to
+        standardised ones, and so does `out_activation`. Further training keeps the numbers of the
+        first call. Of outputs that are all equal the standard deviation counts as 1. Not for
+        'poisson' and 'gamma'.
+
+    missing_targets : {'raise', 'ignore'}, default='raise'
+        Whether y may be NaN in some columns. 'ignore' leaves those entries out of loss and
+        gradient; a row's loss is the sum over the others, and is still averaged over the number of
+        all outputs. A row that has none left counts as one of sample weight 0.
 
     device : {'cpu', 'cuda', 'auto'}, default='cpu'
         Where to compute. 'cuda' is an NVIDIA GPU; 'auto' is a GPU if one can be used, otherwise the
@@ -348,6 +384,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
        ICML 2013, arXiv:1211.5063.
     .. [16] Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM
        Journal on Control and Optimization 30, 1992.
+    .. [17] Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics,
+       1964.
+    .. [18] Koenker and Bassett, "Regression Quantiles", Econometrica, 1978.
+    .. [19] Chernozhukov, Fernandez-Val and Galichon, "Quantile and Probability Curves Without
+       Crossing", Econometrica, 2010.
 
     Examples
     --------
@@ -366,10 +407,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         **params.CONSTRAINTS,
         "loss": [StrOptions({*names_for("regression")})],
         "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="both"), "array-like"],
+        "scale_targets": ["boolean"],
+        "missing_targets": [StrOptions({"raise", "ignore"})],
     }
     _numeric_targets = True
+    _encoding = "loss", "scale_targets", "missing_targets"  # what `_encode` depends on
     if TYPE_CHECKING:
         out_activation: str
+        huber_delta: float
+        quantile: float | Sequence[float]
+        scale_targets: bool
+        missing_targets: Literal["raise", "ignore"]
     _average_outputs = True
 
     def __init__(
@@ -400,6 +450,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         out_activation: str = "auto",
+        huber_delta: float = 1.35,
+        quantile: float | Sequence[float] = 0.5,
         weight_decay: float = 0.01,
         warmup: float = 0.0,
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
@@ -409,6 +461,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         ema_decay: float | None = None,
         n_threads: int | None = None,
         input_scale: float = 1.0,
+        scale_targets: bool = False,
+        missing_targets: Literal["raise", "ignore"] = "raise",
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
         checkpoint: Path | None = None,
@@ -447,27 +501,81 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _encode(self, y, dtype, model, incremental, classes):
-        targets = np.ascontiguousarray(y.toarray() if issparse(y) else y, dtype=dtype)
+        y = y.toarray() if issparse(y) else y
+        targets = np.ascontiguousarray(y, dtype=np.float64 if self.scale_targets else dtype)
         targets = targets.reshape(len(targets), -1)
-        if targets.min() < 0 and not self._takes_negative():
-            raise ValueError(
-                f"loss={self.loss!r} needs y >= 0, got y with {targets.min():g} in it."
-            )
+        lowest = np.fmin.reduce(targets, axis=None)  # of those that are not missing
+        if lowest < 0 and not self._takes("takes_negative"):
+            least = "y >= 0" if self._takes("takes_zero") else "y > 0"
+            raise ValueError(f"loss={self.loss!r} needs {least}, got y with {lowest:g} in it.")
+        if lowest == 0 and not self._takes("takes_zero"):
+            raise ValueError(f"loss={self.loss!r} needs y > 0, got y with 0 in it.")
         return targets, None, targets.shape[1]
 
-    def _takes_negative(self):
-        return all(loss.takes_negative for loss in LOSSES if loss.name == self.loss)
+    def _supervise(self, targets, labels, sample_weight, dtype, units=None):
+        quantiles, is_scaled = self._quantiles(), bool(self.scale_targets)
+        if is_scaled and not self._takes("takes_negative"):
+            raise InvalidParameterError(
+                f"scale_targets=True does not go with loss={self.loss!r}, whose outputs are "
+                "positive: standardised targets are not. Use scale_targets=False; the loss does "
+                "not depend on the unit of y, and y may be divided by its mean."
+            )
+        if quantiles is not None:
+            if targets.shape[1] != 1:
+                raise ValueError(
+                    f"quantile={self.quantile!r} makes an output of each quantile and needs y of "
+                    f"one column, got {targets.shape[1]}. Use a single number."
+                )
+            targets = np.repeat(targets, len(quantiles), axis=1)
+        if self.missing_targets == "ignore":
+            sample_weight = without_missing_rows(targets, sample_weight)
+        units = self._units_of(targets, sample_weight, units, quantiles)
+        n_outputs, deviations = targets.shape[1], None
+        if units is not None:
+            targets = units.scale(targets, dtype)
+            deviations = None if is_scaled else units.deviations or None
+        coefficients = loss_coefficients(self, n_outputs, deviations)
+        return Supervision(targets, sample_weight, n_outputs, coefficients, units=units)
+
+    def _units_of(self, targets, sample_weight, before, quantiles):
+        """What is to be kept of the targets: measured in the first call, if it matters at all."""
+        is_scaled, coefficient = bool(self.scale_targets), coefficient_of(self.loss)
+        if not is_scaled and (coefficient is None or not coefficient.is_relative):
+            return None if quantiles is None else Targets(quantiles=quantiles)
+        if before is not None and len(before.deviations) == targets.shape[1]:
+            return replace(before, is_scaled=is_scaled, quantiles=quantiles)
+        return Targets.of(targets, sample_weight, is_scaled=is_scaled, quantiles=quantiles)
+
+    def _quantiles(self):
+        """The quantiles where `quantile` lists some, and the loss is theirs."""
+        if self.loss != "quantile" or isinstance(self.quantile, Real):
+            return None
+        quantiles = np.asarray(self.quantile, dtype=object)
+        if (
+            quantiles.ndim != 1
+            or not len(quantiles)
+            or not all(isinstance(each, Real) and 0 <= each <= 1 for each in quantiles)
+        ):
+            raise InvalidParameterError(
+                f"quantile must be a number from 0 to 1, or a list of some, got {self.quantile!r}."
+            )
+        return tuple(map(float, quantiles))
+
+    def _takes(self, what):
+        """Whether the loss takes negative targets, or zeros."""
+        return all(getattr(loss, what) for loss in LOSSES if loss.name == self.loss)
 
     def _output_activation(self, labels):
         return params.output_activation(self.out_activation, self.loss)
 
     def _score_outputs(self, outputs, labels, targets, sample_weight):
-        metrics = imported("sklearn.metrics")
-        return metrics.r2_score(targets, outputs, sample_weight=sample_weight)
+        # Both scores are the same in any unit.
+        quantiles = self._quantiles()
+        return score_targets(targets, in_order(outputs, quantiles), sample_weight, quantiles)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.target_tags.positive_only = not self._takes_negative()
+        tags.target_tags.positive_only = not self._takes("takes_negative")
         return tags
 
     def predict(self, X: ArrayLikeOrSparse) -> Array:
@@ -480,19 +588,25 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype of the weights
+            In the units of y, also with `scale_targets`. With a list as `quantile` there is a
+            column for each, in its order, and those of larger quantiles are never smaller.
         """
-        outputs = self._outputs(self._fitted(), X)
-        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+        model = self._fitted()
+        return model.predictions_of(self._outputs(model, X))
 
     def score(
         self, X: ArrayLikeOrSparse, y: ArrayLikeOrSparse, sample_weight: ArrayLike | None = None
     ) -> float:
         """Compute the coefficient of determination R² of the predictions.
 
+        If the model has a list as `quantile`, it is the D² pinball score of each quantile instead
+        (`sklearn.metrics.d2_pinball_score`).
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            With ``missing_targets="ignore"`` NaN is left out.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -501,4 +615,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             Averaged over the outputs; 1 at best.
         """
         imported("sklearn.metrics")  # which scikit-learn's method imports
-        return super().score(X, y, sample_weight)
+        model = self._fitted()
+        quantiles = None if model.targets is None else model.targets.quantiles
+        if quantiles is None and self.missing_targets == "raise":
+            return super().score(X, y, sample_weight)
+        predictions = self.predict(X)
+        y = check_targets(y, self.missing_targets == "ignore")
+        check_consistent_length(X, y)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, y)
+        targets = y.reshape(len(y), -1)
+        predictions = predictions.reshape(len(y), -1)
+        if quantiles is not None and targets.shape[1] == 1:
+            targets = np.repeat(targets, len(quantiles), axis=1)
+        if targets.shape != predictions.shape:
+            raise ValueError(
+                f"y has {targets.shape[1]} columns, but the model predicts {predictions.shape[1]}."
+            )
+        return score_targets(targets, predictions, sample_weight, quantiles)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "fastbp model", 1
 KEYS = (
     "format", "version", "fastbp", "class", "parameters", "network", "labels", "feature_names",
-    "input_scale", "progress", "optimizer", "holdout",
+    "input_scale", "progress", "optimizer", "holdout", "targets",
 )  # fmt: skip
 CLASSES = "MLPClassifier", "MLPRegressor"
 # Names in files -> attributes of estimators.
@@ -155,6 +155,7 @@ def _describe(estimator, model, attributes, arrays, with_optimizer):
         "labels": None if model.labels is None else _describe_labels(model.labels, arrays),
         "feature_names": None if names is None else [str(name) for name in names],
         "input_scale": model.input_scale,
+        "targets": None if model.targets is None else asdict(model.targets),
         "progress": _describe_progress(attributes, arrays),
         "optimizer": _describe_optimizer(optimizer, model.network, arrays),
         "holdout": None if holdout is None else _describe_generator("holdout", holdout, arrays),
@@ -188,6 +189,8 @@ def _plain(value):
         value = value.item()
     if isinstance(value, list | tuple):
         return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, os.PathLike):

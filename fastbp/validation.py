@@ -5,7 +5,7 @@ from numbers import Number
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils import column_or_1d, get_tags
+from sklearn.utils import check_array, column_or_1d, get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastbp.data import READABLE_DTYPES
@@ -82,7 +82,7 @@ def check_rows(estimator, model, X):
     return with_plain_booleans(_in_order(X))
 
 
-def check_training_data(estimator, X, y, *, model, numeric):
+def check_training_data(estimator, X, y, *, model, numeric, missing=False):
     """Check rows and targets to learn from.
 
     Parameters
@@ -94,6 +94,8 @@ def check_training_data(estimator, X, y, *, model, numeric):
         Whose features X must have; None takes any.
     numeric : bool
         Whether y holds numbers rather than labels.
+    missing : bool, default=False
+        Whether numbers may be NaN.
 
     Returns
     -------
@@ -105,7 +107,11 @@ def check_training_data(estimator, X, y, *, model, numeric):
     """
     if not numeric:
         check_labels(y)
-    columns = _columns_of(estimator, model)
+    columns, is_missing = _columns_of(estimator, model), None
+    if missing and y is not None:
+        y = check_targets(y, missing)
+        is_missing = np.isnan(y)
+        y = np.where(is_missing, 0, y)
     X, y = validate_data(
         columns,
         _check_sparse(X),
@@ -116,6 +122,8 @@ def check_training_data(estimator, X, y, *, model, numeric):
         dtype=_X_DTYPES,
         reset=model is None,
     )
+    if is_missing is not None and is_missing.any():
+        y = np.where(is_missing, np.nan, y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y.toarray() if issparse(y) else y, warn=True)
     if numeric and y.dtype.kind not in "biuf":
@@ -124,6 +132,28 @@ def check_training_data(estimator, X, y, *, model, numeric):
         )
     names = getattr(columns, "feature_names_in_", None)
     return with_plain_booleans(_in_order(X)), with_plain_booleans(y), names
+
+
+def check_targets(y, missing=False):
+    """Check numbers to learn or to be compared with.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+    missing : bool, default=False
+        Whether they may be NaN.
+
+    Returns
+    -------
+    y : ndarray of the same shape
+    """
+    return check_array(
+        y.toarray() if issparse(y) else y,
+        dtype="numeric",
+        ensure_2d=False,
+        ensure_all_finite="allow-nan" if missing else True,
+        input_name="y",
+    )
 
 
 def with_plain_booleans(array):

@@ -25,8 +25,8 @@ def encode(value):
     Parameters
     ----------
     value : object
-        None, a bool, an int, a float, a str or bytes; a list or a tuple of them; one of NumPy's
-        scalars; or a one-dimensional array of NumPy's, with objects of these types.
+        None, a bool, an int, a float, a str or bytes; a list, a tuple or a dict of them; one of
+        NumPy's scalars; or a one-dimensional array of NumPy's, with objects of these types.
 
     Returns
     -------
@@ -56,6 +56,8 @@ def encode(value):
         return [encode(each) for each in value]
     if kind is tuple:
         return {"tuple": [encode(each) for each in value]}
+    if kind is dict:
+        return {"dict": [[encode(key), encode(each)] for key, each in value.items()]}
     if isinstance(value, np.generic | np.ndarray) and value.ndim < 2:
         dtype = value.dtype
         if _ARRAY_TYPES.fullmatch(dtype.str) and (value.ndim == 0 or value.nbytes <= MOST_BYTES):
@@ -63,7 +65,7 @@ def encode(value):
             return {"dtype": dtype.str, name: _items(value)}
     raise ValueError(
         f"{reprlib.repr(value)} of type {kind.__name__} cannot be stored: only None, booleans, "
-        "numbers, strings, bytes, and lists, tuples and one-dimensional arrays of them can."
+        "numbers, strings, bytes, and lists, tuples, dicts and one-dimensional arrays of them can."
     )
 
 
@@ -93,11 +95,26 @@ def decode(encoded):
         return encoded["bytes"].encode("latin-1")
     if keys == {"tuple"} and isinstance(encoded["tuple"], list):
         return tuple(decode(each) for each in encoded["tuple"])
+    if keys == {"dict"} and isinstance(encoded["dict"], list):
+        return _dict(encoded["dict"])
     if keys == {"dtype", "value"} and not isinstance(encoded["value"], list):
         return _array(encoded["dtype"], [encoded["value"]])[0]
     if keys == {"dtype", "values"} and isinstance(encoded["values"], list):
         return _array(encoded["dtype"], encoded["values"])
     raise ValueError(f"{reprlib.repr(encoded)} is no stored value")
+
+
+def _dict(pairs):
+    """A dict from its keys and values."""
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{reprlib.repr(pairs)} are no keys with values")
+    try:
+        found = {decode(key): decode(value) for key, value in pairs}
+    except TypeError as error:  # a key that cannot be one
+        raise ValueError(f"{reprlib.repr(pairs)} are no keys with values: {error}") from error
+    if len(found) < len(pairs):
+        raise ValueError(f"{reprlib.repr(pairs)} have a key twice")
+    return found
 
 
 def array_type(name):

@@ -78,18 +78,55 @@ def derivative(name, z):
     raise ValueError(name)
 
 
+def terms(network, targets, outputs):
+    """Every output's share of its row's loss, and its derivative by the output; NaN is missing."""
+    name, t, o = network.loss, targets, outputs
+    c, eps = np.array(network.loss_coefficients, o.dtype), np.finfo(o.dtype).eps
+    p, d = np.clip(o, eps, 1 - eps), o - t
+    if name == "squared_error":
+        found = d**2 / 2, d
+    elif name == "poisson":
+        found = xlogy(t, t / o) - t + o, 1 - t / o
+    elif name == "gamma":
+        found = t / o - 1 - np.log(t / o), (1 - t / o) / o
+    elif name == "absolute_error":
+        found = abs(d), np.sign(d)
+    elif name == "huber":
+        found = np.where(abs(d) < c, d**2 / 2, c * (abs(d) - c / 2)), np.clip(d, -c, c)
+    elif name == "log_cosh":
+        found = np.log(np.cosh(d)), np.tanh(d)
+    elif name == "quantile":
+        found = np.maximum(-c * d, (1 - c) * d), np.where(d < 0, -c, 1 - c)
+    elif name == "focal":
+        found = focal(t, p, c)
+        if network.output_activation == "logistic":
+            other = focal(1 - t, 1 - p, c)
+            found = found[0] + other[0], found[1] - other[1]
+    elif network.output_activation == "softmax":
+        found = -xlogy(t, p), -t / p
+    else:
+        found = -xlogy(t, p) - xlogy(1 - t, 1 - p), (1 - t) / (1 - p) - t / p
+    return [np.where(np.isnan(t), 0, each) for each in found]
+
+
+def focal(t, p, gamma):
+    """-t (1 - p)^gamma log p, and its derivative by p."""
+    turn = gamma * (1 - p) ** (gamma - 1) * np.log(p)
+    return -t * (1 - p) ** gamma * np.log(p), t * turn - t * (1 - p) ** gamma / p
+
+
 def row_losses(network, targets, outputs):
     """The loss of each row, without the penalty."""
-    if network.loss == "squared_error":
-        errors = (targets - outputs) ** 2 / 2
-        return errors.mean(axis=1) if network.average_outputs else errors.sum(axis=1)
-    if network.loss == "poisson":
-        return (xlogy(targets, targets / outputs) - targets + outputs).sum(axis=1)
-    eps = np.finfo(outputs.dtype).eps
-    p = np.clip(outputs, eps, 1 - eps)
+    losses = terms(network, targets, outputs)[0]
+    return losses.mean(axis=1) if network.average_outputs else losses.sum(axis=1)
+
+
+def output_delta(network, targets, outputs, logits):
+    """The derivative of each row's summed loss by the logits."""
+    error = terms(network, targets, outputs)[1]
     if network.output_activation == "softmax":
-        return -xlogy(targets, p).sum(axis=1)
-    return -(xlogy(targets, p) + xlogy(1 - targets, 1 - p)).sum(axis=1)
+        return outputs * (error - (error * outputs).sum(axis=1, keepdims=True))
+    return error * derivative(network.output_activation, logits)
 
 
 def dropout_factors(dropout, layer, update, shape):
@@ -138,10 +175,7 @@ def loss_and_gradient(
     losses = row_losses(network, targets, outputs)
     loss = ((weight * losses).sum() + penalty) / weight.sum()
 
-    delta = outputs - targets
-    if network.loss == "squared_error":
-        delta = delta * derivative(network.output_activation, logits[-1])
-    delta = delta * weight[:, None]
+    delta = output_delta(network, targets, outputs, logits[-1]) * weight[:, None]
     gradient = np.empty_like(parameters)
     coef_gradients, intercept_gradients = network.views(gradient)
     for i in reversed(range(len(coefs))):
@@ -215,9 +249,11 @@ class NaiveEngine:
         )
         targets, weight = data.targets, data.sample_weight
         if targets is not None:
-            targets = targets[rows]
+            targets, smoothing, n_shares = targets[rows], self.network.label_smoothing, 2
             if targets.ndim == 1:
-                targets = np.arange(self.network.layer_sizes[-1]) == targets[:, None]
+                n_shares = self.network.layer_sizes[-1]
+                targets = np.arange(n_shares) == targets[:, None]
+            targets = targets.astype(self.dtype) * (1 - smoothing) + smoothing / n_shares
             targets = targets.astype(self.dtype)
         return X, targets, None if weight is None else weight[rows]
 

@@ -197,15 +197,19 @@ class Engine:
         network, targets, weight = self.network, data.targets, data.sample_weight
         loss = losses.find_loss(network.loss, network.output_activation)
         is_class = targets.ndim == 1 and network.output_activation != "identity"
+        smoothing, n_outputs = network.label_smoothing, network.layer_sizes[-1]
         return Objective(
             output_activation=activations.code_of(network.output_activation),
             loss=losses.code_of(loss),
             joins_activation=int(loss.joins_activation),
             has_classes=int(is_class and loss is losses.CROSS_ENTROPY),
-            loss_scale=1 / network.layer_sizes[-1] if network.average_outputs else 1.0,
+            loss_scale=1 / n_outputs if network.average_outputs else 1.0,
             eps=float(np.finfo(self.dtype).eps),
             targets=source_of(targets),
             target_is_class=int(is_class),
+            coefficients=np.array(network.loss_coefficients, self.dtype),
+            kept=1 - smoothing,
+            shared=smoothing / (n_outputs if is_class else 2),
             sample_weight=0 if weight is None else address_of(weight),
         )
 

@@ -193,6 +193,9 @@ class Objective(NamedTuple):
     eps: float  # probabilities are kept this far from 0 and 1
     targets: Source
     target_is_class: int  # whether a target is a class index (int64) or a row of numbers
+    coefficients: Reals  # of the loss, one for each output; empty if it has none
+    kept: float  # multiplies targets of 0 and 1, which are smoothed if this is not 1
+    shared: float  # is added to them
     sample_weight: int  # address of float64 weights, or 0
 
 

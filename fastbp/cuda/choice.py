@@ -69,8 +69,8 @@ def choose(task, gpu):
     Raises
     ------
     ValueError
-        Where the GPU has no tensor cores for the precision, or an activation, dropout or an average
-        of the weights is not for them.
+        Where the GPU has no tensor cores for the precision, or an activation, the loss, dropout or
+        an average of the weights is not for them.
     """
     if task.precision not in TENSOR_CORE_PRECISIONS:
         return Choice("general", f"general {task.precision} kernels, many steps in a graph")
@@ -90,6 +90,13 @@ def choose(task, gpu):
                 f"precision={task.precision!r} does not go with activation={name!r}, whose "
                 "derivative needs more than its rounded output. Use precision='float32'."
             )
+    network = task.network
+    if network.loss_coefficients or network.label_smoothing:
+        what = "label_smoothing" if network.label_smoothing else f"loss={network.loss!r}"
+        raise ValueError(
+            f"precision={task.precision!r} does not go with {what}, which the program for tensor "
+            "cores does not compute. Use precision='float32'."
+        )
     kind = "bfloat16" if task.precision == "bfloat16" else "float32 rounded to tf32"
     return Choice(
         "wide", f"products on tensor cores in {kind}, float32 master weights, a graph for a step"

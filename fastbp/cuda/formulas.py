@@ -84,27 +84,61 @@ def activate_backward(code, delta, kept):
 # ---- losses -----------------------------------------------------------------------------------
 
 _LOSSES = list(enumerate(losses.LOSSES))
+# Those whose formulas need no coefficient, which the specialised programs know.
+_PLAIN_LOSSES = [pair for pair in _LOSSES if pair[1].coefficient is None]
+
+
+def _of_any_loss(name, formula, arguments):
+    """A switch among the formulas of all losses, with and without a coefficient."""
+    branches = [
+        (
+            code,
+            "return {f}(target, output, eps, coefficient)"
+            if record.coefficient
+            else f"return {{f}}({arguments})",
+            {"f": compile_formula(getattr(record, formula))},
+        )
+        for code, record in _LOSSES
+    ]
+    parameters = "loss, target, output, eps, coefficient"
+    return _switch(name, parameters, branches, "return output")
+
+
 # One output's share of its row's loss.
 output_loss = _by_formula(
-    "output_loss", "loss, target, output, eps", _LOSSES, "return {f}(target, output, eps)",
+    "output_loss", "loss, target, output, eps", _PLAIN_LOSSES, "return {f}(target, output, eps)",
     "share", "return output",
 )  # fmt: skip
 _output_error = _by_formula(
-    "output_error", "loss, target, output", _LOSSES, "return {f}(target, output)", "error",
+    "output_error", "loss, target, output", _PLAIN_LOSSES, "return {f}(target, output)", "error",
     "return output",
 )  # fmt: skip
 _joins_activation = _whether(
     "joins_activation", "loss", _LOSSES, lambda loss: loss.joins_activation
 )
+# The same of every loss; `error` is ∂L/∂output or what the loss's record says.
+any_output_loss = _of_any_loss("any_output_loss", "share", "target, output, eps")
+any_output_error = _of_any_loss("any_output_error", "error", "target, output")
 
 
 @device_function
 def output_delta(loss, activation, target, output):
     """δ of one output, its row's weight not yet in it."""
-    error = _output_error(loss, target, output)
+    return delta_of_error(loss, activation, _output_error(loss, target, output), output)
+
+
+@device_function
+def delta_of_error(loss, activation, error, output):
+    """δ of one output from the loss's `error`; not of a loss of softmax that is not joined."""
     if _joins_activation(loss):
         return error
     return activate_backward(activation, error, output)
+
+
+@device_function
+def couples_outputs(loss, activation):
+    """Whether δ of an output depends on all of its row: δ = s − p Σs, s being the errors."""
+    return activation == SOFTMAX and not _joins_activation(loss)
 
 
 # ---- update rules -----------------------------------------------------------------------------

@@ -86,8 +86,11 @@ def list_general(dtype):
         "gather_sparse_rows": (
             windows.gather_sparse_rows, (*window, *csr, INTEGER, REAL, *end), 64
         ),
-        "gather_classes": (windows.gather_classes, (*window, ORDER, INTEGER, array, INTEGER), 64),
         "drop_inputs": (masks.drop_inputs, (TABLE, INTEGER, array, *numbers(4)), 64),
+        "gather_classes": (
+            windows.gather_classes, (*window, ORDER, INTEGER, REAL, REAL, array, INTEGER), 64
+        ),
+        "smooth_targets": (windows.smooth_targets, (array, INTEGER, INTEGER, REAL, REAL), 48),
         "loss_kernel": (output_layer.LOSS_KERNELS[dtype], (*begin, *after), 80),
         "head": (head, (*begin, array, *after), 96),
         "activate_rows": (output_layer.activate_rows, (array, *numbers(4)), 48),

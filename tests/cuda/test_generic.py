@@ -60,8 +60,29 @@ CASES = {
         Network((6, 7, 3), ("tanh",), "softmax", "log_loss"),
         dict(solver="adam", learning_rate_init=0.01, ema_decay=0.5), "float32", False,
     ),
+    "focal": (
+        Network((6, 7, 3), ("tanh",), "softmax", "focal", False, (2.0,) * 3, 0.1), {}, "float64",
+        True,
+    ),
+    "focal, many labels": (
+        Network((6, 7, 18), ("tanh",), "logistic", "focal", False, (0.5,) * 18, 0.25), {},
+        "float64", False,
+    ),
+    "smoothed classes, many outputs": (
+        Network((6, 7, 18), ("tanh",), "softmax", "log_loss", False, (), 0.1), {}, "float32", False
+    ),
+    "huber": (
+        Network((6, 7, 2), ("tanh",), "identity", "huber", True, (0.2, 0.7)), {}, "float64", True
+    ),
+    "quantiles, many outputs": (
+        Network((6, 18), (), "identity", "quantile", True, tuple((1 + i) / 20 for i in range(18))),
+        {}, "float64", False,
+    ),
+    "log_cosh": (Network((6, 7, 2), ("tanh",), "identity", "log_cosh"), {}, "float32", False),
+    "gamma": (Network((6, 7, 2), ("tanh",), "exp", "gamma"), {}, "float64", False),
     "one output": (Network((6, 4, 1), ("relu",), "logistic", "log_loss"), {}, "float32", True),
 }  # fmt: skip
+MISSING = "huber", "quantile", "log_cosh"  # with which some targets are
 # float32 sums differ in their order.
 TOLERANCE = {"float64": dict(rtol=1e-10, atol=1e-12), "float32": dict(rtol=1e-4, atol=1e-5)}
 
@@ -75,6 +96,12 @@ def make_data(network, dtype, weighted=False, X=None):
         targets = random.integers(0, n_outputs, N_ROWS)
     else:
         targets = random.integers(0, 2, (N_ROWS, n_outputs)).astype(dtype)
+    if network.loss in MISSING:
+        targets = (targets + random.normal(size=targets.shape)).astype(dtype)
+        targets[random.random(targets.shape) < 0.3] = np.nan
+        targets[5:7] = np.nan
+    if network.loss == "gamma":
+        targets += 1
     weight = None
     if weighted:
         weight = random.uniform(0.5, 2, N_ROWS)

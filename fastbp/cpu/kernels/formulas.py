@@ -7,6 +7,7 @@ whole vectors.
 from fastbp import activations, losses, optimizers
 from fastbp.cpu.kernels.compilation import kernel
 from fastbp.cpu.kernels.elementary import compile_formula
+from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.vectors import whole_size
 from fastbp.schedules import COEFFICIENTS, RATE
 from fastbp.switches import make_switch
@@ -22,7 +23,7 @@ def _compiled(record, *names):
 
 
 def _switch(name, parameters, branches, **options):
-    common = {"whole_size": whole_size}
+    common = {"whole_size": whole_size, "section": section}
     return kernel(make_switch(name, parameters, branches, common=common, **options))
 
 
@@ -73,28 +74,36 @@ activate_backward = _switch(
 # ---- losses -----------------------------------------------------------------------------------
 
 
-def _loss_switch(name, parameters, line, formula):
+# A loss's coefficient is another one for each output, whose numbers lie together.
+_WITH_COEFFICIENT = """\
+count = outputs.size // coefficients.size
+for unit in range(coefficients.size):
+    coefficient, start = coefficients[unit], unit * count
+    for sample in range(whole_size(section(outputs, start, count))):
+        j = start + sample
+        """
+
+
+def _loss_branch(code, record, result, formula, arguments):
+    compiled = _compiled(record, formula)
+    if record.coefficient is None:
+        return code, _loop("outputs", f"{result} = {{{formula}}}({arguments})"), compiled
+    line = f"{result} = {{{formula}}}(targets[j], outputs[j], eps, coefficient)"
+    return code, _WITH_COEFFICIENT + line, compiled
+
+
+def _loss_switch(name, result, formula, arguments):
     branches = [
-        (code, _loop("outputs", line), _compiled(record, formula))
+        _loss_branch(code, record, f"{result}[j]", formula, arguments)
         for code, record in enumerate(losses.LOSSES)
     ]
-    return _switch(name, parameters, branches)
+    return _switch(name, f"loss, {result}, targets, outputs, coefficients, eps", branches)
 
 
 # Each output's share of its row's loss.
-compute_losses = _loss_switch(
-    "compute_losses",
-    "loss, losses, targets, outputs, eps",
-    "losses[j] = {share}(targets[j], outputs[j], eps)",
-    "share",
-)
+compute_losses = _loss_switch("compute_losses", "losses", "share", "targets[j], outputs[j], eps")
 # ∂L/∂output or, where the loss joins the activation, δ.
-compute_errors = _loss_switch(
-    "compute_errors",
-    "loss, errors, targets, outputs",
-    "errors[j] = {error}(targets[j], outputs[j])",
-    "error",
-)
+compute_errors = _loss_switch("compute_errors", "errors", "error", "targets[j], outputs[j]")
 cross_entropy = compile_formula(losses.CROSS_ENTROPY.share)
 
 # ---- update rules -----------------------------------------------------------------------------

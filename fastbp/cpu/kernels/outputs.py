@@ -30,6 +30,7 @@ from fastbp.cpu.kernels.vectors import (
     vector_size,
     where_equal,
     where_greater,
+    whole_size,
 )
 from fastbp.cpu.records import LANES, N_OUTPUTS, WIDTH
 
@@ -107,7 +108,7 @@ def read_labels(objective, labels, order):
 
 @kernel
 def read_targets(objective, workspace, targets, count, order):
-    """Fill `targets`, unit by unit, with those of the rows `order` of the data."""
+    """Fill `targets`, unit by unit, with those of the rows `order` of the data, smoothed."""
     one = type(targets[0])(1)
     if objective.target_is_class:
         for j in range(targets.size):
@@ -121,6 +122,32 @@ def read_targets(objective, workspace, targets, count, order):
             gather_row(row, objective.targets, order[sample], one)
             for unit in range(row.size):
                 targets[unit * count + sample] = row[unit]
+    if objective.kept != 1:
+        kept, shared = type(one)(objective.kept), type(one)(objective.shared)
+        for j in range(targets.size):
+            targets[j] = kept * targets[j] + shared
+
+
+@kernel
+def leave_out_missing(losses, errors, targets):
+    """Set losses and errors to 0 where the target is missing, which is NaN."""
+    zero = type(targets[0])(0)
+    for j in range(whole_size(targets)):
+        is_there = targets[j] == targets[j]
+        losses[j] = losses[j] if is_there else zero
+        errors[j] = errors[j] if is_there else zero
+
+
+@kernel
+def softmax_backward(deltas, errors, outputs, count):
+    """δ of softmax from s = ∂L/∂(ln p), `errors`: δ = s − p Σs."""
+    for sample in range(0, count, vector_size(outputs)):
+        total = spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            total = total + load_vector(errors, at)
+        for at in range(sample, outputs.size, count):
+            product = load_vector(outputs, at) * total
+            store_vector(deltas, at, load_vector(errors, at) - product)
 
 
 @kernel
@@ -173,8 +200,10 @@ def losses_and_deltas(memory, workspace, objective, order, batch_weight, first, 
         if objective.has_classes:  # well before vectors of these single stores are loaded
             read_labels(objective, targets, samples)
         collect_outputs(memory, workspace, objective.output_activation, row, count)
-        if objective.has_classes:
+        if objective.has_classes and objective.kept == 1:
             deltas_of_classes(objective, losses, targets, outputs, shares)
+        elif objective.has_classes:
+            deltas_of_smoothed(objective, losses, targets, outputs, shares)
         else:
             deltas_of_numbers(objective, workspace, samples, targets, outputs, shares)
         weigh_losses(objective, section(memory.row_losses, row, n_samples), losses, samples)
@@ -204,16 +233,50 @@ def deltas_of_classes(objective, losses, targets, outputs, shares):
         losses[j] = cross_entropy(one, losses[j], eps)
 
 
+@kernel
+def deltas_of_smoothed(objective, losses, targets, outputs, shares):
+    """The same with smoothed labels; the loss is the sum of all outputs' −t log p.
+
+    −log p takes the place of the outputs.
+    """
+    count, eps = shares.size, type(outputs[0])(objective.eps)
+    one, low = type(eps)(1), type(eps)(objective.shared)
+    high = type(eps)(objective.kept) + low
+    for sample in range(0, count, vector_size(outputs)):
+        label, share = load_vector(targets, sample), load_vector(shares, sample)
+        number = spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            output = load_vector(outputs, at)
+            error = where_equal(label, number, output - high, output - low)
+            store_vector(targets, at, error * share)
+            number = number + one
+        store_vector(losses, sample, label)  # which δ have taken the place of
+    for j in range(whole_size(outputs)):
+        outputs[j] = cross_entropy(one, outputs[j], eps)
+    for sample in range(0, count, vector_size(outputs)):
+        label = load_vector(losses, sample)
+        loss = number = spread(outputs, 0)
+        for at in range(sample, outputs.size, count):
+            entropy = load_vector(outputs, at)
+            loss = loss + where_equal(label, number, entropy * high, entropy * low)
+            number = number + one
+        store_vector(losses, sample, loss)
+
+
 @phase
 def deltas_of_numbers(objective, workspace, order, targets, outputs, shares):
     """Compute losses and δ of any outputs for the rows `order` of the data; δ goes to `targets`."""
-    count, losses = shares.size, workspace.losses
+    count, losses, eps = shares.size, workspace.losses, type(outputs[0])(objective.eps)
     errors = section(workspace.errors, ZERO, outputs.size)
     read_targets(objective, workspace, targets, count, order)
-    compute_losses(objective.loss, losses, targets, outputs, type(outputs[0])(objective.eps))
-    compute_errors(objective.loss, errors, targets, outputs)
+    compute_losses(objective.loss, losses, targets, outputs, objective.coefficients, eps)
+    compute_errors(objective.loss, errors, targets, outputs, objective.coefficients, eps)
+    leave_out_missing(losses, errors, targets)
     activation = IDENTITY if objective.joins_activation else objective.output_activation
-    activate_backward(activation, targets, errors, outputs)
+    if activation == SOFTMAX:
+        softmax_backward(targets, errors, outputs, count)
+    else:
+        activate_backward(activation, targets, errors, outputs)
     for sample in range(0, count, vector_size(outputs)):
         share, loss = load_vector(shares, sample), spread(outputs, 0)
         for at in range(sample, outputs.size, count):

@@ -34,7 +34,9 @@ class GenericProgram(Program):
         n_rows, n_outputs = self.window_steps * batch, network.layer_sizes[-1]
         self.forward_pass = ForwardPass(device, network, dtype, batch, n_rows, task.dropout)
         self.deltas = device.empty(self.forward_pass.n_deltas, dtype)
-        self.targets = device.empty(n_rows * n_outputs, dtype)
+        # First the loss's coefficients, then the rows of a window.
+        self.targets = device.empty((1 + n_rows) * n_outputs, dtype)
+        device.write(self.targets, np.array(network.loss_coefficients or [0.0] * n_outputs))
         self.row_weights = device.empty(n_rows, np.float64)
         self.table = device.empty(self.window_steps * TABLE_WIDTH, np.float64)
         self.step_losses = device.empty(self.window_steps, np.float64)
@@ -170,15 +172,27 @@ class GenericProgram(Program):
         )  # fmt: skip
         forward_pass.gather(data, epoch.order, n_rows, batch)
         forward_pass.drop_inputs(self.table, n_rows, batch)
+        self._gather_targets(data, epoch, n_rows, grid)
+
+    def _gather_targets(self, data, epoch, n_rows, grid):
+        forward_pass, network = self.forward_pass, self.task.network
+        state, threads, batch = forward_pass.state, forward_pass.threads, self.task.batch_size
+        n_outputs, smoothing = network.layer_sizes[-1], network.label_smoothing
         if data.targets.ndim == 1:
             forward_pass.launch(
                 windows.gather_classes, grid, threads, state, batch, epoch.order, data.targets,
-                self.task.network.layer_sizes[-1], self.targets, n_rows,
+                n_outputs, 1 - smoothing, smoothing / n_outputs, self.targets, n_rows,
             )  # fmt: skip
-        else:
+            return
+        forward_pass.launch(
+            windows.gather_rows, min(n_rows, GATHER_BLOCKS), threads, state, batch,
+            epoch.order, data.targets, 1.0, self.targets, n_outputs, n_rows,
+            forward_pass.infinite,
+        )  # fmt: skip
+        if smoothing:
             forward_pass.launch(
-                windows.gather_rows, min(n_rows, GATHER_BLOCKS), threads, state, batch,
-                epoch.order, data.targets, 1.0, self.targets, 0, n_rows, forward_pass.infinite,
+                windows.smooth_targets, grid, threads, self.targets, n_outputs,
+                n_rows * n_outputs, 1 - smoothing, smoothing / 2,
             )  # fmt: skip
 
     # ---- a step -------------------------------------------------------------------------------

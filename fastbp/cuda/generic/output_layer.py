@@ -10,10 +10,12 @@ from numba import types
 from fastbp.cuda.formulas import (
     SOFTMAX,
     activate,
+    any_output_error,
+    any_output_loss,
+    couples_outputs,
+    delta_of_error,
     device_function,
     exponential,
-    output_delta,
-    output_loss,
 )
 from fastbp.cuda.generic.masks import pass_back
 from fastbp.cuda.generic.tiles import sum_of_block
@@ -51,13 +53,30 @@ def row_loss_and_delta(
     activation, loss, eps, outputs, start, targets, target_start, n_outputs, factor, deltas,
     delta_start,
 ):  # fmt: skip
-    """A row's loss from its outputs, without its weight; its δ, times `factor`, to `deltas`."""
-    total = type(eps)(0)
+    """A row's loss from its outputs, without its weight; its δ, times `factor`, to `deltas`.
+
+    `targets` begins with the loss's coefficients. A target that is NaN is missing: it leaves loss
+    and δ.
+    """
+    total, pull = type(eps)(0), type(eps)(0)
+    is_coupled = couples_outputs(loss, activation)
     for unit in range(n_outputs):
-        output, target = outputs[start + unit], targets[target_start + unit]
-        total += output_loss(loss, target, output, eps)
-        delta = output_delta(loss, activation, target, output) * factor
-        deltas[delta_start + unit] = delta
+        output, target, coefficient = (
+            outputs[start + unit], targets[target_start + unit], targets[unit],
+        )  # fmt: skip
+        error = type(eps)(0)
+        if target == target:
+            total += any_output_loss(loss, target, output, eps, coefficient)
+            error = any_output_error(loss, target, output, eps, coefficient)
+        if is_coupled:
+            pull += error
+        else:
+            error = delta_of_error(loss, activation, error, output) * factor
+        deltas[delta_start + unit] = error
+    if is_coupled:
+        for unit in range(n_outputs):
+            error = deltas[delta_start + unit] - outputs[start + unit] * pull
+            deltas[delta_start + unit] = error * factor
     return total
 
 
@@ -79,7 +98,7 @@ def make_loss_kernel(real):
             row_weight = row_weights[first_row + row]
             row_loss = row_weight * row_loss_and_delta(
                 layer.activation, loss, eps, values, logits, targets,
-                (first_row + row) * n_outputs, n_outputs, real(row_weight / weight), deltas,
+                (first_row + row + 1) * n_outputs, n_outputs, real(row_weight / weight), deltas,
                 layer.deltas + row * n_outputs,
             )  # fmt: skip
         total = sum_of_block(shared, row_loss)
@@ -173,7 +192,7 @@ def make_head(real, threads):
                 row_weight = row_weights[first_row + first + t]
                 row_losses[t] = row_weight * row_loss_and_delta(
                     layer.activation, loss, eps, outputs, t * HEAD_OUTPUTS, targets,
-                    (first_row + first + t) * n_outputs, n_outputs, real(row_weight / weight),
+                    (first_row + first + t + 1) * n_outputs, n_outputs, real(row_weight / weight),
                     own_deltas, t * HEAD_OUTPUTS,
                 )  # fmt: skip
         cuda.syncthreads()

@@ -50,15 +50,29 @@ def gather_sparse_rows(
                     infinite[0] = 1
 
 
-def gather_classes(state, batch_size, order, classes, n_outputs, targets, n_window_rows):
-    """Write the targets of a window's rows, 1 for the row's class and 0 for the others."""
+def gather_classes(
+    state, batch_size, order, classes, n_outputs, kept, shared, targets, n_window_rows
+):
+    """Write the targets of a window's rows, 1 for the row's class and 0 for the others, smoothed.
+
+    The first `n_outputs` numbers of `targets` are the loss's coefficients.
+    """
     first, n_rows = int(state[FIRST_STEP]) * batch_size, int(state[N_ROWS])
     real = type(targets[0])
+    low = real(shared)
+    high = real(kept) + low
     for row in range(cuda.grid(1), n_window_rows, cuda.gridsize(1)):
         if first + row < n_rows:
             label = classes[order[first + row]]
             for unit in range(n_outputs):
-                targets[row * n_outputs + unit] = real(1) if unit == label else real(0)
+                targets[(row + 1) * n_outputs + unit] = high if unit == label else low
+
+
+def smooth_targets(targets, start, count, kept, shared):
+    """Smooth numbers from `start` on that have just been gathered."""
+    real = type(targets[0])
+    for index in range(cuda.grid(1), count, cuda.gridsize(1)):
+        targets[start + index] = real(kept) * targets[start + index] + real(shared)
 
 
 def open_window(

@@ -50,7 +50,8 @@ def plan_for(network, training, gpu):
     That is with lbfgs, early stopping, a callback, sparse X, float64, dropout, a bound of the
     gradient's norm, averages of the weights, a schedule whose learning rates are not known
     beforehand or change within an epoch (as in a warm-up), an activation whose derivative needs z,
-    networks too large for a block's shared memory, and GPUs before compute capability 8.0.
+    a loss with coefficients, smoothed labels, missing targets, networks too large for a block's
+    shared memory, and GPUs before compute capability 8.0.
     """
     data = training.data
     if (
@@ -64,6 +65,9 @@ def plan_for(network, training, gpu):
         or issparse(data.X)
         or training.start.dtype != np.float32
         or gpu.capability < (8, 0)
+        or network.loss_coefficients
+        or network.label_smoothing
+        or (data.targets.dtype.kind == "f" and np.isnan(data.targets).any())
         or (data.targets.ndim == 1 and network.layer_sizes[-1] > 2**24)
     ):
         return None

@@ -126,8 +126,10 @@ def make_loss_kernel(precision, threads, activation, loss, is_class):
             else:
                 value = formulas.activate(activation, value)
             target = target_of(data.targets, index, output, n_outputs, is_class)
-            part += formulas.output_loss(loss, target, value, EPS)
-            delta = formulas.output_delta(loss, activation, target, value) * factor
+            delta = float32(0)
+            if target == target:  # else it is missing
+                part += formulas.output_loss(loss, target, value, EPS)
+                delta = formulas.output_delta(loss, activation, target, value) * factor
             ptx.st_global_f32(source + 4 * output, delta)
             store_one(target_row, output, delta)
         total_loss = block_sum(part)

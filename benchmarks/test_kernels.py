@@ -19,6 +19,7 @@ from fastbp.cpu.kernels.products import multiply
 from fastbp.cpu.kernels.shares import all_rows
 from fastbp.cpu.kernels.spans import ONE, ZERO
 from fastbp.cpu.kernels.tiles import (
+    COMPUTED,
     backward_layer,
     forward_layer,
     update_layer,
@@ -93,7 +94,7 @@ def update(memory, workspace, depth, rule, step, passes):
     layer = layer_of(memory.layers, MIDDLE)
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
-        update_layer(memory, workspace, None, MIDDLE, depth, rule, step, tiles)
+        update_layer(memory, workspace, None, MIDDLE, depth, rule, step, COMPUTED, tiles)
 
 
 @compiled

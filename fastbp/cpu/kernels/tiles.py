@@ -151,6 +151,9 @@ def prefetch_state(memory, start):
         prefetch_tile(memory.second_moment, start)
 
 
+COMPUTED = -1.0  # in the place of a factor: the gradient has not been kept
+
+
 class Block(NamedTuple):
     """A block of a weight panel, whose parameters are updated at once."""
 
@@ -199,42 +202,49 @@ def keep_gradient(memory, gradient, block, number, penalty):
     memory.gradient_norms[number] = square_norm_in_float64(kept)
 
 
+@kernel
+def compute_gradient(memory, workspace, entries, index, panel, block, depth):
+    """Compute the gradient of a block's parameters, in `workspace.tile`."""
+    if block.is_bias:
+        sum_deltas(memory, workspace, layer_of(memory.layers, index), panel, depth)
+    else:
+        tile_gradient(memory, workspace, entries, index, panel, block.column, depth)
+
+
+@kernel
+def take_kept(memory, gradient, block, factor):
+    """Take a block's gradient that was kept, times a factor."""
+    kept = section(memory.gradient, block.start, block.size)
+    factor = type(gradient[0])(factor)
+    for j in range(whole_size(gradient)):
+        gradient[j] = factor * kept[j]
+
+
 @phase
-def update_layer(memory, workspace, entries, index, depth, rule, step, tiles):
+def update_layer(memory, workspace, entries, index, depth, rule, step, factor, tiles):
     """Compute the gradient of one layer's weights and update them, tile by tile.
 
-    Where the gradient's norm is bounded it is only kept. `entries` are the layer's inputs where
-    they are sparse, else None; `depth` is the number of rows in the batch; `step` is a row of the
-    step table.
+    Where the gradient's norm is bounded it is kept first, and taken times `factor` in a second
+    call; in all others `factor` is COMPUTED. `entries` are the layer's inputs where they are
+    sparse, else None; `depth` is the number of rows in the batch; `step` is a row of the step
+    table.
     """
     layer, is_far = layer_of(memory.layers, index), memory.weights.size > CACHED_NUMBERS
     for item in range(tiles.first, tiles.last):
         panel, block = block_at(layer, tiles, item)
+        penalty, number = 0.0 if block.is_bias else step[PENALTY], layer[FIRST_BLOCK] + item
+        gradient = section(workspace.tile, ZERO, block.size)
         if is_far:
             prefetch_state(memory, block.start)
-        if block.is_bias:
-            sum_deltas(memory, workspace, layer, panel, depth)
-        else:
-            tile_gradient(memory, workspace, entries, index, panel, block.column, depth)
-        penalty, number = 0.0 if block.is_bias else step[PENALTY], layer[FIRST_BLOCK] + item
+        if factor != COMPUTED:  # NaN, too
+            take_kept(memory, gradient, block, factor)
+            update_block(memory, gradient, block, rule, step, 0.0)
+            continue
+        compute_gradient(memory, workspace, entries, index, panel, block, depth)
         if penalty > 0:
             weights = section(memory.weights, block.start, block.size)
             memory.square_norms[number] = square_norm(weights)
-        gradient = section(workspace.tile, ZERO, block.size)
         if memory.gradient.size > 0:
             keep_gradient(memory, gradient, block, number, penalty)
         else:
             update_block(memory, gradient, block, rule, step, penalty)
-
-
-@phase
-def update_by_kept(memory, index, rule, step, factor, tiles):
-    """Update one layer by the gradient that was kept, times a factor."""
-    layer = layer_of(memory.layers, index)
-    for item in range(tiles.first, tiles.last):
-        _, block = block_at(layer, tiles, item)
-        gradient = section(memory.gradient, block.start, block.size)
-        scale = type(gradient[0])(factor)
-        for j in range(whole_size(gradient)):
-            gradient[j] *= scale
-        update_block(memory, gradient, block, rule, step, 0.0)

@@ -14,7 +14,7 @@ from fastbp.cpu.kernels.shares import all_rows, round_to_tile, share, smaller, s
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import ZERO, section
 from fastbp.cpu.kernels.sparse import sort_by_column
-from fastbp.cpu.kernels.tiles import backward_layer, update_by_kept, update_layer
+from fastbp.cpu.kernels.tiles import COMPUTED, backward_layer, update_layer
 from fastbp.cpu.records import (
     ABORTED,
     BLOCKS,
@@ -57,13 +57,13 @@ def sum_in_order(values):
 
 
 @kernel
-def update(memory, workspace, entries, index, depth, rule, step, tiles):
-    """Compute the gradient of one layer's weights, and update them."""
-    if entries is None or index > 0 or workspace.inputs.size > 0:
-        update_layer(memory, workspace, None, index, depth, rule, step, tiles)
+def update(memory, workspace, entries, index, depth, rule, step, factor, tiles):
+    """Compute the gradient of one layer's weights, and update them: see `update_layer`."""
+    if entries is None or index > 0 or workspace.inputs.size > 0 or factor != COMPUTED:
+        update_layer(memory, workspace, None, index, depth, rule, step, factor, tiles)
     else:
         sort_by_column(entries)
-        update_layer(memory, workspace, entries, index, depth, rule, step, tiles)
+        update_layer(memory, workspace, entries, index, depth, rule, step, factor, tiles)
 
 
 @kernel
@@ -120,7 +120,7 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
             passed = barrier(memory.control, passed, size)
         # Right away, while the layer's weights, inputs and δ are in the caches.
         tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-        update(memory, workspace, entries, index, order.size, call.rule, step, tiles)
+        update(memory, workspace, entries, index, order.size, call.rule, step, COMPUTED, tiles)
     if memory.gradient.size > 0:
         passed = barrier(memory.control, passed, size)
         if memory.control[ABORTED]:
@@ -128,7 +128,7 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
         factor = clipping_factor(memory, call.max_grad_norm)
         for index in range(output, -1, -1):
             tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-            update_by_kept(memory, index, call.rule, step, factor, tiles)
+            update(memory, workspace, entries, index, order.size, call.rule, step, factor, tiles)
     return passed, loss
 
 

@@ -81,6 +81,18 @@ CASES = {
     "log_cosh": (Network((6, 7, 2), ("tanh",), "identity", "log_cosh"), {}, "float32", False),
     "gamma": (Network((6, 7, 2), ("tanh",), "exp", "gamma"), {}, "float64", False),
     "one output": (Network((6, 4, 1), ("relu",), "logistic", "log_loss"), {}, "float32", True),
+    "nadam, derivatives from outputs": (
+        Network((6, 7, 5, 4, 3), ("leaky_relu", "elu", "selu"), "softmax", "log_loss"),
+        dict(solver="nadam", learning_rate_init=0.01), "float64", True,
+    ),
+    "rmsprop, derivatives from z": (
+        Network((6, 7, 5, 18), ("silu", "mish"), "softplus", "squared_error"),
+        dict(solver="rmsprop", learning_rate_init=0.001, schedule="one_cycle"), "float32", False,
+    ),
+    "lion": (
+        Network((6, 7, 2), ("mish",), "elu", "squared_error"),
+        dict(solver="lion", learning_rate_init=0.01, weight_decay=0.5, warmup=0.3), "float64", True,
+    ),
 }  # fmt: skip
 MISSING = "huber", "quantile", "log_cosh"  # with which some targets are
 # float32 sums differ in their order.

@@ -49,6 +49,13 @@ _THEIR_CHOICES = {
     "learning_rate": (("constant", "invscaling", "adaptive"), "constant"),
     "loss": (("squared_error", "poisson"), "squared_error"),
 }
+# Parameters that only training reads, and the values with which scikit-learn trains.
+_WITHOUT_COUNTERPART = {
+    "label_smoothing": 0.0,
+    "class_weight": None,
+    "scale_targets": False,
+    "missing_targets": "raise",
+}
 _LABEL_KINDS = {
     "binary": "binary",
     "multiclass": "multiclass",
@@ -105,14 +112,16 @@ class ConversionMixin:
             If the model has not been fitted.
         ValueError
             If scikit-learn cannot compute the same predictions: with hidden activations that
-            differ or that it does not have, or squared error with more than two classes; before
-            version 1.7 also with the output activation 'exp', and so with the Poisson loss.
+            differ or that it does not have, squared error with more than two classes, several
+            quantiles, or `scale_targets` with an output activation; before version 1.7 also with
+            the output activation 'exp', and so with the Poisson and gamma losses.
 
         Warns
         -----
         UserWarning
             If training would not continue in the same way; the state of the optimizer is left out
-            then: with `input_scale`, a classifier's squared error, a regressor's `out_activation`,
+            then: with `input_scale`, a loss that it does not have, `label_smoothing`,
+            `class_weight`, `scale_targets`, `missing_targets`, a regressor's `out_activation`,
             solver 'adamw' (which becomes 'adam') or a callable `learning_rate` ('constant').
 
         Examples
@@ -139,6 +148,8 @@ class ConversionMixin:
                 setattr(converted, name, deepcopy(getattr(self, name)))
         coefs, intercepts = network.views(model.flat(dtype))
         coefs[0] *= dtype.type(model.input_scale)
+        if model.targets is not None:
+            model.targets.fold(coefs[-1], intercepts[-1], network.output_activation)
         converted.coefs_, converted.intercepts_ = coefs, intercepts
         if getattr(self, "validation_scores_", None) is not None:
             converted._best_coefs = [array.copy() for array in coefs]
@@ -263,10 +274,16 @@ def _lost(estimator, network):
                 "loss='log_loss'."
             )
         lost.append("loss='squared_error' in classification")
+    elif network.loss != "log_loss" and isinstance(estimator, ClassifierMixin):
+        lost.append(f"loss={network.loss!r} in classification")
     elif network.loss == "squared_error" and network.output_activation != "identity":
         lost.append(f"out_activation={network.output_activation!r} in regression")
     for name in _substitutes(estimator, _counterpart(type(estimator))):
         lost.append(f"{name}={getattr(estimator, name)!r}")
+    for name, neutral in _WITHOUT_COUNTERPART.items():
+        value = getattr(estimator, name, neutral)
+        if value is not neutral and value != neutral:
+            lost.append(f"{name}={value!r}")
     scale = estimator._model.input_scale
     if scale != 1:
         lost.append(f"input_scale={scale:g}, which is now part of coefs_[0]")

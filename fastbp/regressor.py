@@ -408,7 +408,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         "loss": [StrOptions({*names_for("regression")})],
         "out_activation": [StrOptions(params.OUTPUT_CHOICES)],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
-        "quantile": [Interval(Real, 0, 1, closed="both"), "array-like"],
+        "quantile": [Interval(Real, 0, 1, closed="both"), list, tuple, np.ndarray],
         "scale_targets": ["boolean"],
         "missing_targets": [StrOptions({"raise", "ignore"})],
     }

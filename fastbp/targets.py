@@ -89,6 +89,30 @@ class Targets:
         is_single = outputs.shape[1] == 1 and self.quantiles is None
         return outputs.ravel() if is_single else outputs
 
+    def fold(self, weights, bias, output_activation):
+        """Put the units into the last layer's arrays, in place: its outputs are predictions then.
+
+        Raises
+        ------
+        ValueError
+            If no weights could do that.
+        """
+        if self.quantiles is not None and len(self.quantiles) > 1:
+            raise ValueError(
+                f"quantile={list(self.quantiles)!r} cannot be converted: the outputs are sorted, "
+                "which no layer does. Fit one model for each quantile."
+            )
+        if not self.is_scaled:
+            return
+        if output_activation != "identity":
+            raise ValueError(
+                f"scale_targets=True with out_activation={output_activation!r} cannot be "
+                "converted: only outputs without an activation have another unit by other weights."
+            )
+        deviations = np.array(self.deviations)
+        weights *= deviations
+        bias[...] = bias * deviations + np.array(self.means)
+
     def check(self, network):
         """See that they belong to the outputs of a network.
 

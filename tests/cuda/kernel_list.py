@@ -91,7 +91,9 @@ def list_general(dtype):
             windows.gather_classes, (*window, ORDER, INTEGER, REAL, REAL, array, INTEGER), 64
         ),
         "smooth_targets": (windows.smooth_targets, (array, INTEGER, INTEGER, REAL, REAL), 48),
-        "loss_kernel": (output_layer.LOSS_KERNELS[dtype], (*begin, *after), 80),
+        "loss_kernel": (
+            output_layer.LOSS_KERNELS[dtype], (*begin, *after), 88 if dtype == "float64" else 80
+        ),
         "head": (head, (*begin, array, *after), 96),
         "activate_rows": (output_layer.activate_rows, (array, *numbers(4)), 48),
     }  # fmt: skip

@@ -489,6 +489,26 @@ def test_a_checkpoint_of_other_class_weights(tmp_path):
         model.set_params(class_weight={0: 2, 3: 4}).fit(X, CLASSES, resume=True)
 
 
+@pytest.mark.parametrize(("model", "y"), KEPT.values(), ids=KEPT)
+def test_what_scikit_learn_gets(model, y):
+    """The units of y become part of the weights; what it cannot train with is said."""
+    model = clone(model).fit(X, y)
+    if isinstance(getattr(model, "quantile", None), list):
+        with pytest.raises(ValueError, match="the outputs are sorted, which no layer does"):
+            model.to_sklearn()
+        return
+    with pytest.warns(UserWarning, match=r"scikit-learn has no .*further training would start"):
+        theirs = model.to_sklearn()
+    outputs = "predict_proba" if hasattr(model, "predict_proba") else "predict"
+    np.testing.assert_allclose(
+        getattr(theirs, outputs)(X), getattr(model, outputs)(X), rtol=1e-9, atol=1e-12
+    )
+    if outputs == "predict":
+        model.set_params(out_activation="tanh", warm_start=False).fit(X, y)
+        with pytest.raises(ValueError, match="scale_targets=True with out_activation='tanh'"):
+            model.to_sklearn()
+
+
 def test_a_trace_is_in_the_units_of_training():
     model = MLPRegressor("huber", scale_targets=True, **SETTINGS).fit(X, 1e6 + SEVERAL)
     trace = fastbp.inspect.backprop_trace(model, X, 1e6 + SEVERAL)

@@ -212,3 +212,28 @@ def test_this_version_has_left_pickles():
 
 if __name__ == "__main__":
     (PICKLES / f"models-{fastbp.__version__}.pickle").write_bytes(pickle.dumps(make_pickles(), 5))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_pickle_from_before_there_were_more_losses():
+    """Its records lack fields, which have their defaults in the class."""
+    model, X, y = small("multi-output")
+    model.fit(X, y)
+    state = model.__getstate__()
+    network, record = state["_model"].network, state["_model"]
+    older_network, older = object.__new__(type(network)), object.__new__(type(record))
+    vars(older_network).update(vars(network))
+    del vars(older_network)["loss_coefficients"], vars(older_network)["label_smoothing"]
+    vars(older).update(record.__getstate__(), network=older_network)
+    del vars(older)["targets"]
+    for name in ("huber_delta", "quantile", "scale_targets", "missing_targets"):
+        del state[name]
+    restored = object.__new__(type(model))
+    restored.__setstate__(state | {"_model": older})
+    restored = pickle.loads(pickle.dumps(restored))
+    assert restored.get_params() == model.get_params()
+    assert restored._model.network == network
+    np.testing.assert_array_equal(restored.predict(X), model.predict(X))
+    np.testing.assert_array_equal(
+        weights(restored.partial_fit(X, y)), weights(model.partial_fit(X, y))
+    )

@@ -483,6 +483,78 @@ def test_forged_arrays(name, saved, path):
         fastbp.load(path)
 
 
+REGRESSOR = {
+    ("targets",): [[], "x", {}, {"means": []}],
+    ("targets", "means"): [..., [1.0], [1, 2], [1.0, {"float": "nan"}], "12", None, [1.0, True]],
+    ("targets", "deviations"): [..., [1.0], [0.0, 1.0], [-1.0, 1.0], [1.0, "x"], None, []],
+    ("targets", "is_scaled"): [..., 1, "x", None],
+    ("targets", "quantiles"): [..., [0.5, 0.5], "x", 1],
+    ("targets", "more"): [1],
+    ("network", "loss_coefficients"): [
+        [], [1.0], [1.0, -1.0], [1, 2], [1.0, "x"], [1.0, None], "12", None, 1.0, [[1.0], 2.0],
+        [1.0, {"float": "inf"}], [1.0, True],
+    ],
+    ("network", "label_smoothing"): [0.5, 1.0, -0.1, 0, "x", None, True],
+    ("network", "loss"): ["quantile", "squared_error", "focal"],
+    ("parameters", "quantile"): [2, "x", {"dict": []}],
+    ("parameters", "huber_delta"): [0, "x"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved_regressor(tmp_path_factory):
+    """The content of a file of a regressor with units of its own."""
+    path = tmp_path_factory.mktemp("saved") / "regressor.fastbp"
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    settings = dict(scale_targets=True, max_iter=3, random_state=0)
+    fastbp.MLPRegressor("huber", (4,), **settings).fit(X, X[:, :2]).save(path)
+    return container.read(path)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("names", "value"),
+    [(names, value) for names, values in REGRESSOR.items() for value in values],
+    ids=lambda each: repr(each)[:40],
+)
+def test_forged_descriptions_of_regressors(names, value, saved_regressor, path):
+    arrays, description = saved_regressor
+    container.write(path, arrays, changed(description, *names, value=value))
+    with pytest.raises(ValueError, match=r"model\.fastbp"):
+        fastbp.load(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"dict": 1}, {"dict": [1]}, {"dict": [[1]]}, {"dict": [[1, 2, 3]]}, {"dict": {}},
+        {"dict": [[[1], 2]]}, {"dict": [[1, 2], [1, 3]]}, {"dict": [[{}, 1]]}, [1, {"x": 1}],
+        "even", 1, True,
+    ],
+)  # fmt: skip
+def test_forged_class_weights(value, saved, path):
+    arrays, description = saved
+    forged = changed(description, "parameters", "class_weight", value=value)
+    container.write(path, arrays, forged)
+    with pytest.raises(ValueError, match=r"model\.fastbp"):
+        fastbp.load(path)
+
+
+def test_files_from_before_there_were_more_losses(saved, path):
+    """What a file lacks gets its default, with which nothing was different."""
+    arrays, description = saved
+    parameters = dict(description["parameters"])
+    for name in ("focal_gamma", "label_smoothing", "class_weight"):
+        del parameters[name]
+    network = dict(description["network"])
+    del network["loss_coefficients"], network["label_smoothing"]
+    older = {name: value for name, value in description.items() if name != "targets"}
+    container.write(path, arrays, older | {"parameters": parameters, "network": network})
+    loaded = fastbp.load(path)
+    assert loaded._model.network.loss_coefficients == ()
+    assert loaded.get_params()["focal_gamma"] == 2.0
+
+
 def test_labels_that_take_more_memory_than_they_say(path, saved):
     """In an array of strings each is as long as the longest."""
     arrays, description = saved

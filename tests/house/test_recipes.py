@@ -55,7 +55,7 @@ X = random.normal(size=(40, 3))
 y = np.sin(X @ [1, 2, 3])
 alpha, momentum, epochs, batch, rate = 0.1, 0.8, 4, 16, 0.01
 model = fastbp.MLPRegressor(
-    "log_cosh", (5,), "softsign", solver="signum", learning_rate="cosine", shuffle=False,
+    "cauchy", (5,), "softsign", solver="signum", learning_rate="cosine", shuffle=False,
     alpha=alpha, momentum=momentum, batch_size=batch, random_state=0, max_iter=1,
     learning_rate_init=1e-300, device=DEVICE, precision="float64",
 ).fit(X, y)
@@ -74,8 +74,8 @@ for epoch in range(epochs):
         h = z / (1 + abs(z))
         error = h @ V + c - targets
         penalty = alpha / 2 * ((W**2).sum() + (V**2).sum())
-        total += np.log(np.cosh(error)).sum() + penalty
-        delta = np.tanh(error)
+        total += np.log(1 + error**2 / 2).sum() + penalty
+        delta = error / (1 + error**2 / 2)
         hidden = delta @ V.T / (1 + abs(z)) ** 2
         gradients = [
             (rows.T @ hidden + alpha * W) / len(rows), (h.T @ delta + alpha * V) / len(rows),

@@ -257,7 +257,6 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
       nothing.
     - A warm start trains again after convergence, keeps the best weights and the held-out rows
       apart, and raises where the network is another one.
-    - Rows held out for early stopping are stratified for any number of classes.
     - No probability is 0, and `predict_log_proba` never -inf.
     - float32 X makes float32 models, with every solver and whatever the type of y.
     - `loss_curve_` is weighted by sample weight; a batch without weight is skipped.

@@ -182,8 +182,8 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
     n_samples : int
     validation_fraction : float
     random_state : numpy.random.RandomState
-    labels : ndarray of shape (n_samples,) or None
-        Classes to hold out in proportion; of two classes, whether it is the second.
+    labels : ndarray of bool of shape (n_samples,) or None
+        Two classes to hold out in proportion: whether each row is of the second.
 
     Returns
     -------

@@ -14,7 +14,6 @@ SINCE = {  # what came with which version of scikit-learn
     "parameters in HTML": (1, 7),
     "the number of iterations in what lbfgs warns of": (1, 7),
     "routing to a pipeline's score": (1, 8),
-    "the names of rare classes in what a split raises": (1, 8),
     "names of columns in polars 2": (1, 9),
     "refusal of zero weights": (1, 9),
     "early stopping with strings as labels": (1, 9),

@@ -20,6 +20,8 @@ Path: TypeAlias = str | os.PathLike[str]
 LayerSizes: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 RandomSource: TypeAlias = int | np.random.RandomState | None
 Schedule: TypeAlias = str | Callable[[NDArray[np.float64]], ArrayLike]
+Scorer: TypeAlias = str | Callable[..., float]
+Scoring: TypeAlias = Scorer | Sequence[Scorer] | dict[str, Scorer] | None
 
 
 class SparseMatrix(Protocol):

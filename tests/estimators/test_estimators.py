@@ -38,7 +38,7 @@ def test_signatures_are_scikit_learns(name):
     assert ours[: len(theirs)] == theirs
     extras = ["weight_decay", "precision", "n_threads", "input_scale", "device", "callback"]
     extras = ["loss" if name == "MLPClassifier" else "out_activation", *extras]
-    extras += ["checkpoint", "checkpoint_every"]
+    extras += ["scoring", "checkpoint", "checkpoint_every"]
     assert [p.name for p in ours[len(theirs) :]] == extras
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 

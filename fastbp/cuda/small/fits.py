@@ -56,8 +56,8 @@ def plan_for(network, training, gpu):
         training.optimizer is None
         or _moves_within(schedule_of(training.optimizer))
         or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
-        or training.split.score is not None
-        or training.settings.callback is not None
+        or training.judge is not None
+        or training.watchers
         or issparse(data.X)
         or training.start.dtype != np.float32
         or gpu.capability < (8, 0)

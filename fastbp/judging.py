@@ -153,8 +153,8 @@ class Judge:
         """The judgement where training has failed."""
         return Judgement(nan, nan, dict.fromkeys(self.names, nan))
 
-    def judge(self, training):
-        """Compute the loss and the scores with the present weights."""
+    def judge(self, training, n_iter):
+        """Compute the loss and the scores with the present weights, those after `n_iter` epochs."""
         network = training.engine.network
         data = training.data if self.own is None else self.own
         # Logits tell apart what as probabilities is 1, and one pass makes both.
@@ -174,6 +174,7 @@ class Judge:
         known = {None: outputs, "identity": logits} if has_logits else {None: outputs}
         estimator = training.present_estimator() if any(self.scorers.values()) else None
         if estimator is not None:
+            estimator.n_iter_ = n_iter
             _remember(estimator, self.scored_rows, known)
         scores = {
             name: -loss

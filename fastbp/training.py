@@ -159,7 +159,9 @@ class Training:
 
     def end_epoch(self, loss, n_samples):
         """Record an epoch, judge it, and keep the best weights; return the judgement, or None."""
-        judgement = None if self.judge is None else self.judge.judge(self)
+        judgement = None
+        if self.judge is not None:
+            judgement = self.judge.judge(self, self.progress.n_iter + 1)
         best = self.progress.end_epoch(loss, judgement, n_samples, self.settings.tol)
         if best and self.is_scored:
             self.best_parameters = self.parameters()
@@ -190,7 +192,7 @@ class Training:
 
     def adopt_start(self):
         """Score the parameters that training starts from as the best so far."""
-        score = self.judge.judge(self).score
+        score = self.judge.judge(self, 0).score
         if isfinite(score):
             self.progress.best_validation_score = score
             self.best_parameters = self.parameters()

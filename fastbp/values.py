@@ -25,8 +25,9 @@ def encode(value):
     Parameters
     ----------
     value : object
-        None, a bool, an int, a float, a str or bytes; a list or a tuple of them; one of NumPy's
-        scalars; or a one-dimensional array of NumPy's, with objects of these types.
+        None, a bool, an int, a float, a str or bytes; a list or a tuple of them, or a dict with
+        names for keys; one of NumPy's scalars; or a one-dimensional array of NumPy's, with objects
+        of these types.
 
     Returns
     -------
@@ -56,6 +57,8 @@ def encode(value):
         return [encode(each) for each in value]
     if kind is tuple:
         return {"tuple": [encode(each) for each in value]}
+    if kind is dict and all(type(key) is str for key in value):
+        return {"dict": {key: encode(each) for key, each in value.items()}}
     if isinstance(value, np.generic | np.ndarray) and value.ndim < 2:
         dtype = value.dtype
         if _ARRAY_TYPES.fullmatch(dtype.str) and (value.ndim == 0 or value.nbytes <= MOST_BYTES):
@@ -63,7 +66,7 @@ def encode(value):
             return {"dtype": dtype.str, name: _items(value)}
     raise ValueError(
         f"{reprlib.repr(value)} of type {kind.__name__} cannot be stored: only None, booleans, "
-        "numbers, strings, bytes, and lists, tuples and one-dimensional arrays of them can."
+        "numbers, strings, bytes, and lists, tuples, dicts and one-dimensional arrays of them can."
     )
 
 
@@ -93,6 +96,8 @@ def decode(encoded):
         return encoded["bytes"].encode("latin-1")
     if keys == {"tuple"} and isinstance(encoded["tuple"], list):
         return tuple(decode(each) for each in encoded["tuple"])
+    if keys == {"dict"} and isinstance(encoded["dict"], dict):
+        return {key: decode(each) for key, each in encoded["dict"].items()}
     if keys == {"dtype", "value"} and not isinstance(encoded["value"], list):
         return _array(encoded["dtype"], [encoded["value"]])[0]
     if keys == {"dtype", "values"} and isinstance(encoded["values"], list):

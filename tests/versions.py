@@ -10,6 +10,8 @@ import sklearn
 SINCE = {  # what came with which version of scikit-learn
     "sample weights of MLPs": (1, 7),
     "the Poisson loss of MLPs": (1, 7),
+    "validation rows of HistGradientBoosting": (1, 7),
+    "callbacks": (1, 9),
     "a tag that MLPs take sparse X": (1, 7),
     "parameters in HTML": (1, 7),
     "the number of iterations in what lbfgs warns of": (1, 7),

@@ -76,11 +76,14 @@ class Tasks:
         self.context = self.estimator._init_callback_context(max_subtasks=self.estimator.max_iter)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self.data = {"X": X, "y": y, "metadata": metadata}
-        self.epoch = None
+        self.epoch, self.n_begun = None, 0
         self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
     def before_epoch(self):
-        """Begin a task."""
+        """Begin a task, unless the last iteration of lbfgs is over, which SciPy does not say."""
+        if self.n_begun == self.estimator.max_iter:
+            return
+        self.n_begun += 1
         self.epoch = self.context.subcontext(task_name="epoch")
         self.epoch.call_on_fit_task_begin(
             estimator=self.estimator, **self.data, reconstruction_attributes=self._attributes

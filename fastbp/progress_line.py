@@ -91,6 +91,7 @@ class DrawnByRich:
             progress.MofNCompleteColumn(),
             progress.TextColumn(what + " {task.fields[facts]}"),
             progress.TimeRemainingColumn(),
+            console=imported("rich.console").Console(file=sys.stdout),
             auto_refresh=False,
         )
         self.task = self.progress.add_task("", total=total, facts="")

@@ -61,6 +61,7 @@ class Checkpoint:
 
     def write(self, training):
         """Write a training's state, in one step: a reader finds the last one or this one, whole."""
+        training.settle()
         optimizer, progress, split = training.optimizer, training.progress, training.split
         moments = training.engine.store_moments()
         generator, numbers = generators.take_apart(training.random_state)

@@ -6,7 +6,7 @@ other library's threads are woken.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan
 from types import SimpleNamespace
@@ -20,6 +20,8 @@ from fastbp.data import Data
 from fastbp.loss_values import row_losses
 from fastbp.scoring import call_scorer, read_scoring
 from fastbp.validation import check_sample_weight, check_training_data
+
+PENDING_ROWS = 4096  # whose loss is computed at once
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Judge:
         X as it was given, of which `rows` are held out, or the user's own.
     labels : ndarray
         The y of these rows, for scorers.
+    pending : list of (int, ndarray)
+        Outputs of epochs whose loss nobody has asked for yet, and its place in the curve.
     """
 
     targets: np.ndarray
@@ -138,6 +142,7 @@ class Judge:
     scorers: dict
     raw: object
     labels: object
+    pending: list = field(default_factory=list)
 
     @cached_property
     def scored_rows(self):
@@ -163,14 +168,14 @@ class Judge:
         if not np.isfinite(outputs).all():
             return self.failed()
         logits, outputs = (outputs, expit(outputs)) if has_logits else (None, outputs)
-        with np.errstate(over="ignore", invalid="ignore"):  # a regression about to diverge
-            losses = row_losses(network, self.targets, outputs)
-            loss = float(np.average(losses, weights=self.sample_weight))
-            if not self.scorers:
+        if not self.scorers:
+            loss = self._loss_or_later(training, outputs, n_iter)
+            with np.errstate(over="ignore", invalid="ignore"):  # a regression about to diverge
                 score = self.default_score(
                     outputs, targets=self.targets, sample_weight=self.sample_weight
                 )
-                return Judgement(float(score), loss, {})
+            return Judgement(float(score), loss, {})
+        (loss,) = self._losses(network, [outputs])
         known = {None: outputs, "identity": logits} if has_logits else {None: outputs}
         estimator = training.present_estimator() if any(self.scorers.values()) else None
         if estimator is not None:
@@ -185,6 +190,38 @@ class Judge:
             for name, scorer in self.scorers.items()
         }
         return Judgement(next(iter(scores.values())), loss, scores if self.names else {})
+
+    def _losses(self, network, outputs):
+        """The loss of each of several epochs, at the price of few calls of NumPy's functions."""
+        n_epochs, n_rows = len(outputs), len(outputs[0])
+        repeats = (n_epochs, *[1] * (self.targets.ndim - 1))
+        losses = row_losses(network, np.tile(self.targets, repeats), np.concatenate(outputs))
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = losses.reshape(n_epochs, n_rows)
+            return np.average(losses, axis=1, weights=self.sample_weight).tolist()
+
+    def _loss_or_later(self, training, outputs, n_iter):
+        """The loss, or NaN in its place where it can wait: short epochs take no longer than it."""
+        network, curve = training.engine.network, training.progress.validation_loss_curve
+        if training.watchers or n_iter == 0:
+            return self._losses(network, [outputs])[0]
+        self.pending.append((len(curve), outputs))
+        if len(self.pending) * len(outputs) < PENDING_ROWS:
+            return nan
+        *_, loss = self.settle(network, curve)
+        return loss
+
+    def settle(self, network, curve):
+        """Write the losses that have waited into the curve, as far as it goes; return them."""
+        if not self.pending:
+            return []
+        places, outputs = zip(*self.pending, strict=True)
+        self.pending.clear()
+        losses = self._losses(network, outputs)
+        for place, loss in zip(places, losses, strict=True):
+            if place < len(curve):
+                curve[place] = loss
+        return losses
 
 
 def _remember(estimator, X, known):

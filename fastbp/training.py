@@ -197,8 +197,14 @@ class Training:
             self.progress.best_validation_score = score
             self.best_parameters = self.parameters()
 
+    def settle(self):
+        """Complete the curve of the validation loss."""
+        if self.judge is not None:
+            self.judge.settle(self.engine.network, self.progress.validation_loss_curve)
+
     def result(self):
         """The best parameters, or the last without scores; raise if they are not finite."""
+        self.settle()
         parameters = self.best_parameters
         if parameters is None:
             parameters = self.parameters()

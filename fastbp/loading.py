@@ -28,6 +28,7 @@ from fastbp.saving import (
     FORMAT,
     KEYS,
     LOSSES,
+    METRICS,
     NUMBERS,
     OPTIMIZER_FIELDS,
     OPTIONAL_FIELDS,
@@ -312,6 +313,8 @@ def _restore_progress(described, arrays):
                 restored[NUMBERS[name]] = np.float64(number)  # as after a fit
         elif name in CURVES and value is None:
             restored[CURVES[name]] = None
+        elif name == METRICS:
+            restored[f"{METRICS}_"] = _restore_metrics(value, arrays)
         else:
             raise ValueError(f"progress has an unknown field: {reprlib.repr(name)}.")
     for name, attribute in CURVES.items():
@@ -321,6 +324,23 @@ def _restore_progress(described, arrays):
                 raise ValueError(f"{name} must be a float64 vector, got {curve.dtype} numbers.")
             restored[attribute] = list(curve) if attribute == "loss_curve_" else curve.tolist()
     return restored
+
+
+def _restore_metrics(names, arrays):
+    """The curves of several scores, by name, or None."""
+    if names is None:
+        return None
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or len(set(names)) < len(names):
+        raise ValueError(f"{METRICS} must be different names, got {reprlib.repr(names)}.")
+    metrics = {name: _take(arrays, f"{METRICS}.{index}") for index, name in enumerate(names)}
+    for name, curve in metrics.items():
+        if curve.ndim != 1 or curve.dtype != np.float64:
+            raise ValueError(
+                f"{METRICS} must be float64 vectors, got {curve.dtype} numbers of "
+                f"{reprlib.repr(name)}."
+            )
+    return {name: curve.tolist() for name, curve in metrics.items()}
 
 
 def _restore_optimizer(described, n_parameters, arrays):

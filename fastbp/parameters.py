@@ -51,7 +51,7 @@ CONSTRAINTS = {
     "shuffle": ["boolean"],
     "random_state": ["random_state"],
     "tol": [Interval(Real, 0, None, closed="left")],
-    "verbose": ["verbose"],
+    "verbose": ["verbose", StrOptions({"progress"})],
     "warm_start": ["boolean"],
     "momentum": [Interval(Real, 0, 1, closed="both")],
     "nesterovs_momentum": ["boolean"],
@@ -73,6 +73,7 @@ CONSTRAINTS = {
     "input_scale": [Interval(Real, 0, None, closed="neither")],
     "device": [StrOptions({*DEVICES})],
     "callback": [callable, None],
+    "scoring": [str, callable, list, tuple, dict, None],
     "checkpoint": [str, os.PathLike, None],
     "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
 }

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import Array, ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule
+    from fastbp.hints import (
+        Array,
+        ArrayLikeOrSparse,
+        LayerSizes,
+        Path,
+        RandomSource,
+        Schedule,
+        Scoring,
+    )
     from fastbp.progress import EpochReport
 
 
@@ -156,8 +164,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Smallest change of the loss (or of the validation score) that counts as an improvement; the
         tolerance of the gradient with 'lbfgs'.
 
-    verbose : bool or int, default=False
-        Whether to print a line for each epoch.
+    verbose : bool, int or 'progress', default=False
+        Whether to print a line for each epoch. 'progress' shows one line that changes, with the
+        loss, the validation score, the rows in a second and the time left: by tqdm or rich, if one
+        of them is installed. Where the output is no terminal, it prints at most a line every ten
+        seconds.
 
     warm_start : bool, default=False
         Whether `fit` continues from the present weights. The layers must be the same as before.
@@ -276,7 +287,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     callback : callable or None, default=None
         Called after each epoch with a `fastbp.training.EpochReport`, whose ``stop()`` ends
-        training. What it returns does not count.
+        training and whose ``predict(X)`` uses the weights of that epoch. What it returns does not
+        count. scikit-learn's own callbacks are for `set_callbacks`.
+
+    scoring : str, callable, list, tuple, dict or None, default=None
+        How the model is scored on validation rows, those held out for early stopping or those that
+        `fit` is given as `X_val` and `y_val`; more is better. Not used where there are none.
+
+        - None: R²;
+        - 'loss': minus the loss of these rows, without the penalty;
+        - the name of one of scikit-learn's scorers, such as 'd2_pinball_score'
+          or 'neg_mean_absolute_error';
+        - a function ``scorer(estimator, X, y)``, which is also given `sample_weight` if there are
+          weights and it takes them; `estimator` has the weights of the epoch;
+        - several of these in a list, a tuple or a dict from names: the first decides, and all are
+          kept in `validation_metrics_`.
 
     checkpoint : str, path-like or None, default=None
         File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
@@ -306,11 +331,24 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Smallest loss; None with early stopping.
 
     validation_scores_ : list of float or None
-        R² on the held-out rows after each epoch; None without early stopping.
+        Score of the validation rows after each epoch: R², or the first that `scoring` names;
+        None where there are no such rows.
+
+    validation_loss_curve_ : list of float or None
+        Loss of the validation rows after each epoch, without the penalty, weighted by sample
+        weight; None where there are no such rows.
+
+    validation_metrics_ : dict of str to list of float, or None
+        All scores by name, where `scoring` names several; otherwise None.
 
     best_validation_score_ : float or None
         Best score, which the kept weights have; None without early stopping. After a warm start it
         refers to the present rows.
+
+    best_iter_ : int
+        The epoch of the last call, counted from 1, that had the best score and so the weights that
+        are kept; without early stopping the one that had the smallest loss. 0 if none was better
+        than what a warm start began with.
 
     n_iter_ : int
         Number of epochs (or iterations of 'lbfgs') in the last call.
@@ -438,7 +476,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         shuffle: bool = True,
         random_state: RandomSource = None,
         tol: float = 1e-4,
-        verbose: bool | int = False,
+        verbose: bool | int | Literal["progress"] = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -465,6 +503,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         missing_targets: Literal["raise", "ignore"] = "raise",
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
+        scoring: Scoring = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 1,
     ) -> None:

@@ -34,13 +34,16 @@ KEYS = (
 CLASSES = "MLPClassifier", "MLPRegressor"
 # Names in files -> attributes of estimators.
 COUNTS = {"n_iter": "n_iter_", "n_samples_seen": "t_"}
-COUNTS["no_improvement_count"] = "_no_improvement_count"
+COUNTS |= {"no_improvement_count": "_no_improvement_count", "best_iter": "best_iter_"}
 LOSSES = {"loss": "loss_", "best_loss": "best_loss_"}
 SCORES = {"best_validation_score": "best_validation_score_"}
 CURVES = {"loss_curve": "loss_curve_", "validation_scores": "validation_scores_"}
+CURVES["validation_loss_curve"] = "validation_loss_curve_"
+METRICS = "validation_metrics"  # a dict of curves
 NUMBERS = COUNTS | LOSSES | SCORES
 REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may lack the others
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
+FITTED.add(f"{METRICS}_")
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
 OPTIONAL_FIELDS = "ema_decay", "dropout"  # of the optimizer
 
@@ -169,10 +172,11 @@ def _describe_parameters(estimator, arrays):
         if isinstance(value, np.random.RandomState):
             described[name] = {"generator": _describe_generator(name, value, arrays)}
             continue
-        if callable(value):
+        default = signature(type(estimator)).parameters[name].default
+        if callable(value) or (name == "scoring" and any(map(callable, _entries(value)))):
             raise ValueError(
                 f"{name}={value!r} cannot be saved: a file that is safe to load holds no function. "
-                f"Use set_params({name}='constant') if the model is trained, or a pickle."
+                f"Use set_params({name}={default!r}) if the model is trained, or a pickle."
             )
         if name == "hidden_layer_sizes" and not isinstance(value, list | tuple | np.ndarray):
             value = value if isinstance(value, Integral) else params.hidden_sizes(value)
@@ -181,6 +185,13 @@ def _describe_parameters(estimator, arrays):
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return described
+
+
+def _entries(scoring):
+    """The scorers of the parameter `scoring`, if it holds several."""
+    if isinstance(scoring, dict):
+        return list(scoring.values())
+    return scoring if isinstance(scoring, list | tuple) else []
 
 
 def _plain(value):
@@ -230,6 +241,18 @@ def _describe_progress(attributes, arrays):
                 raise ValueError(f"{attribute} must be a list of numbers: {error}") from error
         elif attribute in attributes:
             described[name] = None
+    metrics = attributes.get(f"{METRICS}_")
+    if metrics is not None:
+        described[METRICS] = [_plain(name) for name in metrics]
+        for index, (name, curve) in enumerate(metrics.items()):
+            try:
+                arrays[f"{METRICS}.{index}"] = np.array(curve, np.float64).reshape(-1)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{METRICS}_[{name!r}] must be a list of numbers: {error}"
+                ) from error
+    elif f"{METRICS}_" in attributes:
+        described[METRICS] = None
     return described
 
 

@@ -58,8 +58,8 @@ def plan_for(network, training, gpu):
         training.optimizer is None
         or _moves_within(training.optimizer)
         or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
-        or training.split.score is not None
-        or training.settings.callback is not None
+        or training.judge is not None
+        or training.watchers
         or training.optimizer.counts_updates
         or training.optimizer.max_grad_norm is not None
         or issparse(data.X)

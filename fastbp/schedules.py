@@ -166,6 +166,11 @@ class StepPlanner:
     max_iter : int
         Number of epochs that the schedule spans.
 
+    Attributes
+    ----------
+    last_rate : float
+        η of the last update that was planned, as the schedule and the warm-up make it.
+
     Raises
     ------
     ValueError
@@ -179,7 +184,7 @@ class StepPlanner:
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
         self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
         self._table = empty_table(n_rows, batch_size)
-        self._max_iter = max_iter
+        self._max_iter, self.last_rate = max_iter, optimizer.learning_rate
         if sample_weight is None:
             self._table[:, WEIGHT] = self._table[:, ROWS]
             self._table[:, PENALTY] = self._alpha / self._table[:, ROWS]
@@ -215,6 +220,7 @@ class StepPlanner:
         Short epochs take as long as planning one, so twice as many are planned each time.
         """
         rate, step, n_steps = self._optimizer.learning_rate, self._optimizer.step, len(self._table)
+        self.last_rate = rate
         changes = self._rule.numbers is not None or self._optimizer.counts_updates
         state = rate, step if changes else None
         if state != self._planned_for or self._taken == len(self._ahead):
@@ -247,6 +253,7 @@ class StepPlanner:
             optimizer.learning_rate = float(rates[-1])
         if self.warms_up:
             rates = rates * self._warm_up(counts)
+        self.last_rate = float(np.broadcast_to(rates, counts.shape)[-1])
         self._fill(table, rates, updates)
         return table
 

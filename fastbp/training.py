@@ -354,9 +354,9 @@ def run_epoch(training, planner):
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"The loss became {loss} in epoch {progress.n_iter + 1} "
-            f"at learning rate {optimizer.learning_rate:g}."
+            f"at learning rate {planner.last_rate:g}."
         )
-    judgement, rate = training.end_epoch(loss, len(rows)), optimizer.learning_rate
+    judgement, rate = training.end_epoch(loss, len(rows)), planner.last_rate
     planner.after_epoch(progress.n_samples_seen)
     asked_to_stop = training.report(judgement, len(rows), time.perf_counter() - started, rate)
     return not asked_to_stop and not has_converged(training, planner)

@@ -55,7 +55,7 @@ X = random.normal(size=(40, 3))
 y = np.sin(X @ [1, 2, 3])
 alpha, momentum, epochs, batch, rate = 0.1, 0.8, 4, 16, 0.01
 model = fastbp.MLPRegressor(
-    "cauchy", (5,), "softsign", solver="signum", learning_rate="cosine", shuffle=False,
+    "cauchy", (5,), "softsign", solver="signum", learning_rate="quadratic", shuffle=False,
     alpha=alpha, momentum=momentum, batch_size=batch, random_state=0, max_iter=1,
     learning_rate_init=1e-300, device=DEVICE, precision="float64",
 ).fit(X, y)
@@ -82,7 +82,7 @@ for epoch in range(epochs):
             hidden.mean(axis=0), delta.mean(axis=0),
         ]
         progress = (epoch * len(starts) + number) / (epochs * len(starts))
-        eta = rate * (1 + np.cos(np.pi * progress)) / 2
+        eta = rate * (1 - progress) ** 2
         average = [momentum * m + (1 - momentum) * g for m, g in zip(average, gradients)]
         W, V, b, c = (w - eta * np.sign(m) for w, m in zip((W, V, b, c), average))
     curve.append(total / len(X))

@@ -1,4 +1,4 @@
-"""The recipe by which the command line and the benchmarks train on MNIST."""
+"""The recipes by which the command line and the benchmarks train on MNIST."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-HIDDEN, ACTIVATION, BATCH_SIZE = (256,), "relu", 64
-LEARNING_RATE, MOMENTUM = 0.1, 0.9
-EPOCHS = 5
 
 
 def step_down(progress: ArrayLike) -> NDArray[np.float64]:
@@ -35,3 +31,31 @@ def step_down(progress: ArrayLike) -> NDArray[np.float64]:
     [1.0, 1.0, 0.2, 0.2]
     """
     return np.where(np.asarray(progress) < 0.6, 1.0, 0.2)
+
+
+# Parameters of the estimator. The first takes seconds, the second a minute.
+FAST = dict(
+    hidden_layer_sizes=(256,),
+    activation="relu",
+    solver="sgd",
+    learning_rate=step_down,
+    learning_rate_init=0.1,
+    momentum=0.9,
+    batch_size=64,
+    max_iter=5,
+)
+BEST = dict(
+    hidden_layer_sizes=(512, 512),
+    activation="gelu",
+    solver="adamw",
+    weight_decay=0.05,
+    alpha=0.0,
+    learning_rate="one_cycle",
+    learning_rate_init=0.003,
+    batch_size=128,
+    max_iter=25,
+    dropout=0.3,
+    input_dropout=0.1,
+    label_smoothing=0.1,
+)
+RECIPES = {"fast": FAST, "best": BEST}

@@ -115,9 +115,15 @@ def milestones(command, cache):
 
 def accuracy_command(contender, mnist, seed):
     """The command line, without the interpreter, that trains on MNIST until it is accurate."""
-    rates = recipes.LEARNING_RATE * recipes.step_down(np.arange(recipes.EPOCHS) / recipes.EPOCHS)
-    recipe = {name: getattr(recipes, name) for name in ("HIDDEN", "BATCH_SIZE", "MOMENTUM")}
-    return SCRIPT, contender, mnist or "", seed, json.dumps(recipe | {"RATES": rates.tolist()})
+    recipe = recipes.FAST
+    progress = np.arange(recipe["max_iter"]) / recipe["max_iter"]
+    described = {
+        "HIDDEN": recipe["hidden_layer_sizes"],
+        "BATCH_SIZE": recipe["batch_size"],
+        "MOMENTUM": recipe["momentum"],
+        "RATES": (recipe["learning_rate_init"] * recipe["learning_rate"](progress)).tolist(),
+    }
+    return SCRIPT, contender, mnist or "", seed, json.dumps(described)
 
 
 def cold_starts(n_rounds, mnist=None, device="cpu"):

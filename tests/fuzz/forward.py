@@ -4,15 +4,23 @@ import numpy as np
 import scipy.sparse
 from scipy.special import erfc, expit
 
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
 FUNCTIONS = {
     "identity": lambda z: z,
     "logistic": expit,
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),
     "gelu": lambda z: 0.5 * z * erfc(-z / np.sqrt(2)),
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
+    "selu": lambda z: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0))),
+    "softplus": lambda z: np.logaddexp(0, z),
+    "silu": lambda z: z * expit(z),
+    "mish": lambda z: z * np.tanh(np.logaddexp(0, z)),
     "exp": np.exp,
 }
-STEEPEST = {"gelu": 1.13}  # the largest slope, where it is not 1
+# The largest slope, where it is not 1.
+STEEPEST = {"gelu": 1.13, "selu": 1.76, "silu": 1.1, "mish": 1.09}
 SLACK = 64  # roundings of an activation, and what a bound leaves out
 
 

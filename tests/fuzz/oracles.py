@@ -179,7 +179,25 @@ def expected_outputs(model, X):
         return None
     record = vars(model).get("_model")
     scale = model.input_scale if record is None else record.input_scale
-    return forward.outputs_of(X, model.coefs_, model.intercepts_, network.activations, float(scale))
+    outputs, bound = forward.outputs_of(
+        X, model.coefs_, model.intercepts_, network.activations, float(scale)
+    )
+    units = getattr(record, "targets", None)
+    return (outputs, bound) if units is None else _in_units(outputs, bound, units)
+
+
+def _in_units(outputs, bound, units):
+    """A regressor's outputs in the units of y, and in the order of their quantiles."""
+    eps = np.finfo(np.float32).eps if bound.min(initial=1) > 1e-12 else np.finfo(float).eps
+    if units.is_scaled:
+        with np.errstate(all="ignore"):
+            outputs = outputs * np.array(units.deviations) + np.array(units.means)
+            bound = bound * np.array(units.deviations) + 8 * eps * np.abs(outputs)
+    if units.quantiles is not None:
+        places = np.argsort(np.argsort(units.quantiles, kind="stable"))
+        outputs = np.sort(outputs, axis=1)[:, places]
+        bound = np.broadcast_to(bound.max(axis=1, keepdims=True), outputs.shape)
+    return outputs, bound
 
 
 def _labels_agree(labels, model, found, outputs, bound):

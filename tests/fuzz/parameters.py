@@ -1,16 +1,31 @@
 """Draws of parameters, valid and invalid, as the Python source of their values."""
 
+import inspect
+
+import sklearn.neural_network
+
+from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
+
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65)
-ACTIVATIONS = ("identity", "logistic", "sigmoid", "tanh", "relu", "gelu")
+ACTIVATIONS = (*HIDDEN_ACTIVATIONS, *ALIASES)
+THEIRS = frozenset(inspect.signature(sklearn.neural_network.MLPRegressor).parameters)
 
 # Name -> how often it is given, and its values; a value that comes twice is drawn twice as often.
 VALID = {
-    "solver": (0.8, ("'sgd'", "'sgd'", "'adam'", "'adam'", "'adamw'", "'lbfgs'")),
+    "solver": (0.8, ("'sgd'", "'sgd'", "'sgd'", "'adam'", "'adam'", "'adamw'", "'lbfgs'",
+                     "'nadam'", "'rmsprop'", "'lion'")),
     "alpha": (0.3, ("0", "0.0", "1e-10", "0.01", "1.0")),
     "batch_size": (0.5, ("1", "2", "3", "7", "8", "16", "32", "200", "10**6", "2**40", "'auto'",
                          "np.int32(5)")),
-    "learning_rate": (0.3, ("'constant'", "'invscaling'", "'adaptive'", "np.cos",
+    "learning_rate": (0.3, ("'constant'", "'invscaling'", "'adaptive'", "np.cos", "'cosine'",
+                            "'one_cycle'", "'linear'", "'exponential'",
                             "lambda progress: 1 - progress")),
+    "warmup": (0.1, ("0", "0.1", "0.5", "0.999")),
+    "dropout": (0.15, ("0", "0.1", "0.5", "0.999")),
+    "input_dropout": (0.1, ("0", "0.1", "0.5")),
+    "max_grad_norm": (0.1, ("None", "1e-300", "0.01", "1", "1e300")),
+    "ema_decay": (0.1, ("None", "0", "0.5", "0.999")),
+    "scoring": (0.1, ("None", "'loss'")),
     "learning_rate_init": (0.5, ("1e-8", "0.001", "0.01", "0.05", "0.1", "0.1", "1.0", "1")),
     "power_t": (0.15, ("0", "0.5", "1.0", "50.0")),
     "shuffle": (0.25, ("True", "False", "False")),
@@ -44,11 +59,21 @@ EXTREME = (
     ("validation_fraction", "1e-9"), ("input_scale", "1e-30"), ("input_scale", "1e-300"),
     ("input_scale", "1e10"), ("input_scale", "1e300"), ("max_iter", "40"),
 )  # fmt: skip
-OF_CLASSIFIERS = {"loss": (0.25, ("'log_loss'", "'squared_error'", "'squared_error'"))}
+OF_CLASSIFIERS = {
+    "loss": (0.25, ("'log_loss'", "'squared_error'", "'focal'")),
+    "focal_gamma": (0.1, ("0", "0.5", "2.0", "20")),
+    "label_smoothing": (0.1, ("0", "0.1", "0.9")),
+    "class_weight": (0.1, ("None", "'balanced'", "{}")),
+}
 OF_REGRESSORS = {
-    "loss": (0.25, ("'squared_error'", "'poisson'")),
+    "loss": (0.4, ("'squared_error'", "'poisson'", "'absolute_error'", "'huber'", "'log_cosh'",
+                   "'quantile'", "'gamma'")),
+    "huber_delta": (0.1, ("0.1", "1.35", "100")),
+    "quantile": (0.1, ("0", "0.25", "1", "[0.1, 0.9, 0.5]", "[0.5]")),
+    "scale_targets": (0.15, ("True", "False")),
+    "missing_targets": (0.1, ("'raise'", "'ignore'")),
     "out_activation": (0.25, ("'auto'", "'identity'", "'logistic'", "'tanh'", "'relu'", "'exp'",
-                              "'sigmoid'")),
+                              "'sigmoid'", "'softplus'", "'elu'")),
 }  # fmt: skip
 
 # Some of these are valid with other parameters or data; none may do more than raise an error.
@@ -84,6 +109,13 @@ INVALID = (
     ("loss", "None"), ("power_t", "-1"), ("power_t", "np.nan"), ("power_t", "np.inf"),
     ("validation_fraction", "1.0"), ("validation_fraction", "-0.5"),
     ("validation_fraction", "np.nan"), ("verbose", "'x'"), ("warm_start", "2"),
+    ("dropout", "1.0"), ("dropout", "(0.1,) * 9"), ("dropout", "np.nan"), ("dropout", "'x'"),
+    ("input_dropout", "1"), ("max_grad_norm", "0"), ("max_grad_norm", "np.nan"),
+    ("ema_decay", "1.0"), ("ema_decay", "-0.1"), ("warmup", "1.0"), ("warmup", "np.nan"),
+    ("scoring", "'x'"), ("scoring", "[]"), ("scoring", "3"), ("quantile", "[0.5, 2]"),
+    ("quantile", "[]"), ("huber_delta", "np.inf"), ("label_smoothing", "1.0"),
+    ("focal_gamma", "-1"), ("class_weight", "{'x': 2}"), ("class_weight", "[{}]"),
+    ("scale_targets", "'x'"), ("missing_targets", "None"), ("verbose", "'bar'"),
     ("early_stopping", "'x'"), ("weight_decay", "-1"), ("weight_decay", "np.nan"),
     ("weight_decay", "np.inf"), ("nesterovs_momentum", "None"),
 )  # fmt: skip
@@ -115,7 +147,7 @@ def draw_parameters(random, classifies):
 
 def _as_theirs(parameters):
     """Only what scikit-learn has, too, so that results can be compared."""
-    for name in ("out_activation", "precision", "input_scale", "warm_start", "weight_decay"):
+    for name in ("warm_start", *(parameters.keys() - THEIRS)):
         parameters.pop(name, None)
     for name, choices in (
         ("activation", ("'identity'", "'logistic'", "'tanh'", "'relu'")),

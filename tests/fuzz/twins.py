@@ -4,6 +4,7 @@ A twin is made before the call and takes it first, so that it also shows whether
 anything that training changes.
 """
 
+import inspect
 import re
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from tests.fuzz import features
-from tests.fuzz.parameters import SIZES
+from tests.fuzz.parameters import SIZES, THEIRS
 from tests.fuzz.state import as_array, learned, same_result
 
 # Of scikit-learn's losses and outputs, relative to the largest.
@@ -20,6 +21,13 @@ TOLERANCE, SINGLE_TOLERANCE = 1e-6, 1e-4
 FORCED_TEAMS = """\
 import fastbp.cpu.work
 fastbp.cpu.work.WORK_PER_THREAD, fastbp.cpu.work.WORK_PER_START = 1, 0  # threads for tiny data"""
+# Parameters that change no result, or none with scikit-learn's losses and solvers; and those that
+# are looked at one by one.
+_NEUTRAL = {
+    "checkpoint", "checkpoint_every", "device", "n_threads", "missing_targets", "weight_decay",
+    "focal_gamma", "huber_delta", "quantile", "callback", "input_scale", "loss", "out_activation",
+    "precision",
+}  # fmt: skip
 # What pickles and files may leave behind.
 GIVE_BACK = """\
 twin.set_params(callback=model.callback, learning_rate=model.learning_rate)
@@ -190,12 +198,13 @@ def _is_like_theirs(call, name, model, namespace):
         and model.callback is None
         and model.beta_2 < 0.9999  # 1 - beta_2 loses digits where sums are reassociated
         and model.precision in ("auto", "float64")
+        and not _trains_otherwise(model)
     )
     X, y = namespace[f"X{call.data}"], namespace[f"y{call.data}"]
     coefs = getattr(model, "coefs_", None) or [None]
     if name == "sklearn" and all(getattr(each, "dtype", None) == np.float32 for each in coefs):
         return False  # rounded otherwise
-    if model.early_stopping and (name != "their fit" or not (has_loss or _are_of_two_classes(y))):
+    if model.early_stopping and name != "their fit":
         return False
     if name == "from_sklearn":
         return is_their_kind and model.precision == "auto"
@@ -207,6 +216,16 @@ def _is_like_theirs(call, name, model, namespace):
     return bool(is_their_kind and is_double and is_valid and is_weight and _are_plain(y))
 
 
+def _trains_otherwise(model):
+    """Whether a parameter that scikit-learn lacks is not neutral."""
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(type(model)).parameters.items()
+        if name not in THEIRS and name not in _NEUTRAL
+    }
+    return any(repr(getattr(model, name)) != repr(default) for name, default in own.items())
+
+
 def _is_valid_sparse(X):
     try:
         copied = X.tocsr().copy()
@@ -214,10 +233,6 @@ def _is_valid_sparse(X):
     except (AttributeError, ValueError, IndexError, TypeError):
         return False
     return copied.has_canonical_format
-
-
-def _are_of_two_classes(y):
-    return isinstance(y, np.ndarray) and y.dtype.kind in "biufU" and len(np.unique(y)) == 2
 
 
 def _are_plain(y):

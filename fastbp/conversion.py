@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from inspect import signature
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -80,6 +81,28 @@ def _convert_attributes(source, target_class, names):
         if hasattr(source, name):
             setattr(target, name, deepcopy(getattr(source, name)))
     return target
+
+
+@dataclass(frozen=True)
+class OutputMap:
+    """What lies between a regressor's outputs and its predictions.
+
+    Parameters
+    ----------
+    factors, offsets : ndarray of shape (n_outputs,), or both None
+        Predictions are outputs * factors + offsets.
+    is_sorted : bool, default=False
+        Whether each row's predictions are put in ascending order then.
+    """
+
+    factors: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    is_sorted: bool = False
+
+
+def output_map(model):
+    """What a regressor's `predict` does to a model's outputs, for all that export it."""
+    return OutputMap()
 
 
 class ConversionMixin:

@@ -142,11 +142,16 @@ class HiddenFeatures(
             If X is no such matrix, or if the outputs of a layer are not finite.
         """
         check_is_fitted(self)
-        estimator = thawed(self.estimator_)
-        model = estimator._fitted()
-        n_layers = 1 + _position(self.layer, len(model.network.hidden_activations))
-        *_, features = layer_outputs(estimator, model, X, n_layers, asks=self)
+        model, layer = self._chosen()
+        *_, features = layer_outputs(
+            thawed(self.estimator_), model, X, n_layers=layer + 1, asks=self
+        )
         return features
+
+    def _chosen(self):
+        """The model, taken once, and the number of the layer from the front."""
+        model = thawed(self.estimator_)._fitted()
+        return model, _position(self.layer, len(model.network.hidden_activations))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Say which metadata go to the estimator, as scikit-learn's routing asks."""
@@ -165,8 +170,8 @@ class HiddenFeatures(
 
     @property
     def _n_features_out(self):
-        network = thawed(self.estimator_)._fitted().network
-        return network.layer_sizes[1 + _position(self.layer, len(network.hidden_activations))]
+        model, layer = self._chosen()
+        return model.network.layer_sizes[layer + 1]
 
     def _fitted_estimator(self, name):
         try:

@@ -11,25 +11,29 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from fastbp import datasets as datasets
     from fastbp import inspect as inspect
     from fastbp import network as network
+    from fastbp import onnx as onnx
     from fastbp import plotting as plotting
     from fastbp import training as training
     from fastbp.classifier import MLPClassifier
+    from fastbp.hidden_features import HiddenFeatures
     from fastbp.loading import load
     from fastbp.many import fit_many
     from fastbp.regressor import MLPRegressor
 
-__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
+__all__ = ["HiddenFeatures", "MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
 
 __version__ = "0.1.0"  # the only place; the package's metadata are read from here
 
 # Public name -> the module that it comes from.
 _HOMES = {
+    "HiddenFeatures": "hidden_features",
     "MLPClassifier": "classifier",
     "MLPRegressor": "regressor",
     "fit_many": "many",
     "load": "loading",
 }
-_ROOMS = "datasets", "inspect", "network", "plotting", "training"  # modules with public names
+# Modules with public names.
+_ROOMS = "datasets", "inspect", "network", "onnx", "plotting", "training"
 
 
 if not TYPE_CHECKING:  # which take a module with this function to have every name

@@ -1,26 +1,85 @@
-"""Inspecting backpropagation: what every layer computes for given rows, forward and backward."""
+"""Looking inside a network: what every layer computes for given rows, forward and backward."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_consistent_length
 
+from fastbp import parameters as params
+from fastbp.base import BaseMLP
 from fastbp.data import Data
 from fastbp.devices import make_engine
 from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
-from fastbp.validation import check_sample_weight, check_training_data, kind_of_targets
+from fastbp.validation import (
+    check_rows,
+    check_sample_weight,
+    check_training_data,
+    kind_of_targets,
+)
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from numpy.typing import ArrayLike
 
-    from fastbp.base import BaseMLP
     from fastbp.hints import ArrayLikeOrSparse, FloatArray
+
+
+def activations(estimator: BaseMLP | Any, X: ArrayLikeOrSparse) -> list[FloatArray]:
+    """Compute what every layer makes of given rows.
+
+    With h₀ = X times `input_scale`, layer l computes h_{l+1} = f_l(h_l W_l + b_l). The engine does
+    it, with the same bits as in a prediction, which takes as long.
+
+    Parameters
+    ----------
+    estimator : fitted MLPClassifier or MLPRegressor
+        Also in a `sklearn.frozen.FrozenEstimator`.
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        What the estimator's `predict` takes.
+
+    Returns
+    -------
+    outputs : list of ndarray of shape (n_samples, n_units)
+        h₁, h₂, …: every hidden layer's outputs, and those of the output layer last; all of the
+        weights' dtype. The last are the network's own: of two classes the probability of the
+        second alone, and before anything that `predict` may do with them.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator has not been fitted.
+    ValueError
+        If `predict` would refuse X, or if some layer's outputs are not finite.
+
+    See Also
+    --------
+    fastbp.HiddenFeatures : One hidden layer's outputs as a step of a pipeline.
+    backprop_trace : Forward and backward, for rows with targets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbp import MLPClassifier
+    >>> from fastbp.inspect import activations
+    >>> X = np.random.default_rng(0).normal(size=(50, 4))
+    >>> model = MLPClassifier((8, 3), solver="lbfgs", random_state=0).fit(X, X[:, 0] > 0)
+    >>> first, second, outputs = activations(model, X)
+    >>> first.shape, second.shape, outputs.shape
+    ((50, 8), (50, 3), (50, 1))
+    >>> np.array_equal(outputs[:, 0] > 0.5, model.predict(X))
+    True
+    """
+    estimator = thawed(estimator)
+    return list(layer_outputs(estimator, estimator._fitted(), X))
 
 
 @dataclass(frozen=True)
@@ -120,11 +179,9 @@ def backprop_trace(
         model = _read_estimator(estimator_or_network, X, y, sample_weight)
 
     activations, pre_activations = [_dense_inputs(model)], []
-    for layer in range(len(model.network.shapes)):
-        engine = model.make_engine(_front_of(model.network, layer))
-        pre_activations.append(engine.predict(model.data, activation="identity"))
-        activation = model.network.activations[layer]
-        activations.append(engine.predict(model.data, activation=activation))
+    for engine, inputs, outputs in _layers(model):
+        pre_activations.append(engine.predict(inputs, activation="identity"))
+        activations.append(outputs)
     engine = model.make_engine(model.network)
     deltas = _deltas(engine, model.data)
     loss, gradient = penalised_loss_and_gradient(engine, model.data, model.alpha)
@@ -132,9 +189,70 @@ def backprop_trace(
     return BackpropTrace(loss, activations, pre_activations, deltas, *gradients)
 
 
+# ---- forward ------------------------------------------------------------------------------------
+
+
+def thawed(estimator):
+    """The estimator of this package that was given, or that a `FrozenEstimator` holds.
+
+    Raises
+    ------
+    TypeError
+        If there is none.
+    """
+    inner = estimator
+    while isinstance(inner, FrozenEstimator):
+        inner = inner.estimator
+    if not isinstance(inner, BaseMLP):
+        raise TypeError(
+            "estimator must be an MLPClassifier or MLPRegressor of fastbp, alone or in a "
+            f"FrozenEstimator, got {estimator!r}. One of scikit-learn's becomes ours by "
+            "`from_sklearn`."
+        )
+    return inner
+
+
+def layer_outputs(estimator, model, X, n_layers=None, *, asks=None):
+    """Compute what the first layers make of rows, one after the other.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        Whose device and number of threads are used.
+    model : Model
+        The estimator's.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+    n_layers : int or None, default=None
+        None for all.
+    asks : estimator or None, default=None
+        Whom messages about X name; None for the estimator.
+
+    Yields
+    ------
+    outputs : ndarray of shape (n_samples, n_units)
+    """
+    params.check(estimator, ["n_threads", "device"])
+    X = check_rows(estimator if asks is None else asks, model, X)
+    dtype = model.parameter_dtype()
+    network = _Model(
+        model.network,
+        model.flat(dtype, copy=False),
+        Data(X, input_scale=model.input_scale),
+        n_threads=estimator.n_threads,
+        device=estimator.device,
+    )
+    for engine, _, outputs in islice(_layers(network), n_layers):
+        if not engine.outputs_were_finite:
+            raise ValueError(
+                f"X is too large for this {dtype} model, or its weights are: the outputs of a "
+                "layer are not finite. Scale X as in training."
+            )
+        yield outputs
+
+
 @dataclass(frozen=True)
 class _Model:
-    """What a trace is computed from."""
+    """What a layer's outputs, or a trace, are computed from."""
 
     network: Network
     parameters: np.ndarray
@@ -143,24 +261,32 @@ class _Model:
     n_threads: int | None = None
     device: str = "cpu"
 
-    def make_engine(self, network):
-        """Make an engine for a network that consists of the first layers."""
-        engine = make_engine(network, self.parameters.dtype, self.n_threads, self.device)
-        engine.load_parameters(self.parameters[: network.n_parameters])
+    def make_engine(self, network, start=0):
+        """Make an engine for a network whose parameters begin at `start` among all."""
+        parameters = self.parameters[start : start + network.n_parameters]
+        engine = make_engine(network, parameters.dtype, self.n_threads, self.device)
+        engine.load_parameters(parameters)
         return engine
 
 
-def _front_of(network, layer):
-    """The network that ends with a layer's logits; its loss matters to no prediction."""
-    return replace(
-        network,
-        layer_sizes=network.layer_sizes[: layer + 2],
-        hidden_activations=network.hidden_activations[:layer],
-        output_activation="identity",
-        loss="squared_error",
-        loss_coefficients=(),
-        label_smoothing=0.0,
-    )
+def _layers(model):
+    """Yield an engine for each layer alone, its inputs as `Data`, and its outputs.
+
+    A layer computes the same bits alone as among others.
+    """
+    network, inputs = model.network, model.data
+    for shape, start, activation in zip(
+        network.shapes, network.starts, network.activations, strict=True
+    ):
+        # Its loss matters to no prediction, and as an output any activation can be asked for.
+        alone = Network(shape, (), "identity", "squared_error")
+        engine = model.make_engine(alone, start)
+        outputs = engine.predict(inputs, activation=activation)
+        yield engine, inputs, outputs
+        inputs = Data(outputs)
+
+
+# ---- backward -----------------------------------------------------------------------------------
 
 
 def _deltas(engine, data):

@@ -23,6 +23,7 @@ LATER = {
     "sklearn.model_selection": "early stopping",
     "sklearn.neural_network": "to_sklearn and from_sklearn",
     "sklearn.preprocessing": "to_sklearn",
+    "skl2onnx": "fastbp.onnx",
     "urllib.request": "a download of MNIST",
     "fastbp.bench": "fastbp bench",
     "fastbp.check": "fastbp check",
@@ -31,14 +32,16 @@ LATER = {
     "fastbp.cpu": "the first fit",
     "fastbp.cuda.toolkit": "fits on a GPU",
     "fastbp.datasets": "who names it",
+    "fastbp.hidden_features": "who names HiddenFeatures",
     "fastbp.hints": "type checkers only",
     "fastbp.inspect": "who names it",
     "fastbp.lbfgs": "fits with solver='lbfgs'",
     "fastbp.loading": "load",
     "fastbp.many": "fit_many",
+    "fastbp.onnx": "who names it",
     "fastbp.plotting": "who names it",
 }
-PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "plotting", "training"]
+PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting", "training"]
 
 
 def after(program, result):

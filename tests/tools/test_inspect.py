@@ -1,4 +1,7 @@
-"""`backprop_trace` against the engine and the plain oracle; test_torch has autograd's δ."""
+"""`activations` and `backprop_trace` against the engine and the plain oracle.
+
+test_torch has autograd's δ.
+"""
 
 import numpy as np
 import pytest
@@ -8,11 +11,13 @@ from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
 import fastbp
+from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
-from fastbp.inspect import backprop_trace
+from fastbp.inspect import activations, backprop_trace
 from fastbp.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -67,7 +72,7 @@ def test_a_network_against_the_engine_and_the_oracle(problem):
         assert trace.loss == pytest.approx(loss, rel=1e-12)
         assert_allclose(gradients, gradient, rtol=1e-9, atol=1e-14)
         assert_allclose(trace.activations[-1], engine.predict(data), rtol=1e-12)
-    inputs, logits = forward(network, parameters, X)
+    inputs, logits, _ = forward(network, parameters, X)
     for mine, expected in zip(trace.activations, inputs, strict=False):
         assert_allclose(mine, expected, rtol=1e-12, atol=1e-15)
     assert_allclose(trace.pre_activations[-1], logits[-1], rtol=1e-11)
@@ -139,3 +144,88 @@ def test_hidden_activations_that_no_output_has():
     trace = backprop_trace(model.fit(X, X[:, 0]), X, X[:, 0])
     z = trace.pre_activations[0]
     assert_allclose(trace.activations[1], z * ndtr(z), rtol=1e-12)
+
+
+# ---- without targets ----------------------------------------------------------------------------
+
+
+def network_outputs(model, X):
+    """What `activations` ends with, by the estimator's own prediction."""
+    found = getattr(model, "predict_proba", model.predict)(X)
+    return found.reshape(len(X), -1)[:, -model.n_outputs_ :]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("task", TASKS)
+def test_activations_end_with_the_prediction(task, precision):
+    model, X, y = small(task, hidden_layer_sizes=(6, 4), input_scale=0.5, precision=precision)
+    before = dict(vars(model.fit(X, y)))
+    outputs = activations(model, X)
+    assert vars(model) == before
+    assert [h.shape for h in outputs] == [(len(X), 6), (len(X), 4), (len(X), model.n_outputs_)]
+    assert {h.dtype for h in outputs} == {np.dtype(precision)}
+    tolerance = 1e-12 if precision == "float64" else 1e-6
+    assert_allclose(outputs[-1], network_outputs(model, X), rtol=tolerance)
+    logits = outputs[-2] @ model.coefs_[-1] + model.intercepts_[-1]
+    if model.out_activation_ == "identity":
+        assert_allclose(outputs[-1], logits, rtol=tolerance, atol=tolerance)
+    for again in (activations(model, csr_array(X)), activations(FrozenEstimator(model), X)):
+        for found, expected in zip(again, outputs, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    trace = backprop_trace(model, X, y)
+    for found, expected in zip(trace.activations[1:], outputs, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", HIDDEN_ACTIVATIONS)
+def test_activations_are_the_records_formulas(name):
+    """Also far from zero, where a formula of another kind would overflow."""
+    X = np.linspace(-40, 40, 41)[:, None]
+    model = fastbp.MLPRegressor(hidden_layer_sizes=(3, 2), activation=name, max_iter=1)
+    model.fit(X, X[:, 0])
+    inputs = X
+    formula = np.vectorize(lambda z: ACTIVATIONS[name].forward(float(z)), otypes=[float])
+    for layer, found in enumerate(activations(model, X)[:-1]):
+        logits = inputs @ model.coefs_[layer] + model.intercepts_[layer]
+        assert_allclose(found, formula(logits), rtol=1e-11, atol=1e-13)
+        inputs = found
+
+
+def test_activations_of_many_rows_on_a_team(monkeypatch):
+    """A layer alone must have the bits that it has among others, whatever the batches."""
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("fastbp.cpu.work.WORK_PER_START", 0)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 70)).astype(np.float32)
+    model = fastbp.MLPRegressor(hidden_layer_sizes=(90, 33), max_iter=1, n_threads=3)
+    model.fit(X, X[:, :2])
+    several = activations(model, X)
+    np.testing.assert_array_equal(several[-1], model.predict(X))
+    for found, expected in zip(several, activations(model.set_params(n_threads=1), X), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_activations_refuse():
+    pandas = pytest.importorskip("pandas")
+    model, X, y = small("single")
+    frame = pandas.DataFrame(X, columns=list("abcde"))
+    with pytest.raises(NotFittedError):
+        activations(model, X)
+    model.fit(frame, y)
+    assert activations(model, frame)[0].shape == (len(X), 6)
+    for wrong, says in [
+        (frame[list("edcba")], "feature names"),
+        (frame.iloc[:, 1:], "feature names"),
+        (frame.to_numpy()[:, 1:], "4 features"),
+        (frame * np.nan, "NaN"),
+        (frame.to_numpy() * 1e308 * 10, "infinity"),
+    ]:
+        with pytest.raises(ValueError, match=says), np.errstate(over="ignore"):
+            activations(model, wrong)
+    model.coefs_ = [model.coefs_[0] * 1e300, model.coefs_[1]]
+    with pytest.raises(ValueError, match="outputs of a layer are not finite"):
+        activations(model, frame * 1e10)
+    for wrong in (Engine, None, "model"):
+        with pytest.raises(TypeError, match="must be an MLPClassifier or MLPRegressor of fastbp"):
+            activations(wrong, X)

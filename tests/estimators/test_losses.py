@@ -323,6 +323,14 @@ def test_fit_many_keeps_what_differs_apart():
         np.testing.assert_array_equal(one.predict(X), other.predict(X))
 
 
+def test_fit_many_scales_targets_before_they_lose_digits():
+    """Targets that are shared are float32 for models of float32, but not where they are scaled."""
+    large, single = 1e8 + Y, X.astype(np.float32)
+    several = [MLPRegressor(scale_targets=scaled, **SETTINGS) for scaled in (False, True)]
+    expected = clone(several[1]).fit(single, large)
+    assert_same_fit(fit_many(several, single, large)[1], expected)
+
+
 # ---- scaled targets -----------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from fastbp.cpu.kernels.products import multiply
 from fastbp.cpu.kernels.shares import all_rows
 from fastbp.cpu.kernels.spans import ONE, ZERO
 from fastbp.cpu.kernels.tiles import (
+    COMPUTED,
     backward_layer,
     forward_layer,
     update_layer,
@@ -33,8 +34,7 @@ from fastbp.cpu.records import (
     WEIGHTS,
     WIDTH,
 )
-from fastbp.cpu.rows import Rows, source_of
-from fastbp.cpu.workspace import make_workspace
+from fastbp.cpu.rows import source_of
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, code_of
@@ -70,16 +70,16 @@ def tile(memory, workspace, passes):
 
 
 @compiled
-def gather(workspace, source, order, n_inputs, passes):
+def gather(workspace, masks, source, order, n_inputs, passes):
     for _ in range(passes):
-        gather_batch(workspace, None, source, order, n_inputs, 1 / 255)
+        gather_batch(workspace, masks, 0, None, source, order, n_inputs, 1 / 255)
 
 
 @compiled
 def forward(memory, workspace, blocks, passes):
     for _ in range(passes):
         tiles = all_rows(layer_of(memory.layers, MIDDLE), blocks, 0, 1)
-        forward_layer(memory, workspace, None, MIDDLE, tiles)
+        forward_layer(memory, workspace, None, MIDDLE, 0, tiles)
 
 
 @compiled
@@ -94,7 +94,7 @@ def update(memory, workspace, depth, rule, step, passes):
     layer = layer_of(memory.layers, MIDDLE)
     for _ in range(passes):
         tiles = all_rows(layer, layer[BLOCKS], 0, 1)
-        update_layer(memory, workspace, None, MIDDLE, depth, rule, step, tiles)
+        update_layer(memory, workspace, None, MIDDLE, depth, rule, step, COMPUTED, tiles)
 
 
 @compiled
@@ -124,8 +124,8 @@ class Bench:
         self.blocks = BATCH // TILE_ROWS
         self.source = source_of(images)
         self.objective = engine._objective(self.data)
-        self.memory = engine._memory(Rows(images), BATCH).record
-        self.workspace = make_workspace(engine.layout, BATCH)
+        buffers = engine._buffers_for(self.data, self.order, BATCH, steps)
+        self.memory, self.workspace = buffers.memory.record, buffers.workspaces[0].record
         for values in (self.memory.activations, self.memory.deltas):
             values[:] = generator.uniform(0.1, 0.9, values.size)
         self.coefs, self.intercepts = network.views(parameters)
@@ -178,7 +178,7 @@ def test_tile(bench, race):
 
 def test_gather(bench, race):
     images, order, scale = bench.data.X, bench.order, np.float32(1 / 255)
-    arguments = bench.workspace, bench.source, order, images.shape[1]
+    arguments = bench.workspace, bench.memory.masks, bench.source, order, images.shape[1]
     gather(*arguments, 1)
     rows = bench.workspace.inputs.reshape(-1, bench.workspace.input_stride)
     np.testing.assert_allclose(rows[:BATCH, :784], images[order] * scale, rtol=1e-6)

@@ -9,7 +9,7 @@ Formulas use `math`'s functions by their bare names. Constants take the type of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import erfc, exp, pi, sqrt, tanh
+from math import erfc, exp, expm1, log1p, pi, sqrt, tanh
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,97 @@ def gelu_backward(delta, z):
     return delta * (real(0.5) * erfc(x) + z * (real(NORMAL_DENSITY) * exp(-x * x)))
 
 
+LEAKY_SLOPE = 0.01  # PyTorch's
+
+
+def leaky_relu(z):
+    """z above 0 and z / 100 below: Maas, Hannun and Ng (2013)."""
+    real = type(z)
+    return z if z > real(0) else z * real(LEAKY_SLOPE)
+
+
+def leaky_relu_backward(delta, h):
+    real = type(h)
+    return delta if h > real(0) else delta * real(LEAKY_SLOPE)
+
+
+def elu(z):
+    """z above 0 and eᶻ − 1 below: Clevert, Unterthiner and Hochreiter (2016), with α = 1."""
+    return z if z > type(z)(0) else expm1(z)
+
+
+def elu_backward(delta, h):
+    real = type(h)
+    return delta if h > real(0) else delta * (h + real(1))
+
+
+# With these, layers keep mean 0 and variance 1.
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+def selu(z):
+    """λz above 0 and λα(eᶻ − 1) below: Klambauer and others (2017)."""
+    real = type(z)
+    return z * real(SELU_SCALE) if z > real(0) else expm1(z) * real(SELU_SCALE * SELU_ALPHA)
+
+
+def selu_backward(delta, h):
+    real = type(h)
+    rest = h + real(SELU_SCALE * SELU_ALPHA)
+    return delta * (real(SELU_SCALE) if h > real(0) else rest)
+
+
+def softplus(z):
+    """log(1 + eᶻ): Dugas and others (2001), without PyTorch's shortcut z above 20."""
+    zero = type(z)(0)
+    return (zero if z < zero else z) + log1p(exp(-z if z > zero else z))
+
+
+def softplus_backward(delta, h):
+    """The logistic function of z, 1 − e⁻ʰ, times delta."""
+    return delta * -expm1(-h)
+
+
+# What follows goes through e to the power of −|z| or of a bounded z: nothing overflows, and there
+# is no ∞ · 0 far from zero.
+
+
+def silu(z):
+    """z times the logistic function: Hendrycks and Gimpel (2016), also known as swish."""
+    zero, one = type(z)(0), type(z)(1)
+    tail = exp(-z if z > zero else z)
+    return z * ((one if z > zero else tail) / (one + tail))
+
+
+def silu_backward(delta, z):
+    """σ + z σ(1 − σ), σ the logistic function, times delta."""
+    zero, one = type(z)(0), type(z)(1)
+    tail = exp(-z if z > zero else z)
+    rest = one / (one + tail)
+    return delta * ((one if z > zero else tail) * rest + (z * tail) * (rest * rest))
+
+
+MISH_BOUND = 20.0  # from here on f is z, and f′ is 1, to rounding
+
+
+def mish(z):
+    """z tanh(log(1 + eᶻ)): Misra (2020); the tangent is n / (n + 2), with n = eᶻ (eᶻ + 2)."""
+    two, bound = type(z)(2), type(z)(MISH_BOUND)
+    e = exp(bound if z > bound else z)
+    n = e * (e + two)
+    return z if z > bound else z * (n / (n + two))  # kernels may compute z * n first
+
+
+def mish_backward(delta, z):
+    """The tangent T, plus z (1 − T²) times the logistic function, times delta."""
+    one, two, bound = type(z)(1), type(z)(2), type(z)(MISH_BOUND)
+    bounded = bound if z > bound else z
+    e = exp(bounded)
+    n = e * (e + two)
+    rest = one / (n + two)
+    return delta * (rest * (n + (bounded * (type(z)(4) * e * (one + e))) * rest))
+
+
 # The kernels switch on a record's position.
 ACTIVATIONS = {
     record.name: record
@@ -123,6 +214,14 @@ ACTIVATIONS = {
         Activation("softmax", None, None, is_hidden=False),
         Activation("exp", exponential, exponential_backward, is_hidden=False),
         Activation("gelu", gelu, gelu_backward, needs="pre_activation", is_output=False),
+        Activation("leaky_relu", leaky_relu, leaky_relu_backward),
+        Activation("elu", elu, elu_backward),
+        Activation("selu", selu, selu_backward),
+        Activation("softplus", softplus, softplus_backward),
+        Activation(
+            "silu", silu, silu_backward, needs="pre_activation", is_output=False, aliases=("swish",)
+        ),
+        Activation("mish", mish, mish_backward, needs="pre_activation", is_output=False),
     )
 }
 ALIASES = {alias: record.name for record in ACTIVATIONS.values() for alias in record.aliases}

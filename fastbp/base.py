@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING
 
@@ -15,19 +14,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbp import devices
 from fastbp import parameters as params
+from fastbp.callbacks import CallbackSupportMixin
 from fastbp.conversion import ConversionMixin
 from fastbp.data import Data
 from fastbp.fitting import Fit, GivenData
+from fastbp.judging import OwnRows
 from fastbp.model import FittedViews, model_of
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
 from fastbp.saving import SavingMixin
 from fastbp.validation import check_rows, passes_as_it_is
-
-with suppress(ImportError):  # of scikit-learn before 1.9
-    # Here, as `_fit_context` would import it in the midst of the first fit.
-    import sklearn.callback._callback_support  # noqa: F401
-
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule
+    from fastbp.hints import ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule, Scoring
     from fastbp.progress import EpochReport
 
     Method = TypeVar("Method", bound=Callable[..., Any])
@@ -71,7 +67,15 @@ def checks_parameters(method: Method) -> Method:
     return checked  # type: ignore[return-value]
 
 
-class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEstimator, ABC):
+class BaseMLP(
+    FittedViews,
+    PicklingMixin,
+    SavingMixin,
+    ConversionMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
+    ABC,
+):
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
@@ -89,7 +93,7 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         shuffle: bool
         random_state: RandomSource
         tol: float
-        verbose: bool | int
+        verbose: bool | int | Literal["progress"]
         warm_start: bool
         momentum: float
         nesterovs_momentum: bool
@@ -102,18 +106,27 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         max_fun: int
         loss: str
         weight_decay: float
+        warmup: float
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
+        dropout: float | Sequence[float]
+        input_dropout: float
+        max_grad_norm: float | None
+        ema_decay: float | None
         n_threads: int | None
         input_scale: float
         device: Literal["cpu", "cuda", "auto"]
         callback: Callable[[EpochReport], object] | None
+        scoring: Scoring
         checkpoint: Path | None
         checkpoint_every: int
         loss_: float
         loss_curve_: list[float]
         best_loss_: float | None
         validation_scores_: list[float] | None
+        validation_loss_curve_: list[float] | None
+        validation_metrics_: dict[str, list[float]] | None
         best_validation_score_: float | None
+        best_iter_: int
         n_iter_: int
         t_: int
 
@@ -135,6 +148,9 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         y: ArrayLikeOrSparse,
         sample_weight: ArrayLike | None = None,
         *,
+        X_val: ArrayLikeOrSparse | None = None,
+        y_val: ArrayLikeOrSparse | None = None,
+        sample_weight_val: ArrayLike | None = None,
         resume: bool = False,
     ) -> Self:
         """Train the network.
@@ -148,6 +164,15 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
             Labels or label indicators in classification, numbers in regression.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, at least 0.
+        X_val, y_val : like X and y, default=None
+            Validation rows of your own, for time series, groups, or another split than
+            `validation_fraction` makes. They are scored after each epoch; nothing is learned from
+            them. With `early_stopping` they take the place of rows held out of X, decide when to
+            stop and which weights are kept; without it, and with 'lbfgs', they decide nothing. In a
+            `Pipeline`, `X_val` is transformed as X is with ``Pipeline(...,
+            transform_input=["X_val"])`` and metadata routing.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Their weights.
         resume : bool, default=False
             Whether to go on from the file that `checkpoint` names, if it exists: the result is that
             of a fit that has never been interrupted, to the bit. With a file that does not exist,
@@ -167,18 +192,22 @@ class BaseMLP(FittedViews, PicklingMixin, SavingMixin, ConversionMixin, BaseEsti
         """
         if not isinstance(resume, bool | np.bool_):
             raise InvalidParameterError(f"resume must be True or False, got {resume!r}.")
-        return self._fit(X, y, sample_weight, resume=resume)
+        own = OwnRows.of(X_val, y_val, sample_weight_val)
+        return self._fit(X, y, sample_weight, own=own, resume=resume)
 
-    def _fit(self, X, y, sample_weight, *, incremental=False, classes=None, resume=False):
+    def _fit(self, X, y, sample_weight, *, own=None, incremental=False, classes=None, resume=False):
         if incremental and self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: it sees one batch of rows at a "
                 "time. Set early_stopping=False."
             )
         fit = Fit(self, incremental, classes, resume)
-        fit.prepare(GivenData(X, y, sample_weight))
-        fit.train(self.n_threads)
-        fit.keep()
+        try:
+            fit.prepare(GivenData(X, y, sample_weight, own))
+            fit.train(self.n_threads)
+            fit.keep()
+        finally:
+            fit.close()
         return self
 
     # ---- prediction ---------------------------------------------------------------------------

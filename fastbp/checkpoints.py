@@ -3,7 +3,7 @@
 import hashlib
 import os
 import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 
 import numpy as np
@@ -61,6 +61,7 @@ class Checkpoint:
 
     def write(self, training):
         """Write a training's state, in one step: a reader finds the last one or this one, whole."""
+        training.settle()
         optimizer, progress, split = training.optimizer, training.progress, training.split
         moments = training.engine.store_moments()
         generator, numbers = generators.take_apart(training.random_state)
@@ -82,13 +83,18 @@ class Checkpoint:
             "optimizer": {name: getattr(optimizer, name) for name in _OPTIMIZER_STATE},
             "progress": _scalars_of(progress),
         }
+        metrics = progress.validation_metrics or {}
         for name, array in (
             ("validation", split.validation),
             ("best_parameters", training.best_parameters),
             ("validation_scores", progress.validation_scores),
+            ("validation_loss_curve", progress.validation_loss_curve),
+            *((_metric(name), curve) for name, curve in metrics.items()),
         ):
             if array is not None:
                 arrays[name] = np.asarray(array)
+        if optimizer.dropout is not None:
+            description["dropout_seed"] = optimizer.dropout.seed
         if training.holdout_state is not None:
             arrays["holdout"], description["holdout"] = generators.take_apart(
                 training.holdout_state
@@ -97,7 +103,10 @@ class Checkpoint:
 
     def _fingerprint_of(self, training):
         if self._fingerprint is None:
+            own = None if training.judge is None else training.judge.own
             self._fingerprint = fingerprint(training.data)
+            if own is not None:
+                self._fingerprint += fingerprint(own)
         return self._fingerprint
 
     # ---- read ---------------------------------------------------------------------------------
@@ -145,9 +154,9 @@ class Checkpoint:
                 )
         if description.get("data") != self._fingerprint_of(training):
             raise ValueError(
-                f"The checkpoint {self.path} was written with other data: X, y and sample_weight "
-                "must be the same, to the bit and in the same order. Use resume=False to train "
-                "anew."
+                f"The checkpoint {self.path} was written with other data: X, y, sample_weight and "
+                "validation rows must be the same, to the bit and in the same order. Use "
+                "resume=False to train anew."
             )
 
 
@@ -208,8 +217,13 @@ def _scalars_of(progress):
     return {
         name: None if value is None else repr(float(value)) if isinstance(value, float) else value
         for name, value in values.items()
-        if name not in ("loss_curve", "validation_scores")
+        if not (name == "loss_curve" or name.startswith("validation_"))
     }
+
+
+def _metric(name):
+    """The array of one of several scores."""
+    return f"validation_metrics.{name}"
 
 
 def _restore(training, make_split, arrays, description):
@@ -225,10 +239,10 @@ def _restore(training, make_split, arrays, description):
             )
         return array
 
-    start, scores = training.start, split.validation is not None
+    start, scores = training.start, training.is_scored
     parameters, best = take("parameters", start), None
     order, train = take("order", split.train), take("train", split.train)
-    validation = take("validation", split.validation) if scores else None
+    validation = None if split.validation is None else take("validation", split.validation)
     if scores and "best_parameters" in arrays:
         best = take("best_parameters", start)
     _check_rows(order, train, validation, training.data.n_samples)
@@ -239,13 +253,15 @@ def _restore(training, make_split, arrays, description):
     _check_keys("optimizer", description["optimizer"], _OPTIMIZER_STATE)
     for name in _OPTIMIZER_STATE:
         setattr(optimizer, name, description["optimizer"][name])
+    if optimizer.dropout is not None:
+        optimizer.dropout = replace(optimizer.dropout, seed=description["dropout_seed"])
     optimizer.check(len(parameters))
     state = generators.put_together(arrays.pop("generator"), description["generator"])
     if "holdout" in arrays or "holdout" in description:
         training.holdout_state = generators.put_together(
             arrays.pop("holdout"), description["holdout"]
         )
-    progress = _restore_progress(description, arrays, training.settings.max_iter, scores)
+    progress = _restore_progress(description, arrays, training)
     for count in (optimizer.step, optimizer.epochs, progress.n_samples_seen):
         if type(count) is not int or count >= 2**63:
             raise ValueError(f"{reprlib.repr(count)} is no count")
@@ -272,8 +288,9 @@ def _check_rows(order, train, validation, n_rows):
             raise ValueError("the rows to train on and those held out are not all rows")
 
 
-def _restore_progress(description, arrays, max_iter, scores):
+def _restore_progress(description, arrays, training):
     """How far training had come, in a form that it can go on from, and to an end."""
+    max_iter, scores, judge = training.settings.max_iter, training.is_scored, training.judge
     expected = _scalars_of(Progress())
     _check_keys("progress", description["progress"], expected)
     progress = Progress(
@@ -283,17 +300,26 @@ def _restore_progress(description, arrays, max_iter, scores):
         }
     )
     check_progress({
-        "n_iter_": progress.n_iter, "t_": progress.n_samples_seen,
+        "n_iter_": progress.n_iter, "t_": progress.n_samples_seen, "best_iter_": progress.best_iter,
         "_no_improvement_count": progress.no_improvement_count, "loss_": progress.loss,
         "best_loss_": progress.best_loss, "best_validation_score_": progress.best_validation_score,
     })  # fmt: skip
     progress.loss = np.float64(progress.loss)
-    curves = {"loss_curve": list, "validation_scores": np.ndarray.tolist}
-    for name, as_list in curves.items() if scores else [("loss_curve", list)]:
+
+    def take_curve(name):
         curve = arrays.pop(name)
         if curve.dtype != np.float64 or curve.ndim != 1 or len(curve) < progress.n_iter:
             raise ValueError(f"{name} has shape {curve.shape} and dtype {curve.dtype}")
-        setattr(progress, name, as_list(curve))
+        return curve
+
+    progress.loss_curve = list(take_curve("loss_curve"))
+    if judge is not None:
+        progress.validation_scores = take_curve("validation_scores").tolist()
+        progress.validation_loss_curve = take_curve("validation_loss_curve").tolist()
+        if judge.names:
+            progress.validation_metrics = {
+                name: take_curve(_metric(name)).tolist() for name in judge.names
+            }
     if (progress.best_loss is None) != scores or (progress.best_validation_score is None) == scores:
         raise ValueError("its best loss or score is missing")
     ending, n_iter = description["ending"], progress.n_iter

@@ -313,7 +313,7 @@ def _to_binarizer(labels):
 def _to_their_optimizer(optimizer, network):
     """One of scikit-learn's optimizers in the state of an `Optimizer`."""
     moments = []
-    for moment in optimizer.moments:
+    for moment in optimizer.moments[: optimizer.rule.n_moments]:
         coefs, intercepts = network.views(moment.copy())
         moments.append(coefs + intercepts)
     rate = float(optimizer.learning_rate_init)

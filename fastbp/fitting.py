@@ -9,16 +9,21 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
+from fastbp.averages import go_on
+from fastbp.callbacks import watchers_of
 from fastbp.data import Data
+from fastbp.dropout import Dropout, draw_seed
 from fastbp.generators import check_state
+from fastbp.judging import OwnRows, make_judge
 from fastbp.late import imported
 from fastbp.losses import is_averaged
 from fastbp.model import Model, View, model_of
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.progress import Progress, check_progress
+from fastbp.scoring import read_scoring
 from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
-from fastbp.validation import check_sample_weight, check_training_data
+from fastbp.validation import check_sample_weight, check_training_data, kind_of_targets
 
 _MISSING = object()
 
@@ -30,12 +35,24 @@ class GivenData:
     Parameters
     ----------
     X, y, sample_weight : object
+    own : fastbp.judging.OwnRows or None, default=None
+        Validation rows.
     """
 
     X: object
     y: object
     sample_weight: object
+    own: OwnRows | None = None
     rows = None  # all of them
+
+    @property
+    def raw(self):
+        """X as it was given."""
+        return self.X
+
+    def as_given(self):
+        """X, y and sample_weight."""
+        return self.X, self.y, self.sample_weight
 
     def check(self, estimator, model):
         """Check all of it.
@@ -55,15 +72,13 @@ class GivenData:
         X, y, names = check_training_data(estimator, self.X, self.y, model=model, **kind)
         return X, y, names, check_sample_weight(self.sample_weight, X)
 
+    def check_validation(self, estimator, n_features, feature_names):
+        """Check the validation rows; None without."""
+        return self.own and self.own.check(estimator, n_features, feature_names)
+
     def encode(self, fit, y, dtype):
         """Turn y into targets and labels, and count the columns of targets."""
         return fit.encode(y, dtype)
-
-
-def kind_of_targets(estimator):
-    """What `fastbp.validation.check_training_data` is to expect of an estimator's y."""
-    numeric = estimator._numeric_targets
-    return {"numeric": numeric, "missing": numeric and estimator.missing_targets == "ignore"}
 
 
 class Fit:
@@ -78,9 +93,17 @@ class Fit:
         Of `partial_fit`.
     resume : bool, default=False
         Go on from the estimator's checkpoint.
+    shows_progress : bool, default=True
+        Whether a fit with verbose="progress" has a line of its own.
 
     Attributes
     ----------
+    raw : object
+        X as it was given.
+    y : ndarray
+        Checked, before it is encoded.
+    dtype : numpy dtype
+        Of the parameters.
     before : Model or None
         The model that training continues.
     start : Model or None
@@ -94,9 +117,11 @@ class Fit:
         The result of `train`.
     """
 
-    def __init__(self, estimator, incremental=False, classes=None, resume=False):
+    def __init__(
+        self, estimator, incremental=False, classes=None, resume=False, shows_progress=True
+    ):
         self.estimator, self.incremental, self.classes = estimator, incremental, classes
-        self.resume = resume
+        self.resume, self.shows_progress = resume, shows_progress
         continues = incremental or estimator.warm_start
         self.before = self.start = model_of(estimator) if continues else None
         if continues and self.before is None and "coefs_" in vars(estimator):
@@ -121,9 +146,12 @@ class Fit:
         """
         estimator = self.estimator
         device = choose_device(estimator)
-        X, y, self._feature_names, weight = given.check(estimator, self.before)
-        dtype = self._choose_dtype(X, device)
-        targets, self.labels, _ = given.encode(self, y, dtype)
+        read_scoring(estimator.scoring)  # also where there is nothing to score
+        X, self.y, self._feature_names, weight = given.check(estimator, self.before)
+        own = given.check_validation(estimator, X.shape[1], self._feature_names)
+        dtype = self.dtype = self._choose_dtype(X, device)
+        targets, self.labels, _ = given.encode(self, self.y, dtype)
+        self.raw = given.raw
         units = None if self.before is None else self.before.targets
         supervision = estimator._supervise(targets, self.labels, weight, dtype, units)
         targets, weight, self.units = (
@@ -137,9 +165,10 @@ class Fit:
         elif rows is not None:  # the draws need only the shape of X
             data_rows = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
         data = Data(data_rows, targets, weight, float(estimator.input_scale))
-        self.training = self._begin(data, dtype)
+        self.training = self._begin(data, dtype, own)
         if rows is not None:
             _spread(self.training, X, rows)
+        self.training.watchers = watchers_of(self, given)
 
     def _check_units(self):
         """See that training goes on in the units in which it began."""
@@ -157,7 +186,7 @@ class Fit:
         """Turn y into targets: see the estimators' `_encode`."""
         return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
-    def _begin(self, data, dtype):
+    def _begin(self, data, dtype, own):
         """Make the `Training`, which has no engine yet."""
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
@@ -165,17 +194,33 @@ class Fit:
         settings = Settings(
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
-        training = Training(None, data, settings, self._progress_so_far(), start=start)
+        settings = replace(settings, verbose=settings.verbose not in (False, "progress"))
+        progress = self._progress_so_far(own is not None)
+        training = Training(None, data, settings, progress, start=start)
+        training.present = self._present_estimator
         training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
         if not (self.incremental or estimator.checkpoint is None):
             training.checkpoint = imported("fastbp.checkpoints").Checkpoint.of(estimator)
-        if estimator.solver != "lbfgs":
-            training.split = self._split_rows(training, random_state)
+        if estimator.solver == "lbfgs":
+            params.refuse_for_lbfgs(estimator)
+            if own is not None:
+                training.split = self._split(own, data, np.arange(data.n_samples), None)
+        else:
+            training.split = self._split_rows(training, own, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
+            if before is not None and estimator.ema_decay is not None:
+                training.start = go_on(training.optimizer, before, start)
+            rates = params.dropout_rates(
+                estimator.input_dropout, estimator.dropout, len(self.network.hidden_activations)
+            )
+            if any(rates):
+                known = None if before is None else before.dropout
+                seed = draw_seed(random_state) if known is None else known.seed
+                training.optimizer.dropout = Dropout.of(rates, seed)
             training.random_state = random_state
         if self.resume:
-            self._resume(training)
+            self._resume(training, own)
         return training
 
     def _choose_dtype(self, X, device):
@@ -206,7 +251,7 @@ class Fit:
                 )
         return replace(self.start, network=network).flat(dtype)
 
-    def _progress_so_far(self):
+    def _progress_so_far(self, has_own_rows):
         """The progress that training continues from, as the estimator's attributes say."""
         estimator, progress = self.estimator, Progress()
         scored = estimator.early_stopping and estimator.solver != "lbfgs"
@@ -219,23 +264,32 @@ class Fit:
             progress.best_loss = np.inf if best_loss is None else best_loss
             if self.incremental:
                 progress.no_improvement_count = attributes.get("_no_improvement_count", 0)
-            if scored:
-                progress.validation_scores = list(attributes.get("validation_scores_") or ())
+        if scored or has_own_rows:
+            self._begin_curves(progress)
         if scored:
-            progress.validation_scores = progress.validation_scores or []
             progress.best_validation_score = -np.inf
             progress.best_loss = None
         return progress
 
-    def _split_rows(self, training, random_state):
+    def _begin_curves(self, progress):
+        """Go on with the curves of validation rows, or begin them."""
+        attributes = vars(self.estimator) if self.goes_on else {}
+        progress.validation_scores = list(attributes.get("validation_scores_") or ())
+        progress.validation_loss_curve = list(attributes.get("validation_loss_curve_") or ())
+        names = read_scoring(self.estimator.scoring)
+        if len(names) > 1:
+            before = attributes.get("validation_metrics_") or {}
+            progress.validation_metrics = {name: list(before.get(name, ())) for name in names}
+
+    def _split_rows(self, training, own, random_state):
         """Take all rows to learn from, or hold some out for early stopping."""
         estimator, fraction, data = (
             self.estimator,
             self.estimator.validation_fraction,
             training.data,
         )
-        if not estimator.early_stopping:
-            return Split(np.arange(data.n_samples))
+        if own is not None or not estimator.early_stopping:
+            return self._split(own, data, np.arange(data.n_samples), None)
         if fraction == 0:
             raise InvalidParameterError(
                 f"validation_fraction must be > 0 with early_stopping=True, got {fraction}."
@@ -255,22 +309,13 @@ class Fit:
                 "sample_weight is zero in all rows of the training or of the validation split. "
                 "Leave out the rows without weight, or use early_stopping=False."
             )
-        return self._split(data, train, held_out)
+        return self._split(own, data, train, held_out)
 
-    def _split(self, data, train, held_out):
-        """The split into these rows, with the score of those held out, if any."""
-        if held_out is None:
-            return Split(train)
-        weight = data.sample_weight
-        score = partial(
-            self.estimator._score_outputs,
-            labels=self.labels,
-            targets=data.targets[held_out],
-            sample_weight=None if weight is None else weight[held_out],
-        )
-        return Split(train, held_out, score)
+    def _split(self, own, data, train, held_out):
+        """The split into these rows, with the judge of those held out or the user's own, if any."""
+        return Split(train, held_out, make_judge(self, own, held_out, data))
 
-    def _resume(self, training):
+    def _resume(self, training, own):
         """Go on from the checkpoint, if the file exists."""
         if training.checkpoint is None:
             raise InvalidParameterError(
@@ -278,7 +323,7 @@ class Fit:
                 "checkpoint to its path."
             )
         if training.checkpoint.exists():
-            training.checkpoint.resume(training, partial(self._split, training.data))
+            training.checkpoint.resume(training, partial(self._split, own, training.data))
 
     # ---- train, keep --------------------------------------------------------------------------
 
@@ -306,14 +351,30 @@ class Fit:
             )
 
     def keep(self):
-        """Set the fitted attributes from the result, all at once.
+        """Set the fitted attributes from the result, all at once, and tell the watchers.
 
         A thread that predicts meanwhile sees the old model or the new one, and Ctrl-C finds either
         none changed or all.
         """
-        estimator, progress = self.estimator, self.training.progress
-        coefs, intercepts = self.network.views(self.parameters)
-        fitted = {
+        fitted = self._fitted_attributes(self.parameters)
+        attributes = vars(self.estimator)
+        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
+        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
+        attributes.update(fitted)
+        for name in assigned:
+            attributes.pop(name, None)
+        try:
+            for watcher in self.training.watchers:
+                watcher.finish(self)
+        except BaseException:
+            self.undo()
+            raise
+
+    def _fitted_attributes(self, parameters):
+        """The attributes of an estimator that has these parameters at the present state."""
+        progress = self.training.progress
+        coefs, intercepts = self.network.views(parameters)
+        return {
             "_model": Model(
                 self.network, coefs, intercepts, self.labels, self._feature_names,
                 self.training.data.input_scale, self.units,
@@ -325,16 +386,36 @@ class Fit:
             "loss_curve_": progress.loss_curve,
             "best_loss_": progress.best_loss,
             "validation_scores_": progress.validation_scores,
+            "validation_loss_curve_": progress.validation_loss_curve,
+            "validation_metrics_": progress.validation_metrics,
             "best_validation_score_": progress.best_validation_score,
+            "best_iter_": progress.best_iter,
             "n_iter_": progress.n_iter,
             "t_": progress.n_samples_seen,
         }  # fmt: skip
-        attributes = vars(estimator)
-        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
-        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
-        attributes.update(fitted)
-        for name in assigned:
-            attributes.pop(name, None)
+
+    def present_attributes(self, parameters):
+        """The same in the midst of training, apart from what training goes on to change."""
+        fitted = self._fitted_attributes(parameters)
+        fitted |= {name: list(each) for name, each in fitted.items() if isinstance(each, list)}
+        if fitted["validation_metrics_"] is not None:
+            metrics = fitted["validation_metrics_"].items()
+            fitted["validation_metrics_"] = {name: list(each) for name, each in metrics}
+        return fitted | {"_optimizer": None}  # whose moments the engine has
+
+    def _present_estimator(self, parameters):
+        """The estimator as it would be with these parameters, to predict with."""
+        attributes = vars(self.estimator)
+        estimator = object.__new__(type(self.estimator))
+        vars(estimator).update({k: v for k, v in attributes.items() if k not in View.names})
+        vars(estimator).update(self.present_attributes(parameters))
+        return estimator
+
+    def close(self):
+        """Tell the watchers that the fit is over, or has failed."""
+        training = vars(self).get("training")
+        for watcher in [] if training is None else training.watchers:
+            watcher.close()
 
     def undo(self):
         """Take back what `keep` has done, if it has."""
@@ -357,8 +438,11 @@ def _spread(training, X, rows):
         return spread
 
     training.data = Data(X, spread(data.targets), spread(data.sample_weight), data.input_scale)
-    held_out = None if split.validation is None else rows[split.validation]
-    training.split = Split(rows[split.train], held_out, split.score)
+    held_out, judge = split.validation, split.judge
+    if held_out is not None:
+        held_out = rows[held_out]
+        judge = replace(judge, rows=held_out)
+    training.split = Split(rows[split.train], held_out, judge)
 
 
 def choose_device(estimator):
@@ -370,6 +454,11 @@ def choose_device(estimator):
             "precision='float32' or 'float64', or a stochastic solver."
         )
     device, reason = devices.resolve(estimator.device)
+    if device == "cuda" and estimator.max_grad_norm is not None:
+        raise InvalidParameterError(
+            f"max_grad_norm={estimator.max_grad_norm!r} is not for device='cuda', where no "
+            "gradient is kept. Use device='cpu', or max_grad_norm=None."
+        )
     if estimator.verbose and estimator.device == "auto":
         where = "GPU" if device == "cuda" else "CPU"
         print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")
@@ -413,7 +502,7 @@ def make_optimizer(estimator, network, dtype, before=None):
     else:
         before.check(network.n_parameters)
         optimizer.step, optimizer.epochs = before.step, before.epochs
-        optimizer.moments = list(before.moments)
+        optimizer.moments = list(before.moments[: optimizer.rule.n_moments])
         if before.learning_rate_init == estimator.learning_rate_init:
             optimizer.learning_rate = before.learning_rate
     return optimizer

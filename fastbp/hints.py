@@ -21,6 +21,8 @@ LayerSizes: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 RandomSource: TypeAlias = int | np.random.RandomState | None
 ClassWeight: TypeAlias = dict[Any, float] | str | list[dict[int, float] | str] | None
 Schedule: TypeAlias = str | Callable[[NDArray[np.float64]], ArrayLike]
+Scorer: TypeAlias = str | Callable[..., float]
+Scoring: TypeAlias = Scorer | Sequence[Scorer] | dict[str, Scorer] | None
 
 
 class SparseMatrix(Protocol):

@@ -12,10 +12,9 @@ from sklearn.utils.validation import check_consistent_length
 
 from fastbp.data import Data
 from fastbp.devices import make_engine
-from fastbp.fitting import kind_of_targets
 from fastbp.lbfgs import penalised_loss_and_gradient
 from fastbp.network import Network
-from fastbp.validation import check_sample_weight, check_training_data
+from fastbp.validation import check_sample_weight, check_training_data, kind_of_targets
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -156,15 +156,12 @@ class Labels:
         return np.average(correct, weights=sample_weight)
 
     def to_stratify(self, targets):
-        """The class of each row, for a stratified split; None for indicators.
+        """The class of each row, for a stratified split of two classes; None for all others.
 
-        For two classes, whether it is the second: scikit-learn's error message then tells which.
+        scikit-learn stratifies where there is one output. The class is whether it is the second:
+        scikit-learn's error message then tells which.
         """
-        if self.kind == "multilabel":
-            return None
-        if self.kind == "binary":
-            return targets.ravel() == 1
-        return as_text(self.classes).take(targets.ravel().astype(int), mode="clip")
+        return targets.ravel() == 1 if self.kind == "binary" else None
 
 
 def as_text(labels):

@@ -34,11 +34,17 @@ def fit_lbfgs(training):
         nonlocal lap, asked_to_stop
         previous, lap = lap, time.perf_counter()
         training.best_parameters = intermediate_result.x.astype(start.dtype)
-        progress.end_epoch(float(intermediate_result.fun), None, 0, settings.tol)
-        asked_to_stop = training.report(None, data.n_samples, lap - previous)
+        if training.judge is not None or training.watchers:  # who look at the engine
+            engine.load_parameters(training.best_parameters)
+        judgement = training.end_epoch(float(intermediate_result.fun), 0)
+        asked_to_stop = training.report(judgement, data.n_samples, lap - previous)
         if asked_to_stop:
             raise StopIteration
+        for watcher in training.watchers:
+            watcher.before_epoch()
 
+    for watcher in training.watchers:
+        watcher.before_epoch()
     try:
         result = minimize(
             loss_and_gradient,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import container, generators, values
+from fastbp.dropout import Dropout
 from fastbp.labels import Labels
 from fastbp.losses import is_averaged
 from fastbp.model import Model
@@ -27,8 +28,10 @@ from fastbp.saving import (
     FORMAT,
     KEYS,
     LOSSES,
+    METRICS,
     NUMBERS,
     OPTIMIZER_FIELDS,
+    OPTIONAL_FIELDS,
     REQUIRED,
     SCORES,
     VERSION,
@@ -310,6 +313,8 @@ def _restore_progress(described, arrays):
                 restored[NUMBERS[name]] = np.float64(number)  # as after a fit
         elif name in CURVES and value is None:
             restored[CURVES[name]] = None
+        elif name == METRICS:
+            restored[f"{METRICS}_"] = _restore_metrics(value, arrays)
         else:
             raise ValueError(f"progress has an unknown field: {reprlib.repr(name)}.")
     for name, attribute in CURVES.items():
@@ -321,10 +326,28 @@ def _restore_progress(described, arrays):
     return restored
 
 
+def _restore_metrics(names, arrays):
+    """The curves of several scores, by name, or None."""
+    if names is None:
+        return None
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or len(set(names)) < len(names):
+        raise ValueError(f"{METRICS} must be different names, got {reprlib.repr(names)}.")
+    metrics = {name: _take(arrays, f"{METRICS}.{index}") for index, name in enumerate(names)}
+    for name, curve in metrics.items():
+        if curve.ndim != 1 or curve.dtype != np.float64:
+            raise ValueError(
+                f"{METRICS} must be float64 vectors, got {curve.dtype} numbers of "
+                f"{reprlib.repr(name)}."
+            )
+    return {name: curve.tolist() for name, curve in metrics.items()}
+
+
 def _restore_optimizer(described, n_parameters, arrays):
     if described is None:
         return None
-    _check_keys("optimizer", described, OPTIMIZER_FIELDS)
+    optional = [name for name in OPTIONAL_FIELDS if name in described]
+    _check_keys("optimizer", described, (*OPTIMIZER_FIELDS, *optional))
     solver = described["solver"]
     if solver not in list(STOCHASTIC_SOLVERS):
         raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {reprlib.repr(solver)}.")
@@ -335,7 +358,16 @@ def _restore_optimizer(described, n_parameters, arrays):
     optimizer.learning_rate = rate
     for name in ("step", "epochs"):
         setattr(optimizer, name, _number(name, described[name], counts=True))
-    count = RULES[solver].n_moments
+    if "ema_decay" in described:
+        optimizer.ema_decay = _number("ema_decay", described["ema_decay"])
+    if "dropout" in described:
+        numbers = described["dropout"]
+        if not isinstance(numbers, list) or not numbers:
+            raise ValueError(f"dropout must be a list of numbers, got {reprlib.repr(numbers)}.")
+        optimizer.dropout = Dropout(numbers[0], tuple(numbers[1:]))
+    count = RULES[solver].n_moments + (optimizer.ema_decay is not None)
     optimizer.moments = [_take(arrays, f"moments.{index}") for index in range(count)]
+    if "parameters_to_train" in arrays:
+        optimizer.parameters = _take(arrays, "parameters_to_train")
     optimizer.check(n_parameters)
     return optimizer

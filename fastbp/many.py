@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn import get_config
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
+from fastbp.callbacks import managed_callbacks
 from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
-from fastbp.fitting import Fit, kind_of_targets
+from fastbp.fitting import Fit
+from fastbp.judging import OwnRows
+from fastbp.progress_line import line_of_fits
 from fastbp.threads import available_threads, run_jobs
 from fastbp.validation import (
     check_columns,
     check_row_lists,
     check_sample_weight,
     check_training_data,
+    kind_of_targets,
 )
 from fastbp.warned import postponed_warnings, warn
 
@@ -48,6 +53,9 @@ def fit_many(
     rows: Sequence[ArrayLike | None] | None = None,
     n_threads: int | None = None,
     device_shuffle: bool = False,
+    X_val: ArrayLikeOrSparse | None = None,
+    y_val: ArrayLikeOrSparse | None = None,
+    sample_weight_val: ArrayLike | None = None,
 ) -> list[Estimator]:
     """Fit many estimators to the same data, side by side.
 
@@ -58,9 +66,10 @@ def fit_many(
 
     Estimators with ``device="cuda"`` train on the GPU, all at once, each in one block of threads
     with its weights in shared memory. Networks that are too large for that are trained one after
-    the other, as are those with another precision than float32, sparse X, early stopping, a
-    callback, solver='lbfgs', activation='gelu', or a learning rate that is 'adaptive' or a
-    function.
+    the other, as are those with another precision than float32, sparse X, validation rows,
+    callbacks, solver='lbfgs', an activation whose derivative needs more than its output ('gelu',
+    'silu', 'mish'), dropout, `max_grad_norm`, `ema_decay`, a `warmup`, or a learning rate that is
+    'adaptive' or a plan (such as 'cosine' or a function).
 
     Parameters
     ----------
@@ -80,6 +89,8 @@ def fit_many(
     device_shuffle : bool, default=False
         Whether the GPU shuffles the rows of the networks that it trains at once. The orders depend
         on `random_state` and are repeatable, but differ from those of `fit`, which the CPU draws.
+    X_val, y_val, sample_weight_val : like X, y and sample_weight, default=None
+        Validation rows for all estimators, as in their `fit`.
 
     Returns
     -------
@@ -101,7 +112,8 @@ def fit_many(
     Notes
     -----
     Warnings are issued by the calling thread at the end. Callbacks are called and lines of
-    `verbose` printed by the threads that train, for a GPU when its networks have ended. Estimators
+    `verbose` printed by the threads that train, for a GPU when its networks have ended. With
+    ``verbose="progress"`` one line counts the fits of all estimators that have it. Estimators
     that share a RandomState instance are fitted one after the other, because each draws from the
     state that the previous one left. With ``random_state=None`` they draw from NumPy's global state
     in any order.
@@ -129,7 +141,8 @@ def fit_many(
     estimators = _check_estimators(estimators, n_threads)
     if not estimators:
         return estimators
-    shared = _Shared.checked(estimators, X, y, sample_weight, rows)
+    own = OwnRows.of(X_val, y_val, sample_weight_val)
+    shared = _Shared.checked(estimators, X, y, sample_weight, rows, own)
     members = [_Member(estimator, index, shared) for index, estimator in enumerate(estimators)]
     queues, together = _group(members)
     if device_shuffle and not together:
@@ -142,7 +155,8 @@ def fit_many(
     if together:
         jobs.insert(0, partial(_train_on_gpu, together, device_shuffle))
     try:
-        run_jobs(jobs, n_workers + bool(together and queues))
+        with line_of_fits(members):
+            run_jobs(jobs, n_workers + bool(together and queues))
     except KeyboardInterrupt:
         for member in members:
             member.warn()
@@ -202,12 +216,18 @@ class _Shared:
         What `kind_of_targets` says of y -> X and y as `check_training_data` returns them.
     sample_weight : ndarray of shape (n_samples,) or None
     rows : list of ndarray or None
+    own : dict
+        Likewise -> the validation rows, checked, or None.
+    given : tuple
+        X, y and sample_weight as they were given.
     """
 
     raw: object
     checked_data: dict
     sample_weight: np.ndarray | None
     rows: list
+    own: dict
+    given: tuple
     encoded: dict = field(default_factory=dict)
     lock: object = field(default_factory=Lock)
 
@@ -220,16 +240,20 @@ class _Shared:
         return next(iter(self.checked_data.values()))[0].shape
 
     @classmethod
-    def checked(cls, estimators, X, y, sample_weight, rows):
-        data = {}
+    def checked(cls, estimators, X, y, sample_weight, rows, own):
+        data, checked_own = {}, {}
         for estimator in estimators:
             kind = kind_of_targets(estimator)
-            if tuple(kind.values()) not in data:
-                checked = check_training_data(type(estimator)(), X, y, model=None, **kind)
-                data[tuple(kind.values())] = checked[:2]
+            key = tuple(kind.values())
+            if key not in data:
+                data[key] = check_training_data(type(estimator)(), X, y, model=None, **kind)
+                n_features, names = data[key][0].shape[1], data[key][2]
+                checked_own[key] = own and own.check(estimator, n_features, names)
+        own = checked_own
         first = next(iter(data.values()))[0]
         weight = check_sample_weight(sample_weight, first)
-        return cls(X, data, weight, check_row_lists(rows, len(estimators), first.shape[0]))
+        rows = check_row_lists(rows, len(estimators), first.shape[0])
+        return cls(X, data, weight, rows, own, (X, y, sample_weight))
 
 
 @dataclass(frozen=True)
@@ -255,12 +279,29 @@ class SharedData:
         """The same as `fastbp.fitting.GivenData.check`, with y and weights of `rows` only."""
         shared, rows = self.shared, self.rows
         names = check_columns(estimator, shared.raw, model)
-        X, y = shared.checked_data[tuple(kind_of_targets(estimator).values())]
+        X, y, _ = shared.checked_data[tuple(kind_of_targets(estimator).values())]
         weight = shared.sample_weight
         if rows is not None:
             y, weight = y[rows], None if weight is None else weight[rows]
             weight = check_sample_weight(weight, y)
         return X, y, names, weight
+
+    @property
+    def raw(self):
+        """X as it was given."""
+        return self.shared.raw
+
+    def as_given(self):
+        """X, y and sample_weight of `rows`."""
+        X, y, weight = self.shared.given
+        if self.rows is None:
+            return X, y, weight
+        weight = None if weight is None else _safe_indexing(weight, self.rows)
+        return _safe_indexing(X, self.rows), _safe_indexing(y, self.rows), weight
+
+    def check_validation(self, estimator, n_features, feature_names):
+        """The validation rows, which have been checked; None without."""
+        return self.shared.own[tuple(kind_of_targets(estimator).values())]
 
     def encode(self, fit, y, dtype):
         """Encode y, or reuse what an earlier estimator encoded from the same."""
@@ -285,7 +326,8 @@ class _Member:
     def __init__(self, estimator, index, shared):
         self.estimator, self.index = estimator, index
         self.data = SharedData(shared, index)
-        self.fit, self.outcome, self.warnings = Fit(estimator), None, []
+        self.fit, self.outcome, self.warnings = Fit(estimator, shows_progress=False), None, []
+        self.after = None  # called when it has ended, in whatever way
 
     def prepare(self):
         """Check the data, and draw all random numbers needed before the first epoch."""
@@ -317,6 +359,8 @@ class _Member:
                 raise
         finally:
             postponed_warnings.reset(token)
+            if self.outcome is not None and self.after is not None:
+                self.after()
 
     def fail(self, error):
         """Restore all attributes, and record the error."""
@@ -386,7 +430,7 @@ def _share_threads(n_threads, n_queues):
 def _run(queue, n_threads):
     """Fit a queue's estimators one after another in this thread."""
     for member in queue:
-        with member.attempt():
+        with member.attempt(), managed_callbacks(member.estimator):
             member.prepare()
             member.train(n_threads)
 
@@ -397,8 +441,10 @@ def _train_on_gpu(members, device_shuffle):
     from fastbp.cuda.small.fits import plan_for, train_together
 
     device, small, others = None, [], []
+    managed = contextlib.ExitStack()
     try:
         for member in members:
+            managed.enter_context(managed_callbacks(member.estimator))
             with member.attempt():
                 device = device or Device()
                 member.prepare()
@@ -425,6 +471,7 @@ def _train_on_gpu(members, device_shuffle):
             with member.attempt():
                 member.train(None)
     finally:
+        managed.close()
         for member in members:
             if member.outcome is None:
                 member.fail(None)

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, sqrt
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
+
+from fastbp.dropout import Dropout
 
 
 def sum_gradients(weight, gradient, total, learning_rate):
@@ -48,6 +51,40 @@ def adamw(
     return adam(
         weight, gradient, first_moment, second_moment, learning_rate, beta_1, beta_2, epsilon
     )
+
+
+def nadam(
+    weight, gradient, first_moment, second_moment, learning_rate, beta_1, beta_2, epsilon, lookahead
+):
+    """Adam with Nesterov's momentum, Dozat (2016): a step along g + `lookahead` · m.
+
+    As in `torch.optim.NAdam`; what it corrects from update to update is in η and `lookahead`.
+    """
+    one = type(weight)(1)
+    first_moment = beta_1 * first_moment + (one - beta_1) * gradient
+    second_moment = beta_2 * second_moment + (one - beta_2) * (gradient * gradient)
+    step = learning_rate * (gradient + lookahead * first_moment) / (sqrt(second_moment) + epsilon)
+    return weight - step, first_moment, second_moment
+
+
+def rmsprop(weight, gradient, second_moment, learning_rate, beta_2, epsilon):
+    """Tieleman and Hinton (2012), lecture 6: w ← w − ηg / (√v + ε), v the average of g².
+
+    As in `torch.optim.RMSprop`, whose α is β₂ here, and whose momentum is 0.
+    """
+    one = type(weight)(1)
+    second_moment = beta_2 * second_moment + (one - beta_2) * (gradient * gradient)
+    return weight - learning_rate * gradient / (sqrt(second_moment) + epsilon), second_moment
+
+
+def lion(weight, gradient, average, learning_rate, shrinkage, beta_1, beta_2):
+    """Chen and others (2023), algorithm 2: w ← w − η (sign(β₁m + (1 − β₁)g) + λw)."""
+    one, zero = type(weight)(1), type(weight)(0)
+    way = beta_1 * average + (one - beta_1) * gradient
+    average = beta_2 * average + (one - beta_2) * gradient
+    # NaN stays, as in every rule: the fit has to end.
+    step = learning_rate if way > zero else (-learning_rate if way < zero else way)
+    return weight - shrinkage * weight - step, average
 
 
 # ---- coefficients that change from update to update -------------------------------------------
@@ -95,6 +132,43 @@ def adamw_numbers(rates, updates, beta_1, beta_2, epsilon):
     return rates, (beta_1, beta_2, epsilon * np.sqrt(bias_corrections(beta_2, updates)))
 
 
+_momentum_products = {}  # β, decay -> 1, μ₁, μ₁μ₂, …
+
+
+def nadam_momentum(beta, decay, update):
+    """NAdam's momentum at its `update`-th update: μ = β (1 − ½ · 0.96^(update · decay))."""
+    return beta * (1.0 - 0.5 * 0.96 ** (update * decay))
+
+
+def nadam_products(beta, decay, updates):
+    """The products μ₁ … μ_t for update numbers t, as long as they count beside 1.
+
+    They follow from t alone, so that training can go on wherever it has stopped. Whatever β is,
+    they no longer count after some 55 updates, and stay as they are.
+    """
+    known, most = _momentum_products.get((beta, decay), np.ones(1)), int(updates[-1])
+    if 1.0 - known[-1] < 1.0 and known.size <= most:
+        products = known.tolist()
+        while 1.0 - products[-1] < 1.0 and len(products) <= most:
+            products.append(products[-1] * nadam_momentum(beta, decay, len(products)))
+        _momentum_products[beta, decay] = known = np.array(products)
+    return known[np.minimum(updates, known.size - 1)]
+
+
+def nadam_numbers(rates, updates, beta_1, beta_2, epsilon, decay):
+    """The step size for g, how much longer the step for m is, and AdamW's ε."""
+    updates = np.maximum(updates, 1)  # 0 where the first batches of all are left out
+    products = nadam_products(beta_1, decay, updates)
+    momenta, following = (
+        np.array([nadam_momentum(beta_1, decay, t) for t in numbers.tolist()])
+        for numbers in (updates, updates + 1)
+    )
+    share = (1.0 - momenta) / (1.0 - products)
+    lookahead = following / (1.0 - products * following) / share
+    root = np.sqrt(bias_corrections(beta_2, updates))
+    return rates * root * share, (beta_1, beta_2, epsilon * root, lookahead)
+
+
 # ---- records ----------------------------------------------------------------------------------
 
 
@@ -112,13 +186,15 @@ class UpdateRule:
     n_moments : {1, 2}
         State variables per parameter.
     coefficients : tuple of str, default=()
-        The hyper-parameters that `update` takes, by their names on `Optimizer`.
+        The hyper-parameters that `update` takes, by their names on `Optimizer`, unless `numbers`
+        replaces them.
     decay : {"coupled", "decoupled"}, default="coupled"
         Whether the only decay of weights is the L2 penalty's gradient, or there is a
         `weight_decay` apart from the gradient as well.
     numbers : callable or None, default=None
         (rates, updates, *coefficients) -> (rates, coefficients) for update numbers from 1 on,
-        where they change from update to update (a correction of the moments' bias).
+        where they change from update to update (a correction of the moments' bias). It returns as
+        many as it gets, for `update`.
     follows_epochs : bool, default=True
         Whether schedules that act after an epoch apply to it.
     """
@@ -144,6 +220,9 @@ RULES = {
         # scikit-learn's Adam has no schedules.
         UpdateRule("adam", adam, 2, _BETAS, numbers=adam_numbers, follows_epochs=False),
         UpdateRule("adamw", adamw, 2, _BETAS, decay="decoupled", numbers=adamw_numbers),
+        UpdateRule("nadam", nadam, 2, (*_BETAS, "momentum_decay"), numbers=nadam_numbers),
+        UpdateRule("rmsprop", rmsprop, 1, _BETAS[1:]),
+        UpdateRule("lion", lion, 1, _BETAS[:2], decay="decoupled"),
     )
 }
 N_COEFFICIENTS = max(len(rule.coefficients) for rule in RULES.values())
@@ -173,19 +252,29 @@ class Optimizer:
     momentum, nesterovs_momentum : float, bool
         Of sgd.
     beta_1, beta_2, epsilon : float
-        Of Adam and AdamW.
+        Of Adam and what is related to it: see the rules' `coefficients`.
     weight_decay : float, default=0.01
-        λ of AdamW: before each update a weight loses η λ of itself.
+        λ of AdamW and Lion: before each update a weight loses η λ of itself.
+    warmup : float, default=0.0
+        Share of the planned training in which η rises from 0: see `fastbp.schedules`.
+    max_grad_norm : float or None, default=None
+        Bound of the norm of all gradients together.
+    ema_decay : float or None, default=None
+        What the average of the parameters keeps of itself at each update; None for no average.
 
     Attributes
     ----------
     learning_rate : float
-        The current η, before any correction by the rule.
+        The current η, before the warm-up and any correction by the rule.
     step, epochs : int
         Updates and epochs made.
     moments : list of ndarray of shape (n_parameters,)
-        The velocity, or Adam's first and second moments, in the network's flat order; empty until
-        `reset`.
+        The velocity, or Adam's first and second moments, in the network's flat order; then the
+        average of the parameters, if there is one; empty until `reset`.
+    dropout : Dropout or None
+        What is left out of the updates.
+    parameters : ndarray of shape (n_parameters,), or None
+        Where the model has averages: the parameters from which training goes on.
     """
 
     solver: str
@@ -198,10 +287,16 @@ class Optimizer:
     beta_2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
+    warmup: float = 0.0
+    momentum_decay: ClassVar[float] = 0.004  # of NAdam: PyTorch's and Keras's
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
     learning_rate: float = field(init=False)
     step: int = field(init=False, default=0)
     epochs: int = field(init=False, default=0)
     moments: list = field(init=False, default_factory=list)
+    dropout: Dropout | None = field(init=False, default=None)
+    parameters: np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):
         self.learning_rate = float(self.learning_rate_init)
@@ -211,6 +306,22 @@ class Optimizer:
         """The update rule that the hyper-parameters ask for."""
         is_nesterov = self.solver == "sgd" and self.nesterovs_momentum
         return RULES["nesterov" if is_nesterov else self.solver]
+
+    @property
+    def n_moments(self):
+        """Vectors of its state, the average included."""
+        return self.rule.n_moments + (self.ema_decay is not None)
+
+    @property
+    def counts_updates(self):
+        """Whether updates differ by their number alone, apart from the rule."""
+        return self.dropout is not None or self.ema_decay is not None
+
+    def averaging_of(self, updates):
+        """The share of the new parameters in their average; the first update's are the first."""
+        if self.ema_decay is None:
+            return 0.0
+        return np.where(updates == 1, 1.0, 1.0 - self.ema_decay)
 
     def check(self, n_parameters):
         """See that the state can go on, for a network of so many parameters.
@@ -233,12 +344,20 @@ class Optimizer:
             raise ValueError(
                 f"The optimizer's learning_rate must be a number, got {reprlib.repr(rate)}."
             )
+        decay = self.ema_decay
+        if decay is not None and not (isinstance(decay, Real) and 0 <= decay < 1):
+            raise ValueError(f"The optimizer's ema_decay must be from 0 to 1, got {decay!r:.100}.")
+        if self.dropout is not None:
+            if type(self.dropout) is not Dropout:
+                raise ValueError(f"The optimizer's dropout is {self.dropout!r:.100}.")
+            self.dropout.check()
         moments, expected = getattr(self, "moments", None), RULES[self.solver].n_moments
+        expected += decay is not None
         if not isinstance(moments, list) or len(moments) != expected:
             raise ValueError(
                 f"{self.solver} has {expected} moment(s), got {reprlib.repr(moments)}."
             )
-        for moment in moments:
+        for moment in moments if self.parameters is None else [*moments, self.parameters]:
             is_array = isinstance(moment, np.ndarray) and moment.dtype in ("f4", "f8")
             if not is_array or moment.shape != (n_parameters,):
                 found = f"{moment.shape} {moment.dtype}" if is_array else reprlib.repr(moment)
@@ -251,8 +370,13 @@ class Optimizer:
         """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)
         self.step = self.epochs = 0
-        zeros = np.broadcast_to(np.zeros((), dtype), n_parameters)
-        self.moments = [zeros] * self.rule.n_moments
+        self.moments = [zeros_of(n_parameters, dtype)] * self.n_moments
+        self.parameters = None
+
+
+def zeros_of(n_parameters, dtype):
+    """A vector of zeros that is read-only and takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), n_parameters)
 
 
 def optimizer_of(rule, learning_rate_init):

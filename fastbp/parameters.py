@@ -51,7 +51,7 @@ CONSTRAINTS = {
     "shuffle": ["boolean"],
     "random_state": ["random_state"],
     "tol": [Interval(Real, 0, None, closed="left")],
-    "verbose": ["verbose"],
+    "verbose": ["verbose", StrOptions({"progress"})],
     "warm_start": ["boolean"],
     "momentum": [Interval(Real, 0, 1, closed="both")],
     "nesterovs_momentum": ["boolean"],
@@ -63,11 +63,17 @@ CONSTRAINTS = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "warmup": [Interval(Real, 0, 1, closed="left")],
     "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+    "input_dropout": [Interval(Real, 0, 1, closed="left")],
+    "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "ema_decay": [Interval(Real, 0, 1, closed="left"), None],
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "input_scale": [Interval(Real, 0, None, closed="neither")],
     "device": [StrOptions({*DEVICES})],
     "callback": [callable, None],
+    "scoring": [str, callable, list, tuple, dict, None],
     "checkpoint": [str, os.PathLike, None],
     "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
 }
@@ -179,6 +185,52 @@ def hidden_activations(activation, n_hidden):
             f"{n_hidden} hidden layer(s). Give one name for each, or a single string for all."
         )
     return tuple(ALIASES.get(name, name) for name in names)
+
+
+def dropout_rates(input_dropout, dropout, n_hidden):
+    """Read `input_dropout`, and `dropout`: one number for all hidden layers, or one for each.
+
+    Returns
+    -------
+    rates : tuple of float
+        Of the inputs, then of each hidden layer's outputs.
+
+    Raises
+    ------
+    InvalidParameterError
+        A ValueError: what is not a number from 0 to 1, or not as many as hidden layers.
+    """
+    is_one = isinstance(dropout, Real)
+    rates = [dropout] * n_hidden if is_one else np.asarray(dropout, dtype=object).tolist()
+    if not isinstance(rates, list) or not all(
+        isinstance(rate, Real) and 0 <= rate < 1 for rate in rates
+    ):
+        raise InvalidParameterError(
+            f"dropout must be a number from 0 to 1 exclusive, or one for each hidden layer; got "
+            f"{dropout!r}."
+        )
+    if len(rates) != n_hidden:
+        raise InvalidParameterError(
+            f"dropout={dropout!r} has {len(rates)} numbers, but hidden_layer_sizes makes "
+            f"{n_hidden} hidden layer(s). Give one for each, or a single number for all."
+        )
+    return (float(input_dropout), *map(float, rates))
+
+
+def refuse_for_lbfgs(estimator):
+    """Raise where a parameter asks for something that only updates by mini-batches have."""
+    for name, neutral in (
+        ("dropout", 0.0),
+        ("input_dropout", 0.0),
+        ("max_grad_norm", None),
+        ("ema_decay", None),
+    ):
+        value = getattr(estimator, name)
+        if np.any(value) if neutral == 0.0 else value is not None:
+            raise InvalidParameterError(
+                f"{name}={value!r} is for training by mini-batches, which solver='lbfgs' does not "
+                f"do. Set {name}={neutral}, or use another solver."
+            )
 
 
 def default_activation(activation):

@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 
 
 class LossCurveDisplay:
-    """Training loss by epoch and, after early stopping, the validation score on a second axis.
+    """Loss by epoch and, with validation rows, theirs beside it and their score on a second axis.
 
     Parameters
     ----------
     loss_curve : array-like of shape (n_epochs,)
     validation_scores : array-like of shape (n_epochs,) or None, default=None
-        Accuracy or R² of the held-out rows.
+        Accuracy, R² or another score of the validation rows.
+    validation_loss_curve : array-like of shape (n_epochs,) or None, default=None
+        Loss of the validation rows, without the penalty.
     estimator_name : str or None, default=None
         What the legend calls the curve. Without a name or scores there is no legend.
 
     Attributes
     ----------
     line_ : matplotlib Line2D
-        The loss.
+        The training loss.
+    validation_line_ : matplotlib Line2D or None
+        The validation loss, in the same axes.
     score_line_ : matplotlib Line2D or None
         The validation score.
     ax_ : matplotlib Axes
@@ -57,10 +61,12 @@ class LossCurveDisplay:
         loss_curve: ArrayLike,
         *,
         validation_scores: ArrayLike | None = None,
+        validation_loss_curve: ArrayLike | None = None,
         estimator_name: str | None = None,
     ) -> None:
         self.loss_curve = loss_curve
         self.validation_scores = validation_scores
+        self.validation_loss_curve = validation_loss_curve
         self.estimator_name = estimator_name
 
     @classmethod
@@ -96,6 +102,7 @@ class LossCurveDisplay:
         display = cls(
             network.loss_curve_,
             validation_scores=getattr(network, "validation_scores_", None),
+            validation_loss_curve=getattr(network, "validation_loss_curve_", None),
             estimator_name=name,
         )
         return display.plot(ax=ax, **kwargs)
@@ -117,12 +124,21 @@ class LossCurveDisplay:
         self.ax_ = plt.subplots()[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         self.estimator_name = self.estimator_name if name is None else name
-        loss_label, score_label = self._labels()
+        loss_label, validation_label, score_label = self._labels()
         (self.line_,) = self.ax_.plot(
             _epochs(self.loss_curve), self.loss_curve, **{"label": loss_label, **kwargs}
         )
         self.ax_.set(xlabel="Epoch", ylabel="Training loss")
-        self.score_ax_ = self.score_line_ = None
+        self.validation_line_ = self.score_ax_ = self.score_line_ = None
+        if self.validation_loss_curve is not None:
+            (self.validation_line_,) = self.ax_.plot(
+                _epochs(self.validation_loss_curve),
+                self.validation_loss_curve,
+                color=self.line_.get_color(),
+                linestyle=":",
+                label=validation_label,
+            )
+            self.ax_.set_ylabel("Loss")
         if self.validation_scores is not None:
             self._plot_scores(score_label)
         elif loss_label is not None:
@@ -131,10 +147,12 @@ class LossCurveDisplay:
 
     def _labels(self):
         name = self.estimator_name
-        if self.validation_scores is None:
-            return name, None
+        if self.validation_scores is None and self.validation_loss_curve is None:
+            return name, None, None
         prefix = "" if name is None else f"{name}: "
-        return f"{prefix}training loss", f"{prefix}validation score"
+        return tuple(
+            f"{prefix}{what}" for what in ("training loss", "validation loss", "validation score")
+        )
 
     def _plot_scores(self, label):
         self.score_ax_ = self.ax_.twinx()
@@ -146,7 +164,8 @@ class LossCurveDisplay:
             label=label,
         )
         self.score_ax_.set_ylabel("Validation score")
-        self.score_ax_.legend(handles=[self.line_, self.score_line_], loc="center right")
+        lines = (self.line_, self.validation_line_, self.score_line_)
+        self.score_ax_.legend(handles=[line for line in lines if line], loc="center right")
 
 
 class WeightsDisplay:

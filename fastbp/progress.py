@@ -1,10 +1,17 @@
 """How far training has come: what a callback is told, and what later calls continue from."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, nan
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fastbp.hints import Array, ArrayLikeOrSparse, FloatArray
 
 
 @dataclass
@@ -18,13 +25,18 @@ class EpochReport:
     loss : float
         Training loss of the epoch.
     validation_score : float or None
-        Accuracy or R² on the held-out rows; None without early stopping.
+        Score of the held-out rows, the first where `scoring` names several; None where there are no
+        such rows.
     n_samples : int
         Rows trained on in the epoch.
     seconds : float
         Duration of the epoch, validation included.
     stopped : bool, default=False
         Whether training is to end after this epoch: see `stop`.
+    validation_loss : float or None, default=None
+        Loss of the held-out rows without the penalty; None where there are no such rows.
+    learning_rate : float or None, default=None
+        That of the epoch's last update; None with lbfgs.
     """
 
     n_iter: int
@@ -33,10 +45,70 @@ class EpochReport:
     n_samples: int
     seconds: float
     stopped: bool = False
+    validation_loss: float | None = None
+    learning_rate: float | None = None
+    _present: Callable | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self):
+        return {**vars(self), "_present": None}  # a copy has no weights
 
     def stop(self) -> None:
         """End training after this epoch, and keep what has been learned."""
         self.stopped = True
+
+    def predict(self, X: ArrayLikeOrSparse) -> Array:
+        """Predict with the weights of this epoch, as the estimator's `predict` would.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray
+            Labels or numbers.
+
+        Raises
+        ------
+        RuntimeError
+            After the callback has returned, when training goes on with these weights.
+        ValueError
+            As the estimator's.
+        """
+        return self._estimator("predict").predict(X)
+
+    def predict_proba(self, X: ArrayLikeOrSparse) -> FloatArray:
+        """Predict probabilities with the weights of this epoch; for classifiers.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+
+        Raises
+        ------
+        AttributeError
+            Of a regressor.
+        RuntimeError
+            After the callback has returned.
+        """
+        estimator = self._estimator("predict_proba")
+        if not hasattr(estimator, "predict_proba"):
+            raise AttributeError(
+                f"A {type(estimator).__name__} has no predict_proba: use report.predict(X)."
+            )
+        return estimator.predict_proba(X)
+
+    def _estimator(self, method):
+        if self._present is None:
+            raise RuntimeError(
+                f"report.{method} works while the callback runs: later the weights of epoch "
+                f"{self.n_iter} are no longer there."
+            )
+        return self._present()
 
 
 @dataclass
@@ -47,10 +119,14 @@ class Progress:
     ----------
     loss_curve : list of float
         Every epoch's loss.
-    validation_scores : list of float or None
-        Every epoch's score; None where the loss decides when to stop.
+    validation_scores, validation_loss_curve : list of float or None
+        Every epoch's score and loss of the held-out rows; None where there are none.
+    validation_metrics : dict of str to list of float, or None
+        Every epoch's scores by name where there are several; otherwise None.
     best_loss, best_validation_score : float or None
         The best value so far of what decides; None for the other.
+    best_iter : int
+        The epoch of this call that has it; 0 if none was better than what the call started from.
     no_improvement_count : int
         Epochs since the last improvement by `tol`.
     n_samples_seen : int
@@ -63,28 +139,43 @@ class Progress:
 
     loss_curve: list = field(default_factory=list)
     validation_scores: list | None = None
+    validation_loss_curve: list | None = None
+    validation_metrics: dict | None = None
     best_loss: float | None = inf
     best_validation_score: float | None = None
+    best_iter: int = 0
     no_improvement_count: int = 0
     n_samples_seen: int = 0
     n_iter: int = 0
     loss: float = nan
 
-    def end_epoch(self, loss, score, n_samples, tol):
-        """Record an epoch; return whether it was the best so far."""
+    @property
+    def is_scored(self):
+        """Whether the score decides, and not the loss."""
+        return self.best_validation_score is not None
+
+    def end_epoch(self, loss, judgement, n_samples, tol):
+        """Record an epoch, with its `Judgement` or None; return whether it was the best so far."""
         self.n_iter += 1
         self.n_samples_seen += n_samples
         self.loss = loss = np.float64(loss)  # np.float64, as in scikit-learn
         self.loss_curve.append(loss)
-        if self.validation_scores is None:
+        if judgement is not None:
+            self.validation_scores.append(judgement.score)
+            self.validation_loss_curve.append(judgement.loss)
+            for name, score in judgement.metrics.items():
+                self.validation_metrics[name].append(score)
+        if not self.is_scored:
             improved, best = loss <= self.best_loss - tol, loss < self.best_loss
             self.best_loss = min(self.best_loss, loss)
         else:
-            self.validation_scores.append(score)
+            score = judgement.score
             improved = score >= self.best_validation_score + tol
             best = score > self.best_validation_score
             if best:
                 self.best_validation_score = score
+        if best:
+            self.best_iter = self.n_iter
         self.no_improvement_count = 0 if improved else self.no_improvement_count + 1
         return best
 
@@ -102,14 +193,22 @@ def check_progress(attributes):
     ValueError
         It names the attribute, which was assigned or comes from a damaged pickle.
     """
-    for name, default in (("t_", 0), ("_no_improvement_count", 0), ("n_iter_", 0)):
-        count = attributes.get(name, default)
+    for name in ("t_", "_no_improvement_count", "n_iter_", "best_iter_"):
+        count = attributes.get(name, 0)
         if not isinstance(count, Integral) or count < 0:
             raise ValueError(f"{name} must be a whole number from 0, got {count!r}.")
-    for name in ("loss_curve_", "validation_scores_"):
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
         values = attributes.get(name)
         if not (values is None or isinstance(values, list | np.ndarray)):
             raise ValueError(f"{name} must be a list of numbers, got {values!r}.")
+    metrics = attributes.get("validation_metrics_")
+    if not (metrics is None or isinstance(metrics, dict)) or not all(
+        isinstance(name, str) and isinstance(values, list | np.ndarray)
+        for name, values in (metrics or {}).items()
+    ):
+        raise ValueError(
+            f"validation_metrics_ must be a dict of lists of numbers, got {metrics!r}."
+        )
     for name in ("best_loss_", "best_validation_score_", "loss_"):
         value = attributes.get(name)
         if value is not None and not isinstance(value, Real):

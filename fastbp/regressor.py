@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import Array, ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule
+    from fastbp.hints import (
+        Array,
+        ArrayLikeOrSparse,
+        LayerSizes,
+        Path,
+        RandomSource,
+        Schedule,
+        Scoring,
+    )
     from fastbp.progress import EpochReport
 
 
@@ -49,9 +57,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
           gradient is not, as in scikit-learn;
         - 'poisson': half the Poisson deviance with exponential outputs, for y >= 0;
         - 'absolute_error': the absolute error, for medians;
-        - 'huber': half the squared error up to `huber_delta` and linear beyond [4]_;
+        - 'huber': half the squared error up to `huber_delta` and linear beyond [17]_;
         - 'log_cosh': the logarithm of the error's hyperbolic cosine, likewise but smooth;
-        - 'quantile': the pinball loss, for the `quantile` [5]_;
+        - 'quantile': the pinball loss, for the `quantile` [18]_;
         - 'gamma': half the gamma deviance with exponential outputs, for y > 0.
 
         All but 'poisson' and 'gamma' are averaged over the outputs as the squared error is. 'lbfgs'
@@ -67,16 +75,31 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         - 'logistic', or its other name 'sigmoid': 1 / (1 + exp(-z));
         - 'tanh': tanh(z);
         - 'relu': max(0, z);
-        - 'gelu': z Phi(z), with the exact normal distribution function Phi [1]_.
+        - 'gelu': z Phi(z), with the exact normal distribution function Phi [1]_;
+        - 'leaky_relu': z above 0, 0.01 z below [4]_;
+        - 'elu': z above 0, exp(z) - 1 below [5]_;
+        - 'selu': 1.0507 z above 0, 1.7581 (exp(z) - 1) below [6]_;
+        - 'softplus': log(1 + exp(z)) [7]_;
+        - 'silu', or its other name 'swish': z / (1 + exp(-z)) [1]_;
+        - 'mish': z tanh(log(1 + exp(z))) [8]_.
 
-        A sequence gives each hidden layer its own.
+        Those that scikit-learn lacks are as in PyTorch. A sequence gives each hidden layer its own.
+        Initial weights are drawn between plus and minus sqrt(6 / (fan_in + fan_out)), with
+        'logistic' sqrt(2 / (fan_in + fan_out)).
 
-    solver : {'lbfgs', 'sgd', 'adam', 'adamw'}, default='adam'
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw', 'nadam', 'rmsprop', 'lion'}, default='adam'
         How the weights are optimised:
 
         - 'sgd': stochastic gradient descent, with momentum;
         - 'adam': the adaptive method of Kingma and Ba [2]_;
         - 'adamw': Adam with decoupled weight decay [3]_, see `weight_decay`;
+        - 'nadam': Adam with Nesterov's momentum [9]_, as in PyTorch (its `momentum_decay` is 0.004,
+          and its decay of weights is `alpha`);
+        - 'rmsprop': steps divided by the root of the average squared gradient [10]_, as in PyTorch,
+          whose smoothing constant is `beta_2` here (there 0.99). It has no momentum;
+        - 'lion': steps of one size, by the sign of an averaged gradient [11]_, with `weight_decay`.
+          Usual are beta_2=0.99, and against 'adamw' a third to a tenth of `learning_rate_init` and
+          three to ten times `weight_decay`;
         - 'lbfgs': the quasi-Newton method L-BFGS-B, which uses all rows in every step and suits
           small data.
 
@@ -89,8 +112,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Number of rows in a mini-batch; 'auto' is min(200, n_samples). The last batch of an epoch
         may be smaller. Not used by 'lbfgs'.
 
-    learning_rate : {'constant', 'invscaling', 'adaptive'} or callable, default='constant'
-        Schedule of the learning rate. The named ones apply to 'sgd' and 'adamw':
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle', 'linear', \
+            'exponential'} or callable, default='constant'
+        Schedule of the learning rate. Three go by what has happened; 'adam' does not follow the
+        second and the third, as in scikit-learn:
 
         - 'constant' keeps `learning_rate_init`;
         - 'invscaling' makes it learning_rate_init / (t + 1) ** power_t after each epoch, where t
@@ -98,16 +123,29 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         - 'adaptive' divides the current rate by 5 whenever training would stop for lack of
           improvement, until it is at most 1e-6.
 
-        A callable ``f(progress)`` applies to every solver but 'lbfgs'. It is called once an epoch
-        with the progress of each of its updates, an array of shape (n_updates,): 0 at the start
-        of training, 1 after `max_iter` epochs. It returns the factors by which
-        `learning_rate_init` is multiplied, an array of the same shape or one number for all.
-        Training that ends after `max_iter` epochs then does not warn; `tol` may end it earlier,
-        unless `n_iter_no_change` is inf. A call of `partial_fit` counts as an epoch, also after
-        `fit`; from `max_iter` epochs on the progress stays 1.
+        The others are plans for `max_iter` epochs. They change the rate with every update, and of
+        every solver but 'lbfgs':
+
+        - 'cosine' brings it from `learning_rate_init` to 0 by half a cosine [12]_;
+        - 'linear' brings it to 0 in a straight line;
+        - 'exponential' brings it to a hundredth, by the same factor in equal times;
+        - 'one_cycle' brings it from a 25th of `learning_rate_init` up to that in the first three
+          tenths of training, then down to a 250,000th, by half cosines [13]_. These are the
+          defaults of PyTorch's OneCycleLR, whose momentum cycles, too: here it does not;
+        - a callable ``f(progress)`` returns the factors by which `learning_rate_init` is
+          multiplied, an array of the same shape as `progress` or one number for all. It is called
+          once an epoch with the progress of each of its updates, an array of shape (n_updates,): 0
+          at the start of training, 1 after `max_iter` epochs.
+
+        A plan is trained to its end: a loss that no longer improves does not end it, as the rate is
+        still to come down, and reaching `max_iter` is no reason to warn. With `early_stopping` the
+        score may end it, and the best weights are restored. A call of `partial_fit` counts as an
+        epoch, also after `fit`; from `max_iter` epochs on the progress stays 1. `warmup` goes with
+        all of them.
 
     learning_rate_init : float, default=0.001
-        Initial learning rate of 'sgd', 'adam' and 'adamw'.
+        Initial learning rate of all solvers but 'lbfgs'; the highest one with
+        learning_rate='one_cycle' or a `warmup`.
 
     power_t : float, default=0.5
         Exponent of the 'invscaling' schedule.
@@ -126,8 +164,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Smallest change of the loss (or of the validation score) that counts as an improvement; the
         tolerance of the gradient with 'lbfgs'.
 
-    verbose : bool or int, default=False
-        Whether to print a line for each epoch.
+    verbose : bool, int or 'progress', default=False
+        Whether to print a line for each epoch. 'progress' shows one line that changes, with the
+        loss, the validation score, the rows in a second and the time left: by tqdm or rich, if one
+        of them is installed. Where the output is no terminal, it prints at most a line every ten
+        seconds.
 
     warm_start : bool, default=False
         Whether `fit` continues from the present weights. The layers must be the same as before.
@@ -147,14 +188,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Fraction of the rows held out for early stopping.
 
     beta_1 : float, default=0.9
-        Exponential decay rate of the first moment in 'adam' and 'adamw'.
+        Exponential decay rate of the first moment in 'adam', 'adamw' and 'nadam'; in 'lion' the
+        share of the average in the gradient whose sign counts.
 
     beta_2 : float, default=0.999
-        Exponential decay rate of the second moment in 'adam' and 'adamw'.
+        Exponential decay rate of the second moment in 'adam', 'adamw', 'nadam' and 'rmsprop', and
+        of the average in 'lion'.
 
     epsilon : float, default=1e-8
         Added to the root of the second moment, for numerical stability: in 'adam' before the
-        correction of its bias, as in scikit-learn, in 'adamw' after it, as in PyTorch.
+        correction of its bias, as in scikit-learn, in 'adamw' and 'nadam' after it, as in PyTorch,
+        and in 'rmsprop', which corrects nothing.
 
     n_iter_no_change : int or inf, default=10
         Training stops after more than this number of consecutive epochs without an improvement.
@@ -165,7 +209,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     out_activation : str, default='auto'
         Activation of the output layer. 'auto' is 'identity', or 'exp' with loss='poisson', which
         takes no other. 'logistic' (or 'sigmoid') keeps predictions in (0, 1), 'tanh' in (-1, 1),
-        'relu' and 'exp' at or above 0. y is not scaled: values outside of the range are never
+        'relu', 'exp' and 'softplus' at or above 0, 'elu' above -1 and 'selu' above -1.7581;
+        'leaky_relu' bounds nothing. y is not scaled: values outside of the range are never
         reached.
 
     huber_delta : float, default=1.35
@@ -174,19 +219,45 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     quantile : float or list of float, default=0.5
         Which quantile 'quantile' estimates, from 0 to 1. A list makes one output for each, for y of
-        one column; predictions have the shape (n_samples, n_quantiles) then and do not cross, and
-        `score` is the D² pinball score instead of R².
+        one column; predictions have the shape (n_samples, n_quantiles) then and do not cross
+        [19]_, and `score` is the D² pinball score instead of R².
 
     weight_decay : float, default=0.01
-        Decoupled decay of the weights (not the biases) in 'adamw': each update also subtracts
-        learning rate * weight_decay * weight [3]_. Not used by the other solvers. The penalty
-        `alpha` stays in force: 0 switches it off.
+        Decoupled decay of the weights (not the biases) in 'adamw' and 'lion': each update also
+        subtracts learning rate * weight_decay * weight [3]_. Not used by the other solvers. The
+        penalty `alpha` stays in force: 0 switches it off.
+
+    warmup : float, default=0.0
+        Share of the training, `max_iter` epochs, in which the learning rate rises from 0 in a
+        straight line, below 1: it multiplies whatever `learning_rate` says, update by update, with
+        every solver but 'lbfgs'. Lack of improvement counts from its end on.
 
     precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
         Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,
         otherwise float64; training that continues keeps the type of the weights. 'tf32' and
         'bfloat16' use the tensor cores of a GPU for matrix products; weights and predictions are
         float32 then.
+
+    dropout : float or sequence of float, default=0.0
+        Probability with which each output of a hidden layer is left out of an update, from 0 to 1
+        exclusive; a sequence gives each hidden layer its own. What stays is divided by the
+        probability to stay, so that predictions and scores, which leave out nothing, need no
+        factor [14]_. What is left out depends on `random_state`, and neither on `n_threads` nor on
+        the device. 'lbfgs' refuses it.
+
+    input_dropout : float, default=0.0
+        The same for the features of X.
+
+    max_grad_norm : float or None, default=None
+        Largest Euclidean norm of an update's gradient, of all weights and biases together; a larger
+        one is scaled down [15]_, as by PyTorch's `clip_grad_norm_`. The gradient is that of the
+        loss with its penalty `alpha`. 'lbfgs' refuses it.
+
+    ema_decay : float or None, default=None
+        Decay of an exponential moving average of the weights over the updates [16]_: after the
+        first update it is the weights, then ema_decay * average + (1 - ema_decay) * weights. Scores
+        and predictions use the average, and it is what `coefs_` holds; training goes on from the
+        weights themselves. Typical is 0.99 to 0.9999. 'lbfgs' refuses it.
 
     n_threads : int or None, default=None
         Maximum number of threads; None for the available cores. Fewer are used where that is
@@ -216,7 +287,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     callback : callable or None, default=None
         Called after each epoch with a `fastbp.training.EpochReport`, whose ``stop()`` ends
-        training. What it returns does not count.
+        training and whose ``predict(X)`` uses the weights of that epoch. What it returns does not
+        count. scikit-learn's own callbacks are for `set_callbacks`.
+
+    scoring : str, callable, list, tuple, dict or None, default=None
+        How the model is scored on validation rows, those held out for early stopping or those that
+        `fit` is given as `X_val` and `y_val`; more is better. Not used where there are none.
+
+        - None: R²;
+        - 'loss': minus the loss of these rows, without the penalty;
+        - the name of one of scikit-learn's scorers, such as 'd2_pinball_score'
+          or 'neg_mean_absolute_error';
+        - a function ``scorer(estimator, X, y)``, which is also given `sample_weight` if there are
+          weights and it takes them; `estimator` has the weights of the epoch;
+        - several of these in a list, a tuple or a dict from names: the first decides, and all are
+          kept in `validation_metrics_`.
 
     checkpoint : str, path-like or None, default=None
         File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
@@ -246,11 +331,24 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Smallest loss; None with early stopping.
 
     validation_scores_ : list of float or None
-        R² on the held-out rows after each epoch; None without early stopping.
+        Score of the validation rows after each epoch: R², or the first that `scoring` names;
+        None where there are no such rows.
+
+    validation_loss_curve_ : list of float or None
+        Loss of the validation rows after each epoch, without the penalty, weighted by sample
+        weight; None where there are no such rows.
+
+    validation_metrics_ : dict of str to list of float, or None
+        All scores by name, where `scoring` names several; otherwise None.
 
     best_validation_score_ : float or None
         Best score, which the kept weights have; None without early stopping. After a warm start it
         refers to the present rows.
+
+    best_iter_ : int
+        The epoch of the last call, counted from 1, that had the best score and so the weights that
+        are kept; without early stopping the one that had the smallest loss. 0 if none was better
+        than what a warm start began with.
 
     n_iter_ : int
         Number of epochs (or iterations of 'lbfgs') in the last call.
@@ -299,10 +397,35 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     .. [2] Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980.
     .. [3] Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
        arXiv:1711.05101.
-    .. [4] Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics,
+    .. [4] Maas, Hannun and Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models",
+       ICML 2013.
+    .. [5] Clevert, Unterthiner and Hochreiter, "Fast and Accurate Deep Network Learning by
+       Exponential Linear Units (ELUs)", ICLR 2016, arXiv:1511.07289.
+    .. [6] Klambauer, Unterthiner, Mayr and Hochreiter, "Self-Normalizing Neural Networks",
+       NeurIPS 2017, arXiv:1706.02515.
+    .. [7] Dugas, Bengio, Bélisle, Nadeau and Garcia, "Incorporating Second-Order Functional
+       Knowledge for Better Option Pricing", NeurIPS 2000.
+    .. [8] Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020,
+       arXiv:1908.08681.
+    .. [9] Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop.
+    .. [10] Tieleman and Hinton, "Lecture 6.5: rmsprop", COURSERA: Neural Networks for Machine
+       Learning, 2012.
+    .. [11] Chen and others, "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023,
+       arXiv:2302.06675.
+    .. [12] Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts",
+       ICLR 2017, arXiv:1608.03983.
+    .. [13] Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large
+       Learning Rates", 2019, arXiv:1708.07120.
+    .. [14] Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+       JMLR 15, 2014.
+    .. [15] Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
+       ICML 2013, arXiv:1211.5063.
+    .. [16] Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM
+       Journal on Control and Optimization 30, 1992.
+    .. [17] Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics,
        1964.
-    .. [5] Koenker and Bassett, "Regression Quantiles", Econometrica, 1978.
-    .. [6] Chernozhukov, Fernandez-Val and Galichon, "Quantile and Probability Curves Without
+    .. [18] Koenker and Bassett, "Regression Quantiles", Econometrica, 1978.
+    .. [19] Chernozhukov, Fernandez-Val and Galichon, "Quantile and Probability Curves Without
        Crossing", Econometrica, 2010.
 
     Examples
@@ -353,7 +476,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         shuffle: bool = True,
         random_state: RandomSource = None,
         tol: float = 1e-4,
-        verbose: bool | int = False,
+        verbose: bool | int | Literal["progress"] = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -368,13 +491,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         huber_delta: float = 1.35,
         quantile: float | Sequence[float] = 0.5,
         weight_decay: float = 0.01,
+        warmup: float = 0.0,
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
+        dropout: float | Sequence[float] = 0.0,
+        input_dropout: float = 0.0,
+        max_grad_norm: float | None = None,
+        ema_decay: float | None = None,
         n_threads: int | None = None,
         input_scale: float = 1.0,
         scale_targets: bool = False,
         missing_targets: Literal["raise", "ignore"] = "raise",
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
+        scoring: Scoring = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 1,
     ) -> None:
@@ -499,7 +628,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype of the weights
             In the units of y, also with `scale_targets`. With a list as `quantile` there is a
-            column for each, in its order, and those of larger quantiles are never smaller [6]_.
+            column for each, in its order, and those of larger quantiles are never smaller.
         """
         model = self._fitted()
         return model.predictions_of(self._outputs(model, X))

@@ -34,14 +34,18 @@ KEYS = (
 CLASSES = "MLPClassifier", "MLPRegressor"
 # Names in files -> attributes of estimators.
 COUNTS = {"n_iter": "n_iter_", "n_samples_seen": "t_"}
-COUNTS["no_improvement_count"] = "_no_improvement_count"
+COUNTS |= {"no_improvement_count": "_no_improvement_count", "best_iter": "best_iter_"}
 LOSSES = {"loss": "loss_", "best_loss": "best_loss_"}
 SCORES = {"best_validation_score": "best_validation_score_"}
 CURVES = {"loss_curve": "loss_curve_", "validation_scores": "validation_scores_"}
+CURVES["validation_loss_curve"] = "validation_loss_curve_"
+METRICS = "validation_metrics"  # a dict of curves
 NUMBERS = COUNTS | LOSSES | SCORES
 REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may lack the others
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
+FITTED.add(f"{METRICS}_")
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
+OPTIONAL_FIELDS = "ema_decay", "dropout"  # of the optimizer
 
 
 class SavingMixin:
@@ -60,8 +64,8 @@ class SavingMixin:
             A file there is replaced.
         optimizer : bool, default=True
             Whether to keep the state of the optimizer, from which `partial_fit` goes on as it would
-            here. Without it the file takes a third of the space ('adam', 'adamw') or half ('sgd'),
-            and predictions are the same; `partial_fit` begins with a new optimizer.
+            here. Without it the file takes a third of the space ('adam', 'adamw', 'nadam') or half
+            (the others), and predictions are the same; `partial_fit` begins with a new optimizer.
 
         Raises
         ------
@@ -168,10 +172,11 @@ def _describe_parameters(estimator, arrays):
         if isinstance(value, np.random.RandomState):
             described[name] = {"generator": _describe_generator(name, value, arrays)}
             continue
-        if callable(value):
+        default = signature(type(estimator)).parameters[name].default
+        if callable(value) or (name == "scoring" and any(map(callable, _entries(value)))):
             raise ValueError(
                 f"{name}={value!r} cannot be saved: a file that is safe to load holds no function. "
-                f"Use set_params({name}='constant') if the model is trained, or a pickle."
+                f"Use set_params({name}={default!r}) if the model is trained, or a pickle."
             )
         if name == "hidden_layer_sizes" and not isinstance(value, list | tuple | np.ndarray):
             value = value if isinstance(value, Integral) else params.hidden_sizes(value)
@@ -180,6 +185,13 @@ def _describe_parameters(estimator, arrays):
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return described
+
+
+def _entries(scoring):
+    """The scorers of the parameter `scoring`, if it holds several."""
+    if isinstance(scoring, dict):
+        return list(scoring.values())
+    return scoring if isinstance(scoring, list | tuple) else []
 
 
 def _plain(value):
@@ -229,6 +241,18 @@ def _describe_progress(attributes, arrays):
                 raise ValueError(f"{attribute} must be a list of numbers: {error}") from error
         elif attribute in attributes:
             described[name] = None
+    metrics = attributes.get(f"{METRICS}_")
+    if metrics is not None:
+        described[METRICS] = [_plain(name) for name in metrics]
+        for index, (name, curve) in enumerate(metrics.items()):
+            try:
+                arrays[f"{METRICS}.{index}"] = np.array(curve, np.float64).reshape(-1)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{METRICS}_[{name!r}] must be a list of numbers: {error}"
+                ) from error
+    elif f"{METRICS}_" in attributes:
+        described[METRICS] = None
     return described
 
 
@@ -240,7 +264,15 @@ def _describe_optimizer(optimizer, network, arrays):
     optimizer.check(network.n_parameters)
     for index, moment in enumerate(optimizer.moments):
         arrays[f"moments.{index}"] = moment
-    return {name: values.encode(_plain(getattr(optimizer, name))) for name in OPTIMIZER_FIELDS}
+    if optimizer.parameters is not None:
+        arrays["parameters_to_train"] = optimizer.parameters
+    described = {name: _plain(getattr(optimizer, name)) for name in OPTIMIZER_FIELDS}
+    if optimizer.ema_decay is not None:
+        described["ema_decay"] = _plain(optimizer.ema_decay)
+    described = {name: values.encode(value) for name, value in described.items()}
+    if optimizer.dropout is not None:
+        described["dropout"] = [optimizer.dropout.seed, *optimizer.dropout.thresholds]
+    return described
 
 
 def _describe_generator(name, generator, arrays):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastbp.dropout import Dropout
 from fastbp.optimizers import N_COEFFICIENTS, SUM_GRADIENTS, UpdateRule
 
 SMALLEST_ADAPTIVE_RATE = 1e-6
@@ -50,6 +51,38 @@ def divided_by_five(learning_rate):
     return learning_rate / 5.0 if learning_rate > SMALLEST_ADAPTIVE_RATE else None
 
 
+def half_cosine(progress):
+    """From 1 to 0: Loshchilov and Hutter (2017), without restarts."""
+    return 0.5 * (1.0 + np.cos(np.pi * progress))
+
+
+def linear(progress):
+    """From 1 to 0."""
+    return 1.0 - progress
+
+
+SMALLEST_EXPONENTIAL = 0.01
+
+
+def exponential(progress):
+    """From 1 to 1/100, by the same factor in equal times."""
+    return SMALLEST_EXPONENTIAL**progress
+
+
+# Those of PyTorch's OneCycleLR, and of fastai.
+CYCLE_START, CYCLE_END, CYCLE_PEAK = 1 / 25, 1 / 25e4, 0.3
+
+
+def one_cycle(progress):
+    """From 1/25 up to 1 in three tenths of training, then down to 1/250,000: Smith (2019).
+
+    Two half cosines, as in PyTorch. The momentum stays as it is.
+    """
+    rise = CYCLE_START + (1.0 - CYCLE_START) * half_cosine(1.0 - progress / CYCLE_PEAK)
+    fall = half_cosine((progress - CYCLE_PEAK) / (1.0 - CYCLE_PEAK))
+    return np.where(progress < CYCLE_PEAK, rise, CYCLE_END + (1.0 - CYCLE_END) * fall)
+
+
 CONSTANT = Schedule("constant")
 SCHEDULES = {
     schedule.name: schedule
@@ -57,6 +90,10 @@ SCHEDULES = {
         CONSTANT,
         Schedule("invscaling", after_epoch=inverse_scaling),
         Schedule("adaptive", on_plateau=divided_by_five),
+        Schedule("cosine", factor=half_cosine),
+        Schedule("one_cycle", factor=one_cycle),
+        Schedule("linear", factor=linear),
+        Schedule("exponential", factor=exponential),
     )
 }
 
@@ -73,8 +110,9 @@ def schedule_of(optimizer):
 
 # Columns, a row for each update: the batch's rows; its summed sample weight, by which δ are divided
 # (0 where the update is left out); the learning rate; the L2 penalty's share of the gradient,
-# α / weight; what decoupled decay takes from a weight; and the rule's coefficients from there on.
-ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, COEFFICIENTS = range(6)
+# α / weight; what decoupled decay takes from a weight; the share of the new weights in their
+# average; the update's number, from 1, by which dropout is drawn; and the rule's coefficients.
+ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, AVERAGING, UPDATE, COEFFICIENTS = range(8)
 TABLE_WIDTH = COEFFICIENTS + N_COEFFICIENTS
 MOST_AHEAD = 4096  # rows that are planned ahead at most
 
@@ -91,6 +129,11 @@ class Steps:
         Rows of the largest batch.
     alpha : float, default=0.0
         Strength of the L2 penalty in the loss.
+    dropout : Dropout or None, default=None
+    max_grad_norm : float or None, default=None
+        Bound of the Euclidean norm of all gradients together, the penalty's included.
+    averages : bool, default=False
+        Whether there is an average of the parameters, a moment after those of the rule.
 
     Attributes
     ----------
@@ -102,6 +145,9 @@ class Steps:
     table: np.ndarray
     batch_size: int
     alpha: float = 0.0
+    dropout: Dropout | None = None
+    max_grad_norm: float | None = None
+    averages: bool = False
     made: int = field(init=False, default=0)
 
 
@@ -153,11 +199,15 @@ class StepPlanner:
         steps : Steps
             Its table is good until the next epoch.
         """
-        if self._weight is None and self._schedule.factor is None:
+        if self._weight is None and self._schedule.factor is None and not self.warms_up:
             table = self._take_ahead()
         else:
             table = self._plan_anew(order)
-        return Steps(self._rule, table, self._batch_size, self._alpha)
+        optimizer = self._optimizer
+        return Steps(
+            self._rule, table, self._batch_size, self._alpha, optimizer.dropout,
+            optimizer.max_grad_norm, optimizer.ema_decay is not None,
+        )  # fmt: skip
 
     def _take_ahead(self):
         """The next epoch's table where it depends on nothing but η and the number of updates.
@@ -165,7 +215,7 @@ class StepPlanner:
         Short epochs take as long as planning one, so twice as many are planned each time.
         """
         rate, step, n_steps = self._optimizer.learning_rate, self._optimizer.step, len(self._table)
-        changes = self._rule.numbers is not None
+        changes = self._rule.numbers is not None or self._optimizer.counts_updates
         state = rate, step if changes else None
         if state != self._planned_for or self._taken == len(self._ahead):
             n_epochs = 1
@@ -195,13 +245,14 @@ class StepPlanner:
         if self._schedule.factor is not None:
             rates = optimizer.learning_rate_init * self._factors(counts)
             optimizer.learning_rate = float(rates[-1])
+        if self.warms_up:
+            rates = rates * self._warm_up(counts)
         self._fill(table, rates, updates)
         return table
 
     def _factors(self, counts):
         """The schedule's factors for an epoch's updates, checked: they may be the user's."""
-        done = self._optimizer.epochs + (counts - 1) / len(self._table)
-        progress = np.clip(done / self._max_iter, 0.0, 1.0)
+        progress = np.clip(self._progress(counts - 1), 0.0, 1.0)
         try:
             given = self._schedule.factor(progress)
         except Exception as error:
@@ -224,11 +275,22 @@ class StepPlanner:
             )
         return np.broadcast_to(factors.astype(np.float64), progress.shape)
 
+    def _progress(self, counts):
+        """The share of the planned training that ends with so many of an epoch's updates."""
+        return (self._optimizer.epochs + counts / len(self._table)) / self._max_iter
+
+    def _warm_up(self, counts):
+        """The rising factors of an epoch's updates: 1/n for the first of n, and 1 from there on."""
+        return np.minimum(self._progress(counts) / self._optimizer.warmup, 1.0)
+
     def _fill(self, table, rates, updates):
         """Write the learning rates into a table, and what depends on them."""
         coefficients = self._hyper
         if self._rule.decay == "decoupled":
             table[:, SHRINKAGE] = rates * self._optimizer.weight_decay
+        if self._optimizer.counts_updates:
+            table[:, UPDATE] = updates
+            table[:, AVERAGING] = self._optimizer.averaging_of(updates)
         if self._rule.numbers is not None:
             rates, coefficients = self._rule.numbers(rates, updates, *coefficients)
         table[:, RATE] = rates
@@ -241,6 +303,11 @@ class StepPlanner:
         if self._schedule.after_epoch is not None:
             rate = self._schedule.after_epoch(self._optimizer, n_samples_seen)
             self._optimizer.learning_rate = rate
+
+    @property
+    def warms_up(self):
+        """Whether the learning rate still rises in the epoch to come."""
+        return self._progress(0) < self._optimizer.warmup
 
     @property
     def is_planned(self):

@@ -7,6 +7,7 @@ from math import isfinite
 import numpy as np
 
 from fastbp.late import imported
+from fastbp.scoring import r2
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,8 @@ def score_targets(targets, predictions, sample_weight, quantiles=None):
     score : float
         The mean over the outputs; NaN where none can be scored.
     """
-    metrics = imported("sklearn.metrics")
     if quantiles is None and not np.isnan(targets).any():
-        return metrics.r2_score(targets, predictions, sample_weight=sample_weight)
+        return r2(targets, predictions, sample_weight)
     scores = []
     for output in range(targets.shape[1]):
         there = ~np.isnan(targets[:, output])
@@ -204,8 +204,11 @@ def score_targets(targets, predictions, sample_weight, quantiles=None):
         pair = targets[there, output], predictions[there, output]
         weight = None if sample_weight is None else sample_weight[there]
         if quantiles is None:
-            scores.append(metrics.r2_score(*pair, sample_weight=weight))
+            scores.append(r2(*(each[:, None] for each in pair), weight))
         else:
-            alpha = float(quantiles[output])
-            scores.append(metrics.d2_pinball_score(*pair, sample_weight=weight, alpha=alpha))
+            scores.append(
+                imported("sklearn.metrics").d2_pinball_score(
+                    *pair, sample_weight=weight, alpha=float(quantiles[output])
+                )
+            )
     return float(np.mean(scores)) if scores else float("nan")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from fastbp.averages import averaged, has_average, kept_parameters
 from fastbp.data import Data
 from fastbp.engine import Engine
 from fastbp.late import imported
@@ -26,6 +27,7 @@ from fastbp.warned import warn
 
 if TYPE_CHECKING:
     from fastbp.checkpoints import Checkpoint
+    from fastbp.judging import Judge
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
@@ -69,13 +71,14 @@ class Split:
     ----------
     train : ndarray of shape (n_train,), dtype int64
     validation : ndarray of shape (n_validation,), dtype int64, or None
-    score : callable or None
-        From the network's outputs for the held-out rows to a float; more is better.
+        None also where the user gives rows of their own.
+    judge : Judge or None
+        Of the held-out rows or the user's own.
     """
 
     train: np.ndarray
     validation: np.ndarray | None = None
-    score: Callable | None = None
+    judge: Judge | None = None
 
 
 @dataclass
@@ -106,6 +109,10 @@ class Training:
         Where the state is kept after epochs.
     ending : {"stopped", "max_iter"} or None
         Why there are no more epochs to come; None before the end.
+    watchers : list of fastbp.callbacks.Watcher
+        Told of every epoch.
+    present : callable or None
+        From parameters to an estimator with them, as it would be if training ended now.
     """
 
     engine: Engine | None
@@ -121,54 +128,94 @@ class Training:
     holdout_state: tuple | None = None
     checkpoint: Checkpoint | None = None
     ending: str | None = None
+    watchers: list = field(default_factory=list)
+    present: Callable | None = None
 
     def use(self, engine):
         """Set the engine, and load the parameters to start from."""
         engine.load_parameters(self.start)
         self.engine, self.start = engine, None
 
-    def score(self):
-        """Score the engine's parameters on the held-out rows; NaN where outputs are not finite."""
-        outputs = self.engine.predict(self.data, rows=self.split.validation)
-        if not np.isfinite(outputs).all():
-            return nan
-        with np.errstate(over="ignore"):  # R² of a regression about to diverge
-            return float(self.split.score(outputs))
+    def parameters(self):
+        """The weights that count as those of the epoch: for scores, callbacks and the result."""
+        return kept_parameters(self.engine, self.optimizer)
 
-    def report(self, score, n_samples, seconds):
-        """Print the epoch and call the user's callback; return whether it asks to stop.
+    def predict(self, data, rows=None, activation=None):
+        """The outputs with these weights, as from `Engine.predict`."""
+        with averaged(self.engine, self.optimizer):
+            return self.engine.predict(data, rows, activation)
 
-        What the callback returns does not count: a progress bar's `update` returns True now and
-        then, and `write` a number.
-        """
+    def present_estimator(self):
+        """An estimator with these weights."""
+        return self.present(self.parameters())
+
+    @property
+    def judge(self):
+        """Who judges on the validation rows, or None."""
+        return None if self.split is None else self.split.judge
+
+    @property
+    def is_scored(self):
+        """Whether the score of validation rows decides when to stop and which weights are kept."""
+        return self.judge is not None and self.judge.decides
+
+    def end_epoch(self, loss, n_samples):
+        """Record an epoch, judge it, and keep the best weights; return the judgement, or None."""
+        judgement = None
+        if self.judge is not None:
+            judgement = self.judge.judge(self, self.progress.n_iter + 1)
+        best = self.progress.end_epoch(loss, judgement, n_samples, self.settings.tol)
+        if best and self.is_scored:
+            self.best_parameters = self.parameters()
+        return judgement
+
+    def report(self, judgement, n_samples, seconds, learning_rate=None):
+        """Print the epoch and tell the watchers; return whether one of them asks to stop."""
         progress = self.progress
+        score = loss = None
+        if judgement is not None:
+            score, loss = judgement.score, judgement.loss
         if self.settings.verbose:
             print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
             if score is not None:
                 print(f"Validation score: {score:f}")
-        if self.settings.callback is None:
+        if not self.watchers:
             return False
-        report = EpochReport(progress.n_iter, progress.loss, score, n_samples, seconds)
+        report = EpochReport(
+            progress.n_iter, progress.loss, score, n_samples, seconds, validation_loss=loss,
+            learning_rate=learning_rate, _present=self.present_estimator,
+        )  # fmt: skip
         try:
-            self.settings.callback(report)
-        except StopIteration as error:  # which SciPy would take for the end of lbfgs
-            raise RuntimeError(
-                "The callback raised StopIteration. To end training call the report's stop()."
-            ) from error
+            for watcher in self.watchers:
+                watcher.after_epoch(report)
+        finally:
+            report._present = None
         return report.stopped
+
+    def store_optimizer(self):
+        """Let the optimizer keep what it needs to go on."""
+        self.optimizer.moments = self.engine.store_moments()
+        if has_average(self.optimizer):
+            self.optimizer.parameters = self.engine.store_parameters()
 
     def adopt_start(self):
         """Score the parameters that training starts from as the best so far."""
-        score = self.score()
+        score = self.judge.judge(self, 0).score
         if isfinite(score):
             self.progress.best_validation_score = score
-            self.best_parameters = self.engine.store_parameters()
+            self.best_parameters = self.parameters()
+
+    def settle(self):
+        """Complete the curve of the validation loss."""
+        if self.judge is not None:
+            self.judge.settle(self.engine.network, self.progress.validation_loss_curve)
 
     def result(self):
         """The best parameters, or the last without scores; raise if they are not finite."""
+        self.settle()
         parameters = self.best_parameters
         if parameters is None:
-            parameters = self.engine.store_parameters()
+            parameters = self.parameters()
         if not np.isfinite([parameters.min(), parameters.max()]).all():
             raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
         return parameters
@@ -182,8 +229,8 @@ def hold_out(n_samples, validation_fraction, random_state, labels=None):
     n_samples : int
     validation_fraction : float
     random_state : numpy.random.RandomState
-    labels : ndarray of shape (n_samples,) or None
-        Classes to hold out in proportion; of two classes, whether it is the second.
+    labels : ndarray of bool of shape (n_samples,) or None
+        Two classes to hold out in proportion: whether each row is of the second.
 
     Returns
     -------
@@ -256,7 +303,7 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         training.data.sample_weight, settings.alpha, settings.max_iter,
     )  # fmt: skip
     engine.load_moments(training.optimizer.moments)
-    if goes_on and training.split.score is not None and not resumes:
+    if goes_on and training.is_scored and not resumes:
         training.adopt_start()
     max_iter = 1 if incremental else settings.max_iter
     try:
@@ -273,15 +320,15 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
                 "the optimization hasn't converged yet.",
                 ConvergenceWarning,
             )
-        training.optimizer.moments = engine.store_moments()
+        training.store_optimizer()
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
-        training.optimizer.moments = engine.store_moments()
+        training.store_optimizer()
     except NonFiniteLossError as error:
         if training.best_parameters is None:
             raise
         warn(f"{error} The parameters that scored best are restored.", ConvergenceWarning)
-        progress.end_epoch(nan, nan, n_rows, settings.tol)
+        progress.end_epoch(nan, training.judge.failed(), n_rows, settings.tol)
         training.optimizer = None
     return training.result()
 
@@ -292,6 +339,8 @@ def run_epoch(training, planner):
     engine, optimizer, progress = training.engine, training.optimizer, training.progress
     settings = training.settings
     started = time.perf_counter()
+    for watcher in training.watchers:
+        watcher.before_epoch()
     if settings.shuffle:
         from fastbp.cpu.shuffling import shuffle  # may import numba, at the first fit
 
@@ -307,25 +356,26 @@ def run_epoch(training, planner):
             f"The loss became {loss} in epoch {progress.n_iter + 1} "
             f"at learning rate {optimizer.learning_rate:g}."
         )
-    score = None if training.split.score is None else training.score()
-    best = progress.end_epoch(loss, score, len(rows), settings.tol)
-    if best and score is not None:
-        training.best_parameters = engine.store_parameters()
+    judgement, rate = training.end_epoch(loss, len(rows)), optimizer.learning_rate
     planner.after_epoch(progress.n_samples_seen)
-    asked_to_stop = training.report(score, len(rows), time.perf_counter() - started)
+    asked_to_stop = training.report(judgement, len(rows), time.perf_counter() - started, rate)
     return not asked_to_stop and not has_converged(training, planner)
 
 
 def has_converged(training, planner):
     """Decide after an epoch whether to stop; "adaptive" lowers the learning rate first."""
     settings, progress = training.settings, training.progress
+    if planner.warms_up:  # what is slow at first counts for nothing
+        progress.no_improvement_count = 0
     if progress.no_improvement_count <= settings.n_iter_no_change:
         return False
+    if planner.is_planned and progress.validation_scores is None:
+        return False  # a plateau of the loss ends with the rate that is still to come down
     slower = planner.reduce_on_plateau()
     if slower:
         progress.no_improvement_count = 0
     if settings.verbose:
-        what = "Training loss" if progress.validation_scores is None else "Validation score"
+        what = "Validation score" if progress.is_scored else "Training loss"
         if slower:
             verdict = f"Setting learning rate to {training.optimizer.learning_rate:f}"
         else:

@@ -82,6 +82,12 @@ def check_rows(estimator, model, X):
     return with_plain_booleans(_in_order(X))
 
 
+def kind_of_targets(estimator):
+    """What `check_training_data` is to expect of an estimator's y."""
+    numeric = estimator._numeric_targets
+    return {"numeric": numeric, "missing": numeric and estimator.missing_targets == "ignore"}
+
+
 def check_training_data(estimator, X, y, *, model, numeric, missing=False):
     """Check rows and targets to learn from.
 

@@ -10,7 +10,9 @@ from scipy.sparse import issparse
 from scipy.special import expit, xlogy
 from scipy.stats import norm
 
-from fastbp.schedules import COEFFICIENTS, RATE, ROWS, SHRINKAGE, WEIGHT
+from fastbp.schedules import AVERAGING, COEFFICIENTS, RATE, ROWS, SHRINKAGE, UPDATE, WEIGHT
+
+SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 
 
 def activate(name, z):
@@ -27,6 +29,18 @@ def activate(name, z):
         return np.exp(z)
     if name == "gelu":
         return z * norm.cdf(z).astype(z.dtype)
+    if name == "leaky_relu":
+        return np.where(z > 0, z, 0.01 * z)
+    if name == "elu":
+        return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+    if name == "selu":
+        return SCALE * np.where(z > 0, z, ALPHA * np.expm1(np.minimum(z, 0)))
+    if name == "softplus":
+        return np.logaddexp(0, z)
+    if name == "silu":
+        return z * expit(z)
+    if name == "mish":
+        return z * np.tanh(np.logaddexp(0, z))
     if name == "softmax":
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
@@ -48,6 +62,19 @@ def derivative(name, z):
         return h
     if name == "gelu":
         return (norm.cdf(z) + z * norm.pdf(z)).astype(z.dtype)
+    if name == "leaky_relu":
+        return np.where(z > 0, 1, 0.01).astype(z.dtype)
+    if name == "elu":
+        return np.exp(np.minimum(z, 0))
+    if name == "selu":
+        return SCALE * np.where(z > 0, 1, ALPHA * np.exp(np.minimum(z, 0)))
+    if name == "softplus":
+        return expit(z)
+    if name == "silu":
+        return expit(z) + h * (1 - expit(z))
+    if name == "mish":
+        tangent = np.tanh(np.logaddexp(0, z))
+        return tangent + z * (1 - tangent**2) * expit(z)
     raise ValueError(name)
 
 
@@ -102,21 +129,46 @@ def output_delta(network, targets, outputs, logits):
     return error * derivative(network.output_activation, logits)
 
 
-def forward(network, parameters, X):
-    """Every layer's inputs and its z; the last z are the logits."""
-    inputs, logits = [X], []
-    for weights, bias, name in zip(
-        *network.views(parameters), [*network.hidden_activations, "identity"], strict=True
+def dropout_factors(dropout, layer, update, shape):
+    """Factors of a layer's inputs: Philox4x32-10, a word for each of four rows, half for a unit."""
+    row, unit = np.indices(shape, np.uint64)
+    a, b, c, d = unit // 2, row // 4, np.full_like(row, layer), np.full_like(row, update)
+    key = np.array([dropout.seed % 2**32, dropout.seed >> 32], np.uint64)
+    for _ in range(10):
+        one, two = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = (two >> 32) ^ b ^ key[0], two % 2**32, (one >> 32) ^ d ^ key[1], one % 2**32
+        key = (key + np.array([0x9E3779B9, 0xBB67AE85], np.uint64)) % 2**32
+    word = np.choose((row % 4).astype(int), (a, b, c, d))
+    number, threshold = np.where(unit % 2, word >> 16, word % 2**16), dropout.thresholds[layer]
+    return np.where(number < threshold, 0, 2**16 / (2**16 - threshold))
+
+
+def forward(network, parameters, X, dropout=None, update=0):
+    """Every layer's inputs, its z (the last are the logits), and the factors of its inputs."""
+    inputs, logits, factors, values = [], [], [], X
+    for index, (weights, bias, name) in enumerate(
+        zip(*network.views(parameters), [*network.hidden_activations, "identity"], strict=True)
     ):
+        factors.append(np.ones_like(values))
+        if dropout is not None:
+            factors[-1] *= dropout_factors(dropout, index, update, values.shape)
+        inputs.append(values * factors[-1])
         logits.append(inputs[-1] @ weights + bias)
-        inputs.append(activate(name, logits[-1]))
-    return inputs[:-1], logits
+        values = activate(name, logits[-1])
+    return inputs, logits, factors
 
 
-def loss_and_gradient(network, parameters, X, targets, sample_weight, alpha):
+def clip(gradient, max_grad_norm):
+    """Scale a gradient down to a norm, as PyTorch does."""
+    return gradient * min(1, max_grad_norm / (np.linalg.norm(gradient.astype(float)) + 1e-6))
+
+
+def loss_and_gradient(
+    network, parameters, X, targets, sample_weight, alpha, dropout=None, update=0
+):
     """The mean loss with penalty and its gradient, flat, as scikit-learn scales them."""
     coefs, _ = network.views(parameters)
-    inputs, logits = forward(network, parameters, X)
+    inputs, logits, factors = forward(network, parameters, X, dropout, update)
     outputs = activate(network.output_activation, logits[-1])
     weight = np.ones(len(X), X.dtype) if sample_weight is None else sample_weight.astype(X.dtype)
     penalty = alpha / 2 * sum((w**2).sum() for w in coefs)
@@ -131,7 +183,7 @@ def loss_and_gradient(network, parameters, X, targets, sample_weight, alpha):
         intercept_gradients[i][...] = delta.sum(axis=0) / weight.sum()
         if i:
             back = derivative(network.hidden_activations[i - 1], logits[i - 1])
-            delta = (delta @ coefs[i].T) * back
+            delta = (delta @ coefs[i].T) * back * factors[i]
     return float(loss), gradient
 
 
@@ -143,14 +195,23 @@ def update(rule, parameters, gradient, moments, step, is_weight):
         velocity = momentum * moments[0] - rate * gradient
         ahead = momentum * velocity - rate * gradient if rule == "nesterov" else velocity
         return parameters + ahead, [velocity]
-    if rule not in ("adam", "adamw"):
+    if rule in ("adamw", "lion"):
+        parameters = np.where(is_weight, parameters * (1 - step[SHRINKAGE]), parameters)
+    if rule == "lion":
+        beta_1, beta_2 = coefficients[:2]
+        way = np.sign(beta_1 * moments[0] + (1 - beta_1) * gradient)
+        return parameters - rate * way, [beta_2 * moments[0] + (1 - beta_2) * gradient]
+    if rule == "rmsprop":
+        beta_2, epsilon = coefficients[:2]
+        second = beta_2 * moments[0] + (1 - beta_2) * gradient**2
+        return parameters - rate * gradient / (np.sqrt(second) + epsilon), [second]
+    if rule not in ("adam", "adamw", "nadam"):
         raise ValueError(rule)
-    beta_1, beta_2, epsilon = coefficients[:3]
+    beta_1, beta_2, epsilon, lookahead = coefficients[:4]
     first = beta_1 * moments[0] + (1 - beta_1) * gradient
     second = beta_2 * moments[1] + (1 - beta_2) * gradient**2
-    if rule == "adamw":
-        parameters = np.where(is_weight, parameters * (1 - step[SHRINKAGE]), parameters)
-    return parameters - rate * first / (np.sqrt(second) + epsilon), [first, second]
+    way = gradient + lookahead * first if rule == "nadam" else first
+    return parameters - rate * way / (np.sqrt(second) + epsilon), [first, second]
 
 
 class NaiveEngine:
@@ -207,18 +268,26 @@ class NaiveEngine:
                 continue
             X, targets, weight = self.gather(data, order[first : int(start)])
             loss, gradient = loss_and_gradient(
-                self.network, self.parameters, X, targets, weight, steps.alpha
-            )
+                self.network, self.parameters, X, targets, weight, steps.alpha,
+                steps.dropout, int(step[UPDATE]),
+            )  # fmt: skip
+            if steps.max_grad_norm is not None:
+                gradient = clip(gradient, steps.max_grad_norm).astype(self.dtype)
             if not np.isfinite(loss):
                 total, total_weight = loss, 1.0
                 break
             total += loss * step[WEIGHT]
             total_weight += step[WEIGHT]
             steps.made += 1
-            self.parameters, self.moments = update(
-                steps.rule.name, self.parameters, gradient, self.moments, step, is_weight
+            moments, average = self.moments[: steps.rule.n_moments], self.moments[-1]
+            self.parameters, moments = update(
+                steps.rule.name, self.parameters, gradient, moments, step, is_weight
             )
             self.parameters = self.parameters.astype(self.dtype)
+            if steps.averages:
+                share = step[AVERAGING]
+                moments.append(((1 - share) * average + share * self.parameters).astype(self.dtype))
+            self.moments = moments
         return float(total / total_weight) if total_weight else float("nan")
 
     def loss_and_gradient(self, data):

@@ -10,11 +10,12 @@ import sklearn
 SINCE = {  # what came with which version of scikit-learn
     "sample weights of MLPs": (1, 7),
     "the Poisson loss of MLPs": (1, 7),
+    "validation rows of HistGradientBoosting": (1, 7),
+    "callbacks": (1, 9),
     "a tag that MLPs take sparse X": (1, 7),
     "parameters in HTML": (1, 7),
     "the number of iterations in what lbfgs warns of": (1, 7),
     "routing to a pipeline's score": (1, 8),
-    "the names of rare classes in what a split raises": (1, 8),
     "names of columns in polars 2": (1, 9),
     "refusal of zero weights": (1, 9),
     "early stopping with strings as labels": (1, 9),

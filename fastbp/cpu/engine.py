@@ -26,8 +26,15 @@ from fastbp.cpu.records import (
 from fastbp.cpu.rows import Rows, source_of
 from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
-from fastbp.cpu.workspace import GradientSums, TrainingBuffers, make_memory, make_workspace
-from fastbp.optimizers import MOST_MOMENTS, code_of
+from fastbp.cpu.workspace import (
+    GradientSums,
+    State,
+    TrainingBuffers,
+    make_masks,
+    make_memory,
+    make_workspace,
+)
+from fastbp.optimizers import code_of
 from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 
@@ -80,7 +87,8 @@ class Engine:
         self._flat = None  # parameters not yet packed into panels
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
-        self.moments = [self._nothing] * MOST_MOMENTS
+        self.moments = []
+        self._gradient = self._nothing  # where its norm is bounded
         self._work = Work(network)
         self._at_work = []  # the team, if an interrupt has left it there
         self._rows = None  # of the last X
@@ -124,15 +132,15 @@ class Engine:
 
     def load_moments(self, moments):
         """Set the optimizer's moments from a list of flat vectors."""
-        self.moments = [self._nothing] * MOST_MOMENTS
-        for index, moment in enumerate(moments):
-            self.moments[index] = aligned_zeros(self.layout.n_weights, self.dtype)
-            self.layout.pack(moment, self.moments[index])
+        self.moments = []
+        for moment in moments:
+            self.moments.append(aligned_zeros(self.layout.n_weights, self.dtype))
+            self.layout.pack(moment, self.moments[-1])
 
     def store_moments(self):
         """Return the moments as a list of new flat vectors."""
         end_teams(self._at_work)
-        return [self.layout.unpack(moment) for moment in self.moments if moment.size]
+        return [self.layout.unpack(moment) for moment in self.moments]
 
     # ---- working memory -----------------------------------------------------------------------
 
@@ -156,23 +164,31 @@ class Engine:
             self._rows = Rows(X)
         return self._rows
 
-    def _workspaces(self, rows, order, batch_size, size, learns=True):
+    def _workspaces(self, rows, order, batch_size, size, learns=True, drops=False):
         """The working memory of each thread, for batches of the rows in `order`."""
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
         skips_zeros = rows.pays_to_skip_zeros(order, units, passes)
         return [
             self._pack(
                 make_workspace(
-                    self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns
+                    self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns, drops
                 ),
                 rows,
             )
             for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
         ]
 
-    def _memory(self, rows, batch_size, learns=True):
-        memory = make_memory(self.layout, self.weights, self.moments, batch_size, learns)
-        return self._pack(memory, rows)
+    def _state(self, steps):
+        """The arrays that updates change besides the weights."""
+        own, nothing = self.moments[: steps.rule.n_moments], self._nothing
+        if steps.max_grad_norm is None:
+            self._gradient = nothing
+        elif not self._gradient.size:
+            self._gradient = aligned_zeros(self.layout.n_weights, self.dtype)
+        return State(
+            own[0], own[1] if len(own) > 1 else nothing,
+            self.moments[len(own)] if steps.averages else nothing, self._gradient,
+        )  # fmt: skip
 
     def _pack(self, record, rows):
         return Packed(record, self.layout.real, rows.source is None)
@@ -213,7 +229,7 @@ class Engine:
     def loss_and_gradient(self, data):
         """Compute the weighted mean loss of all rows, without penalty, and its gradient."""
         steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
-        self.moments = [np.zeros_like(self.weights), *self.moments[1:]]
+        self.moments = [np.zeros_like(self.weights)]
         result = aligned_zeros(RESULT_SIZE, np.float64)
         sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
         self._run(data, np.arange(data.n_samples), steps, result, sums)
@@ -224,8 +240,9 @@ class Engine:
         """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(steps.batch_size, len(order))
-        buffers = self._buffers_for(data, order, batch_size)
-        plan = code_of(steps.rule), steps.alpha, float(data.input_scale)
+        buffers = self._buffers_for(data, order, batch_size, steps)
+        max_grad_norm = math.inf if steps.max_grad_norm is None else float(steps.max_grad_norm)
+        plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
         kernel = kernel_of("train", self.layout.real, buffers.source is None)
         for part, part_steps in buffers.parts(order, steps.table, sums):
@@ -250,18 +267,24 @@ class Engine:
             self._trials = Trials(size, self._work.may_favour_fewer(batch_size, size, density))
         return self._trials
 
-    def _buffers_for(self, data, order, batch_size):
+    def _buffers_for(self, data, order, batch_size, steps):
         """The buffers that a team trains in: the last epoch's where they fit."""
         rows = self._rows_of(data.X)
         size = self._team_size(batch_size, len(order), rows.density)
-        buffers = self._buffers
-        if buffers and buffers.fit(data, batch_size, size, self.weights, self.moments):
+        buffers, state, masks = (
+            self._buffers,
+            self._state(steps),
+            make_masks(steps.dropout, self.layout.real),
+        )
+        if buffers and buffers.fit(data, batch_size, size, self.weights, state, masks):
             return buffers
+        memory = make_memory(self.layout, self.weights, state, masks, batch_size)
+        workspaces = self._workspaces(
+            rows, order, batch_size, size, drops=steps.dropout is not None
+        )
         buffers = TrainingBuffers(
-            self.layout.real, data, batch_size, self._objective(data),
-            self._memory(rows, batch_size), rows.source,
-            self._workspaces(rows, order, batch_size, size),
-            self._work.batches_per_call(batch_size, rows.density),
+            self.layout.real, data, batch_size, self._objective(data), self._pack(memory, rows),
+            rows.source, workspaces, self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
         self._buffers = buffers if buffers.are_small() else None
         return buffers
@@ -291,7 +314,14 @@ class Engine:
         size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
-        memories = [self._memory(rows, batch_size, learns=False) for _ in range(size)]
+        state = State(*[self._nothing] * len(State._fields))
+        masks = make_masks(None, self.layout.real)
+        memories = [
+            self._pack(
+                make_memory(self.layout, self.weights, state, masks, batch_size, learns=False), rows
+            )
+            for _ in range(size)
+        ]
         kernel = kernel_of("predict", self.layout.real, rows.source is None)
         n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []

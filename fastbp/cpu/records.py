@@ -133,6 +133,14 @@ class Steps(NamedTuple):
     n_columns: int  # likewise
 
 
+class Masks(NamedTuple):
+    """What dropout leaves out: of the inputs, of each hidden layer's outputs, and of the last's."""
+
+    thresholds: Int64s  # units whose random word is below; empty where there is no dropout
+    scales: Reals  # factors of the others
+    seed: int
+
+
 class Memory(NamedTuple):
     """The arrays of one engine that its threads share."""
 
@@ -141,11 +149,15 @@ class Memory(NamedTuple):
     weights: Reals  # padded parameters
     first_moment: Reals  # of the update rule; empty if it has fewer moments
     second_moment: Reals
+    average: Reals  # of the weights; empty if there is none
+    gradient: Reals  # of a batch, where its norm is bounded; else empty
+    gradient_norms: Float64s  # Σg² of every block of it
     activations: Reals  # all layers' outputs for one batch
-    deltas: Reals  # likewise; in the forward pass f′(z) of activations that need z
+    deltas: Reals  # likewise; in the forward pass f′(z) of activations that need z, or are dropped
     square_norms: Float64s  # Σw² of every block before its update
     row_losses: Float64s  # the loss of every row of the batch
     control: Int64s  # the team's barrier
+    masks: Masks
 
 
 class Workspace(NamedTuple):
@@ -165,6 +177,7 @@ class Workspace(NamedTuple):
     errors: Reals  # their ∂L/∂output, likewise
     losses: Reals  # each output's share of the loss
     row: Reals  # the targets of one sample
+    factors: Reals  # of a tile's numbers under dropout; empty if there is none
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
     entries: Entries | None  # of a batch of sparse rows
 
@@ -194,6 +207,7 @@ class Training(NamedTuple):
     rule: int
     alpha: float  # of the penalty in the loss
     input_scale: float
+    max_grad_norm: float  # of all gradients together, where `Memory.gradient` is not empty
     steps: Float64s  # rows of the step table
     order: Int64s  # the rows of their batches
     result: Float64s

@@ -4,6 +4,7 @@ All are aligned, so that no cache line belongs to the arrays of two threads, whi
 for each other.
 """
 
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from fastbp.cpu.packing import Packed
 from fastbp.cpu.records import (
     BLOCK_ROWS,
     CONTROL_SIZE,
+    Masks,
     Memory,
     Objective,
     Source,
@@ -43,15 +45,15 @@ class TrainingBuffers(NamedTuple):
     workspaces: list  # one for each thread of the largest team, packed
     batches_per_call: int  # most batches of one call of the kernel
 
-    def fit(self, data, batch_size, size, weights, moments):
+    def fit(self, data, batch_size, size, weights, state, masks):
         """Whether they are for this data, batch size and team, and for these very arrays."""
         memory = self.memory.record
         return (
             data is self.data
             and (batch_size, size) == (self.batch_size, len(self.workspaces))
             and weights is memory.weights
-            and moments[0] is memory.first_moment
-            and moments[1] is memory.second_moment
+            and all(one is other for one, other in zip(state, state_of(memory), strict=True))
+            and masks is memory.masks
         )
 
     def parts(self, order, table, sums=None):
@@ -83,7 +85,8 @@ class TrainingBuffers(NamedTuple):
         order : ndarray of shape (n_rows,)
         table : ndarray of shape (n_batches, TABLE_WIDTH)
         plan : tuple
-            The code of the update rule, α, and the scale of the inputs.
+            The code of the update rule, α, the scale of the inputs, and the bound of the gradient's
+            norm.
         result : ndarray of shape (RESULT_SIZE,)
         size : int
             Of the team.
@@ -147,14 +150,38 @@ def _aligned_arrays(dtype, **sizes):
     return {name: memory[start : start + size] for (name, size), start in places}
 
 
-def make_memory(layout, weights, moments, rows, learns=True):
+class State(NamedTuple):
+    """What updates change besides the weights: arrays like them, or empty ones."""
+
+    first_moment: np.ndarray
+    second_moment: np.ndarray
+    average: np.ndarray
+    gradient: np.ndarray
+
+
+def state_of(memory):
+    """Those of a `Memory`."""
+    return State(*(getattr(memory, name) for name in State._fields))
+
+
+@lru_cache(maxsize=64)
+def make_masks(dropout, real):
+    """What kernels know of a `fastbp.dropout.Dropout`, or of None."""
+    if dropout is None:
+        return Masks(np.zeros(0, np.int64), np.zeros(0, real), 0)
+    thresholds = np.array([*dropout.thresholds, 0], np.int64)
+    return Masks(thresholds, np.array([*dropout.scales, 1.0], real), dropout.seed)
+
+
+def make_memory(layout, weights, state, masks, rows, learns=True):
     """Make the arrays that a team shares.
 
     Parameters
     ----------
     layout : Layout
     weights : ndarray of shape (layout.n_weights,)
-    moments : sequence of two ndarray, of the same shape or empty
+    state : State
+    masks : Masks
     rows : int
         Rows of the largest batch.
     learns : bool, default=True
@@ -166,17 +193,20 @@ def make_memory(layout, weights, moments, rows, learns=True):
         layers=layout.table.ravel(),
         capacity=capacity,
         weights=weights,
-        first_moment=moments[0],
-        second_moment=moments[1],
+        **state._asdict(),
+        gradient_norms=aligned_zeros(layout.n_blocks if state.gradient.size else 0, np.float64),
         activations=aligned_zeros(units, layout.dtype),
         deltas=aligned_zeros(units if learns else 0, layout.dtype),
         square_norms=aligned_zeros(layout.n_blocks if learns else 0, np.float64),
         row_losses=aligned_zeros(capacity if learns else 0, np.float64),
         control=aligned_zeros(CONTROL_SIZE, np.int64),
+        masks=masks,
     )
 
 
-def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True):
+def make_workspace(
+    layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True, drops=False
+):
     """Make the arrays of one thread.
 
     Parameters
@@ -192,6 +222,8 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False,
         Whether tiles of the first layer skip steps whose inputs are all zero.
     learns : bool, default=True
         Whether there are gradients.
+    drops : bool, default=False
+        Whether there is dropout.
     """
     vector, n_features = lanes(layout.dtype), layout.network.layer_sizes[0]
     n_outputs = layout.network.layer_sizes[-1]
@@ -211,6 +243,7 @@ def make_workspace(layout, rows, entries=None, is_dense=True, skips_zeros=False,
         errors=round_up(n_outputs, vector) * samples,
         losses=n_outputs * samples,
         row=n_outputs,
+        factors=layout.tile_size if drops else 0,
     )
     arrays["one"][0] = 1
     sums_in_blocks = learns and rows > BLOCK_ROWS and layout.dtype == np.float32

@@ -69,8 +69,8 @@ def choose(task, gpu):
     Raises
     ------
     ValueError
-        Where the GPU has no tensor cores for the precision, or an activation or the loss is not for
-        them.
+        Where the GPU has no tensor cores for the precision, or an activation, the loss, dropout or
+        an average of the weights is not for them.
     """
     if task.precision not in TENSOR_CORE_PRECISIONS:
         return Choice("general", f"general {task.precision} kernels, many steps in a graph")
@@ -78,6 +78,11 @@ def choose(task, gpu):
         raise ValueError(
             f"precision={task.precision!r} needs an Ampere GPU (compute capability 8.0) or a later "
             f"one, with {SMALLEST_TILE} bytes of shared memory a block. Use precision='float32'."
+        )
+    if task.dropout is not None or task.averages:
+        parameter = "ema_decay" if task.dropout is None else "dropout"
+        raise ValueError(
+            f"precision={task.precision!r} does not go with {parameter}. Use precision='float32'."
         )
     for name in task.network.activations:
         if ACTIVATIONS[name].needs == "pre_activation":

@@ -136,7 +136,15 @@ class Engine:
         return result.loss / total_weight, program.store_moments()[0]
 
     def _task(self, steps, precision):
-        return Task(self.network, self.dtype, precision, steps.batch_size, steps.rule)
+        if steps.max_grad_norm is not None:
+            raise ValueError(
+                f"max_grad_norm={steps.max_grad_norm!r} is not for device='cuda', which keeps no "
+                "gradients. Use device='cpu', or max_grad_norm=None."
+            )
+        return Task(
+            self.network, self.dtype, precision, steps.batch_size, steps.rule, steps.dropout,
+            steps.averages,
+        )  # fmt: skip
 
     def _run(self, program, data, order, steps):
         """Run an epoch's steps, and count the updates made."""

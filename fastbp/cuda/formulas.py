@@ -14,9 +14,10 @@ from fastbp.cuda.toolkit import cuda, is_simulated
 from fastbp.schedules import COEFFICIENTS, RATE
 from fastbp.switches import bind, make_switch
 
+_NUMPYS = "exp", "expm1", "log", "log1p", "sqrt", "tanh"
 # In the simulator NumPy's functions stand for `math`'s: they keep float32, and overflow to infinity
 # as a GPU does.
-_SIMULATED = {name: getattr(np, name) for name in ("exp", "log", "sqrt", "tanh")}
+_SIMULATED = {name: getattr(np, name) for name in _NUMPYS}
 _SIMULATED["erfc"] = special.erfc
 IDENTITY, SOFTMAX = map(activations.code_of, ("identity", "softmax"))
 

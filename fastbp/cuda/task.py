@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastbp.dropout import Dropout
 from fastbp.network import Network
 from fastbp.optimizers import UpdateRule
 
@@ -26,6 +27,9 @@ class Task:
     rule : UpdateRule
         With SUM_GRADIENTS (the general program only) nothing is updated, and the gradients of all
         steps add up in the first moment.
+    dropout : Dropout or None, default=None
+    averages : bool, default=False
+        Whether there is an average of the parameters, the last of the moments.
     stands_for : Task or None, default=None
         In a trial, the larger task whose kernels are tried.
     """
@@ -35,4 +39,6 @@ class Task:
     precision: str
     batch_size: int
     rule: UpdateRule
+    dropout: Dropout | None = None
+    averages: bool = False
     stands_for: "Task | None" = None

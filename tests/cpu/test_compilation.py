@@ -12,7 +12,7 @@ import pytest
 
 from fastbp.cpu import code, libraries
 from fastbp.cpu.kernels import elementary, kernel_cache, simd
-from fastbp.cpu.kernels.compilation import kernel
+from fastbp.cpu.kernels.compilation import kernel, phase
 from tests.cpu.callable import Callable
 
 ROOT = Path(__file__).parents[2]
@@ -53,10 +53,14 @@ def evenly_chosen(dtype, smallest, largest, count=100_000):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("name", "ulps"), [("exp", 0.8), ("tanh", 2.1), ("log", 1.6)])
+@pytest.mark.parametrize(
+    ("name", "ulps"), [("exp", 0.8), ("expm1", 2.1), ("tanh", 2.1), ("log", 1.6), ("log1p", 1.6)]
+)
 def test_elementary_functions_are_right_to_the_last_bits(name, ulps, dtype):
     x = np.concatenate([evenly_chosen(dtype, *ends) for ends in ((1e-30, 1e30), (0.01, 87))])
-    if name != "log":
+    if name == "log1p":
+        x = np.concatenate([-x[x < 1], x])
+    elif name != "log":
         x = np.concatenate([-x[x < 87], x[x < 87]])
     out = np.empty_like(x)
     elementwise(getattr(elementary, name))(x, out)
@@ -71,10 +75,20 @@ def test_elementary_functions_beyond_their_range(dtype):
     out = np.empty_like(x)
     for name, expected in (
         ("exp", [math.nan, math.inf, 0, math.inf, 0, 1]),
+        ("expm1", [math.nan, math.inf, -1, math.inf, -1, 0]),
         ("tanh", [math.nan, 1, -1, 1, -1, 0]),
+        ("log1p", [math.nan, math.inf, math.nan, math.log1p(1e4), math.nan, 0]),
     ):
         elementwise(getattr(elementary, name))(x, out)
-        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(out, np.array(expected, dtype))
+    x, out = np.array([-1, np.finfo(dtype).max], dtype), np.empty(2, dtype)
+    elementwise(elementary.log1p)(x, out)
+    np.testing.assert_array_equal(out, [-math.inf, np.log(x[1])])
+    # Where eˣ is infinite to the kernels, although its digits would be finite.
+    x = np.log(np.finfo(dtype).max) - np.linspace(0.2, -0.2, len(out), dtype=dtype)
+    for name in ("exp", "expm1"):
+        elementwise(getattr(elementary, name))(x, out)
+        assert (out > np.finfo(dtype).max / 2).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -208,3 +222,33 @@ def test_parts_are_linked_through_other_parts():
         return middle(x) + innermost(x)
 
     assert outer(2) == 13
+
+
+def test_parts_are_linked_where_the_first_to_call_them_is_dropped():
+    """LLVM leaves out what nothing calls, and a part has only one turn.
+
+    Here its first caller stands in a branch that is never taken: the second one's call then went
+    to nowhere.
+    """
+
+    @phase
+    def part(x):
+        return x * 3
+
+    @phase
+    def needless(x):
+        return part(x) + 1
+
+    @phase
+    def needed(x):
+        return part(x) + 2
+
+    @phase
+    def seldom(x):
+        return needless(x) if x is None else x
+
+    @Callable
+    def outer(x):
+        return seldom(x) + needed(x)
+
+    assert outer(5) == 22

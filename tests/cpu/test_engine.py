@@ -29,6 +29,8 @@ OBJECTIVES = {
     "squared tanh": ("tanh", "squared_error", True),
     "squared relu": ("relu", "squared_error", True),
     "squared exp": ("exp", "squared_error", True),
+    "squared softplus": ("softplus", "squared_error", True),
+    "squared elu": ("elu", "squared_error", True),
     "poisson": ("exp", "poisson", False),
 }
 OPTIMIZERS = {
@@ -37,6 +39,9 @@ OPTIMIZERS = {
     "nesterov": dict(solver="sgd", learning_rate_init=0.05),
     "adam": dict(solver="adam", learning_rate_init=0.01),
     "adamw": dict(solver="adamw", learning_rate_init=0.01, weight_decay=0.5),
+    "nadam": dict(solver="nadam", learning_rate_init=0.01),
+    "rmsprop": dict(solver="rmsprop", learning_rate_init=0.01, beta_2=0.9),
+    "lion": dict(solver="lion", learning_rate_init=0.01, beta_2=0.99, weight_decay=0.5),
 }
 
 

@@ -25,6 +25,13 @@ HIDDEN = {
     "tanh": torch.nn.Tanh(),
     "relu": torch.nn.ReLU(),
     "gelu": torch.nn.GELU(),
+    "leaky_relu": torch.nn.LeakyReLU(),
+    "elu": torch.nn.ELU(),
+    "selu": torch.nn.SELU(),
+    # PyTorch's own threshold, 20, costs 2e-9 of the value.
+    "softplus": torch.nn.Softplus(threshold=50),
+    "silu": torch.nn.SiLU(),
+    "mish": torch.nn.Mish(),
 }
 OUTPUT = {**HIDDEN, "exp": torch.exp}  # of the squared error
 # Output activation, loss, number of outputs.
@@ -38,6 +45,7 @@ OBJECTIVES = [
     ("tanh", "squared_error", 2),
     ("relu", "squared_error", 2),
     ("exp", "squared_error", 2),
+    ("softplus", "squared_error", 2),
     ("exp", "poisson", 1),
     ("exp", "poisson", 2),
 ]

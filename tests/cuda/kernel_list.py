@@ -11,7 +11,7 @@ from numba import types
 from fastbp import losses
 from fastbp.activations import code_of
 from fastbp.cuda import formulas
-from fastbp.cuda.generic import output_layer, tile_products, windows
+from fastbp.cuda.generic import masks, output_layer, tile_products, windows
 from fastbp.cuda.generic.layers import Layer
 from fastbp.cuda.small import training_kernel
 from fastbp.cuda.wide import batch_kernels, layer_kernels, output_kernels
@@ -66,7 +66,7 @@ def list_products():
             "forward": (*begin, array, array, array),
             "backward": (*begin, array, array, array),
             "update": (
-                TABLE, INTEGER, types.int64[:, ::1], INTEGER, *(array,) * 5, TABLE, INTEGER
+                TABLE, INTEGER, types.int64[:, ::1], INTEGER, *(array,) * 6, TABLE, INTEGER
             ),
         }  # fmt: skip
         registers = PRODUCT_REGISTERS.get(form, (112, 144))[dtype == "float64"]
@@ -86,6 +86,7 @@ def list_general(dtype):
         "gather_sparse_rows": (
             windows.gather_sparse_rows, (*window, *csr, INTEGER, REAL, *end), 64
         ),
+        "drop_inputs": (masks.drop_inputs, (TABLE, INTEGER, array, *numbers(4)), 64),
         "gather_classes": (
             windows.gather_classes, (*window, ORDER, INTEGER, REAL, REAL, array, INTEGER), 64
         ),

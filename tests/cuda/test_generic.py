@@ -10,6 +10,7 @@ import fastbp.engine
 from fastbp.cuda.engine import Engine
 from fastbp.cuda.generic import forward_pass, generic_program
 from fastbp.data import Data
+from fastbp.dropout import Dropout
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
@@ -47,6 +48,18 @@ CASES = {
     "gelu, many outputs": (
         Network((6, 7, 5, 18), ("gelu", "relu"), "logistic", "log_loss"), {}, "float32", False
     ),
+    "dropout, few outputs": (
+        Network((6, 7, 5, 3), ("tanh", "gelu"), "softmax", "log_loss"),
+        dict(solver="adam", learning_rate_init=0.01, dropout=(0.2, 0.4, 0.3)), "float64", True,
+    ),
+    "dropout, many outputs, average": (
+        Network((6, 7, 5, 18), ("relu", "relu"), "logistic", "log_loss"),
+        dict(dropout=(0.0, 0.3, 0.5), ema_decay=0.8), "float64", False,
+    ),
+    "average": (
+        Network((6, 7, 3), ("tanh",), "softmax", "log_loss"),
+        dict(solver="adam", learning_rate_init=0.01, ema_decay=0.5), "float32", False,
+    ),
     "focal": (
         Network((6, 7, 3), ("tanh",), "softmax", "focal", False, (2.0,) * 3, 0.1), {}, "float64",
         True,
@@ -68,6 +81,18 @@ CASES = {
     "log_cosh": (Network((6, 7, 2), ("tanh",), "identity", "log_cosh"), {}, "float32", False),
     "gamma": (Network((6, 7, 2), ("tanh",), "exp", "gamma"), {}, "float64", False),
     "one output": (Network((6, 4, 1), ("relu",), "logistic", "log_loss"), {}, "float32", True),
+    "nadam, derivatives from outputs": (
+        Network((6, 7, 5, 4, 3), ("leaky_relu", "elu", "selu"), "softmax", "log_loss"),
+        dict(solver="nadam", learning_rate_init=0.01), "float64", True,
+    ),
+    "rmsprop, derivatives from z": (
+        Network((6, 7, 5, 18), ("silu", "mish"), "softplus", "squared_error"),
+        dict(solver="rmsprop", learning_rate_init=0.001, schedule="one_cycle"), "float32", False,
+    ),
+    "lion": (
+        Network((6, 7, 2), ("mish",), "elu", "squared_error"),
+        dict(solver="lion", learning_rate_init=0.01, weight_decay=0.5, warmup=0.3), "float64", True,
+    ),
 }  # fmt: skip
 MISSING = "huber", "quantile", "log_cosh"  # with which some targets are
 # float32 sums differ in their order.
@@ -99,11 +124,14 @@ def make_data(network, dtype, weighted=False, X=None):
 def make_engines(network, dtype, **optimizer):
     """The engine under test and the oracle, alike, each with its optimizer."""
     start = network.initialise(np.random.RandomState(1), dtype, default_activation="relu")
-    pairs = []
+    optimizer = dict(optimizer)
+    rates, pairs = optimizer.pop("dropout", None), []
     for make in (Engine, NaiveEngine):
         engine = make(network, np.dtype(dtype))
         own = Optimizer(**dict(solver="sgd", learning_rate_init=0.1) | optimizer)
         own.reset(network.n_parameters, dtype)
+        if rates is not None:
+            own.dropout = Dropout.of(rates, seed=2**63 - 5)
         engine.load_parameters(start)
         engine.load_moments(own.moments)
         pairs.append((engine, own))

@@ -67,6 +67,9 @@ def assert_close(found, expected):
         ("single", {"batch_size": 30, "activation": ("identity",), "alpha": 0.3}),
         ("multi-output", {"shuffle": False, "out_activation": "tanh", "batch_size": 7}),
         ("poisson", {"solver": "sgd", "learning_rate": "invscaling", "hidden_layer_sizes": (9, 2)}),
+        ("multiclass", {"solver": "nadam", "hidden_layer_sizes": (6, 3), "activation": "elu"}),
+        ("single", {"solver": "rmsprop", "activation": ("selu",), "out_activation": "leaky_relu"}),
+        ("binary", {"solver": "lion", "activation": "softplus", "learning_rate": "invscaling"}),
     ],
 )
 @pytest.mark.parametrize("is_weighted", [False, True])
@@ -208,9 +211,13 @@ def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monke
     [
         {"solver": "sgd", "learning_rate": "adaptive"},
         {"learning_rate": lambda progress: 1 - progress},
+        {"learning_rate": "cosine"},
+        {"warmup": 0.5},
         {"activation": "gelu"},
+        {"activation": "silu"},
+        {"activation": "mish"},
     ],
-    ids=["rates by losses", "rates by updates", "derivative from z"],
+    ids=lambda parameters: "/".join(map(str, parameters.values())),
 )
 def test_others_train_by_the_general_program(parameters, trained_together):
     on_gpu, X, y = make("multiclass", **parameters)

@@ -92,6 +92,7 @@ def test_update(layer, name, dtype):
         device.upload(table.ravel()), 1, device.upload(np.array([place], np.int64)), 0,
         device.upload(layer["inputs"].ravel().astype(dtype)),
         device.upload(layer["deltas"].ravel().astype(dtype)), parameters, velocity, velocity,
+        velocity,
         norms, code_of(RULES["nesterov"]),
     )  # fmt: skip
     slope = layer["inputs"].T @ layer["deltas"] + decay * layer["weights"]

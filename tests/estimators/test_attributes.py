@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 # What scikit-learn's lbfgs leaves out.
 OF_EPOCHS = {"loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"}
+OURS = {"best_iter_", "validation_loss_curve_", "validation_metrics_"}
 
 
 def public(model):
@@ -60,7 +61,7 @@ def test_attributes_are_scikit_learns(task, solver, early_stopping, how):
             model.set_params(warm_start=how == "warm start").fit(X, y)
             model.fit(X, y) if how == "warm start" else None
         ours, theirs = map(public, models)
-        assert set(ours) - set(theirs) == (OF_EPOCHS if solver == "lbfgs" else set())
+        assert set(ours) - set(theirs) == (OURS | OF_EPOCHS if solver == "lbfgs" else OURS)
         assert set(ours) >= set(theirs)
         for name, value in theirs.items():
             if solver == "lbfgs" and dtype is np.float32 and name in ("coefs_", "intercepts_"):
@@ -107,7 +108,10 @@ def test_tags_routing_and_methods_are_scikit_learns(name, parameters):
         their_tags.input_tags.sparse = True
     assert tags == their_tags
     if versions.scikit_learn_has("sample weights of MLPs"):
-        routing = str(ours.get_metadata_routing()).replace(", 'resume': None", "")  # fastbp's own
+        routing = str(ours.get_metadata_routing())
+        for name_of_ours in ("resume", "X_val", "y_val", "sample_weight_val"):
+            assert f"'{name_of_ours}': None" in routing
+            routing = routing.replace(f", '{name_of_ours}': None", "")
         assert routing == str(theirs.get_metadata_routing())
     found, expected = ({m for m in dir(model) if m[0] != "_"} for model in (ours, theirs))
     # Its regressor has partial_fit with lbfgs too, but in 1.7, which runs all of fit.

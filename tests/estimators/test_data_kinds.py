@@ -293,7 +293,7 @@ def test_labels(kind, early_stopping):
     np.testing.assert_array_equal(weights(ours), weights(expected))
     np.testing.assert_array_equal(ours.predict(X), ours.classes_[expected.predict(X)])
     assert ours.score(X, given) == expected.score(X, Y)
-    if not early_stopping:  # of several classes, scikit-learn holds out others
+    if not early_stopping:
         assert_as_in_scikit_learn(ours, X, given)
         again = fastbp.MLPClassifier((5,), random_state=0, batch_size=10)
         again.partial_fit(X, given, classes=np.unique(given)).partial_fit(X, given)

@@ -7,7 +7,6 @@ import pickle
 import joblib
 import numpy as np
 import pytest
-import versions
 from conftest import small, weights
 from sklearn.base import clone
 
@@ -75,23 +74,6 @@ def test_refit_after_convergence_trains_again(early_stopping):
         assert model._no_improvement_count == 5
         assert 5 <= model.n_iter_ < 99
     assert len(model.loss_curve_) > model.n_iter_
-
-
-def test_multiclass_rows_are_held_out_in_proportion(spied_engine):
-    """scikit-learn does so for two classes only."""
-    model, X, _ = small("multiclass", early_stopping=True, validation_fraction=0.2)
-    y = np.repeat(["a", "b", "c"], [50, 30, 10])
-    model.fit(X, y)
-    held_out = np.setdiff1d(np.arange(90), spied_engine[-1].orders[0])
-    assert dict(zip(*np.unique(y[held_out], return_counts=True), strict=True)) == {
-        "a": 10,
-        "b": 6,
-        "c": 2,
-    }
-    y[0] = "d"
-    named = versions.scikit_learn_has("the names of rare classes in what a split raises")
-    with pytest.raises(ValueError, match=r"only 1 member.*\['d'\]" if named else "only 1 member"):
-        model.fit(X, y)
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])

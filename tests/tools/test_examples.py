@@ -198,6 +198,19 @@ def test_regression(run):
     assert scores["early stopping"] > 0.2 > scores["to the end"]
 
 
+def test_imbalanced(run):
+    """The accuracy stops at "all negative"; the loss costs nothing of the area under the curve."""
+    found, printed = run("imbalanced")
+    areas, positives = found["areas"], found["found"]
+    assert found["y"].mean() == pytest.approx(0.015, abs=1e-3)
+    assert areas["stopped by the loss"] > areas["without early stopping"] - 0.01
+    assert areas["stopped by the loss"] > areas["stopped by the accuracy"] + 0.2
+    assert positives["stopped by the accuracy"] == 0 < positives["stopped by the loss"]
+    assert "stopped by the accuracy: 12 epochs" in printed
+    metrics = found["models"]["stopped by the loss"].validation_metrics_
+    assert metrics["roc_auc"][-1] > metrics["roc_auc"][0] + 0.2
+
+
 def test_cpu_vs_gpu(run):
     found, printed = run("cpu_vs_gpu")
     for device, speeds in found["throughput"].items():

@@ -52,9 +52,18 @@ def test_loss_curve_with_validation_scores(plt):
     display = LossCurveDisplay.from_estimator(model.fit(X, y))
     np.testing.assert_array_equal(display.score_line_.get_ydata(), model.validation_scores_)
     assert display.score_ax_ is not display.ax_
-    assert legend_of(display.score_ax_) == ["training loss", "validation score"]
+    curve = display.validation_line_.get_ydata()
+    np.testing.assert_array_equal(curve, model.validation_loss_curve_)
+    assert display.validation_line_.axes is display.ax_
+    assert display.ax_.get_ylabel() == "Loss"
+    expected = ["training loss", "validation loss", "validation score"]
+    assert legend_of(display.score_ax_) == expected
     display.plot(name="net")
-    assert legend_of(display.score_ax_) == ["net: training loss", "net: validation score"]
+    assert legend_of(display.score_ax_) == [f"net: {name}" for name in expected]
+    display = LossCurveDisplay(model.loss_curve_, validation_loss_curve=curve).plot()
+    assert legend_of(display.ax_) == expected[:2]
+    theirs = LossCurveDisplay(model.loss_curve_, validation_scores=model.validation_scores_).plot()
+    assert legend_of(theirs.score_ax_) == [expected[0], expected[2]]
 
 
 def test_networks_are_found_in_pipelines_and_searches(plt):

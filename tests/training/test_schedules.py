@@ -1,11 +1,22 @@
 """The step table: what the host plans for every update, and the schedules' places in it."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from fastbp import MLPClassifier
 from fastbp.data import Data
-from fastbp.optimizers import Optimizer, adam_learning_rate, bias_corrections
+from fastbp.optimizers import (
+    STOCHASTIC_SOLVERS,
+    Optimizer,
+    _momentum_products,
+    adam_learning_rate,
+    bias_corrections,
+    nadam_momentum,
+    nadam_numbers,
+    nadam_products,
+)
 from fastbp.schedules import (
     COEFFICIENTS,
     PENALTY,
@@ -57,7 +68,7 @@ def test_adamw_has_its_decay_and_its_epsilon():
     table = plan(optimizer, 2, 1).next_epoch(np.arange(2)).table
     assert table[:, SHRINKAGE].tolist() == [0.005, 0.005]
     root = np.sqrt(1 - 0.999**3)
-    assert table[0, COEFFICIENTS:].tolist() == [0.9, 0.999, 1e-3 * root]
+    assert table[0, COEFFICIENTS:][:3].tolist() == [0.9, 0.999, 1e-3 * root]
 
 
 def test_a_callable_gets_the_progress_of_each_update():
@@ -95,11 +106,70 @@ def test_a_callable_that_makes_no_sense_is_named(factor, message):
 
 def test_schedules_between_epochs_are_those_of_every_rule_but_adam():
     rates = {}
-    for solver in ("sgd", "adam", "adamw"):
+    for solver in STOCHASTIC_SOLVERS:
         optimizer = Optimizer(solver, 0.1, schedule="invscaling", power_t=1.0)
         plan(optimizer).after_epoch(9)
         rates[solver] = optimizer.learning_rate
-    assert rates == {"sgd": 0.01, "adam": 0.1, "adamw": 0.01}
+    assert rates == dict.fromkeys(STOCHASTIC_SOLVERS, 0.01) | {"adam": 0.1}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "invscaling", "adaptive"])
+@pytest.mark.parametrize("weight", [None, np.ones(10)], ids=["unweighted", "weighted"])
+def test_a_warm_up_multiplies_the_other_schedules_and_leaves_their_rate(schedule, weight):
+    rates, own = {}, {}
+    for warmup in (0.0, 0.5):
+        optimizer = Optimizer("sgd", 0.1, schedule=schedule, warmup=warmup)
+        planner, rates[warmup], own[warmup] = plan(optimizer, weight=weight, max_iter=4), [], []
+        for epoch in range(4):
+            assert planner.warms_up == (epoch < 4 * warmup)
+            rates[warmup] += planner.next_epoch(np.arange(10)).table[:, RATE].tolist()
+            planner.after_epoch(10 * (epoch + 1))
+            planner.reduce_on_plateau()
+            own[warmup].append(optimizer.learning_rate)
+    assert own[0.5] == own[0.0]
+    rise = np.minimum(np.arange(1, 13) / 6, 1)
+    np.testing.assert_allclose(rates[0.5], np.array(rates[0.0]) * rise, rtol=1e-15)
+    assert rates[0.5][6:] == rates[0.0][6:]
+
+
+def test_a_warm_up_of_less_than_an_update_is_none():
+    first = plan(Optimizer("adam", 0.1, warmup=0.05)).next_epoch(np.arange(10)).table
+    np.testing.assert_array_equal(
+        first, plan(Optimizer("adam", 0.1)).next_epoch(np.arange(10)).table
+    )
+
+
+def test_nadams_momenta_follow_from_the_number_of_updates():
+    """Wherever training goes on, with whatever plan of epochs, also where a file says how late."""
+    (beta, decay), products, product = (0.9, 0.004), [], 1.0
+    for t in range(1, 3001):
+        product *= nadam_momentum(beta, decay, t)
+        products.append(product)
+    for parts in ([3000], [1, 2, 300, 2697], [10] * 300):
+        _momentum_products.clear()
+        ends = np.cumsum(parts)
+        found = [
+            nadam_products(beta, decay, np.arange(e - n + 1, e + 1))
+            for e, n in zip(ends, parts, strict=True)
+        ]
+        # As they are used; the last ones of all are smaller than what is kept.
+        np.testing.assert_array_equal(1 - np.concatenate(found), 1 - np.array(products))
+    _momentum_products.clear()
+    late = np.array([2**62, 2**62 + 1])
+    for beta_1 in (0.0, 0.9, 1 - 2.0**-53):
+        assert (1 - nadam_products(beta_1, decay, late)).tolist() == [1, 1]
+        rates, (*_, lookahead) = nadam_numbers(0.1, late, beta_1, 0.999, 1e-8, decay)
+        np.testing.assert_allclose(lookahead * rates, 0.1 * beta_1)
+    assert max(map(len, _momentum_products.values())) < 60
+
+
+def test_nadam_has_no_number_for_batches_left_out_before_the_first():
+    weight = np.array([0.0, 0, 1, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = plan(Optimizer("nadam", 0.01), 4, 1, weight).next_epoch(np.arange(4)).table
+    whole = plan(Optimizer("nadam", 0.01), 2, 1).next_epoch(np.arange(2)).table
+    np.testing.assert_array_equal(table[2:, COEFFICIENTS:], whole[:, COEFFICIENTS:])
 
 
 def test_adaptive_comes_down_by_five_until_it_makes_no_difference():

@@ -96,11 +96,18 @@ def test_parameters(task, parameters):
 @pytest.mark.smoke
 @pytest.mark.parametrize("task", TASKS)
 def test_early_stopping(task):
-    """Except for several classes, where scikit-learn's split is not in proportion."""
+    """The rows held out are scikit-learn's; once those of several classes were in proportion."""
     ours, theirs, X, y = pair(task, early_stopping=True, max_iter=15, validation_fraction=0.25)
-    ours.fit(X, y), theirs.fit(X, y)
-    if task != "multiclass":
-        assert_same(ours, theirs)
+    assert_same(ours.fit(X, y), theirs.fit(X, y))
+
+
+@pytest.mark.parametrize("rare", [0, 44, 89])
+def test_early_stopping_with_a_class_of_one_row(rare):
+    """Once this raised: a class with a single row cannot be held out in proportion."""
+    ours, theirs, X, y = pair("multiclass", early_stopping=True, validation_fraction=0.25)
+    y = np.where(np.arange(len(y)) == rare, 9, y)
+    assert_same(ours.fit(X, y), theirs.fit(X, y))
+    np.testing.assert_array_equal(ours.classes_, [1, 3, 5, 9])
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])

@@ -2,21 +2,26 @@
 
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.gather import gather_row
+from fastbp.cpu.kernels.masks import INPUTS, drop_entries, drop_inputs, drops
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.sparse import gather_entries, spread_entries
 from fastbp.cpu.kernels.tiles import forward_layer
 from fastbp.cpu.kernels.zeros import find_steps
+from fastbp.dropout import GROUP_ROWS
 
 # `source` describes dense rows, and `entries` sparse ones. The other is None, and numba drops the
 # branches for it. Sparse rows that are almost dense are gathered into `workspace.inputs`, too.
 
 
 @phase
-def gather_batch(workspace, entries, source, order, n_inputs, scale):
-    """Convert the rows of a batch into this thread's inputs."""
+def gather_batch(workspace, masks, update, entries, source, order, n_inputs, scale):
+    """Convert the rows of a batch into this thread's inputs; update `update` may drop some."""
+    drops_inputs = drops(masks, INPUTS)
     if entries is not None:
         gather_entries(entries, order, scale)
+        if drops_inputs:
+            drop_entries(entries.rows, masks, order.size, update)
         if workspace.inputs.size == 0:
             return
     skips_zeros, stride = workspace.steps.counts.size > 0, workspace.input_stride
@@ -27,6 +32,9 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
             gather_row(row, source, order[sample], scale)
         if entries is not None:
             spread_entries(row, entries.rows, sample)
+        elif drops_inputs and (sample % GROUP_ROWS == GROUP_ROWS - 1 or sample == order.size - 1):
+            first = sample // GROUP_ROWS * GROUP_ROWS
+            drop_inputs(workspace, masks, first, sample + 1 - first, n_inputs, update)
         # While the rows of a tile are in the L1 cache.
         if skips_zeros and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
             tile = sample // TILE_ROWS
@@ -34,9 +42,9 @@ def gather_batch(workspace, entries, source, order, n_inputs, scale):
 
 
 @kernel
-def forward(memory, workspace, entries, index, tiles):
-    """Compute the outputs of one layer."""
+def forward(memory, workspace, entries, index, update, tiles):
+    """Compute the outputs of one layer, of which update number `update` may drop some."""
     if entries is None or index > 0 or workspace.inputs.size > 0:
-        forward_layer(memory, workspace, None, index, tiles)
+        forward_layer(memory, workspace, None, index, update, tiles)
     else:
-        forward_layer(memory, workspace, entries, index, tiles)
+        forward_layer(memory, workspace, entries, index, update, tiles)

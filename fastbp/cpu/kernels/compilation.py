@@ -59,14 +59,31 @@ class _KernelLibrary(JITCodeLibrary):
                 if part not in self._linking_libraries:
                     self.add_linking_library(part)
 
+    def _link_missing(self):
+        """Link again what nobody called when its turn came, for LLVM then leaves it out.
+
+        Returns
+        -------
+        missing : set of str
+            The functions that no part defines.
+        """
+        missing = set()
+        while True:
+            functions = self._final_module.functions
+            found = {f.name for f in functions if f.is_declaration and f.name.startswith("_ZN")}
+            if not found or found == missing:
+                return found
+            missing = found
+            for library in self._linking_libraries:
+                module = library._get_module_for_linking()
+                defined = {f.name for f in module.functions if not f.is_declaration}
+                if missing & defined:
+                    self._final_module.link_in(module, preserve=True)
+
     def _optimize_final_module(self):
-        missing = [
-            function.name
-            for function in self._final_module.functions
-            if function.is_declaration and function.name.startswith("_ZN")
-        ]
+        missing = self._link_missing()
         if missing:  # a call would go to address 0
-            raise RuntimeError(f"numba has not linked {', '.join(missing)}")
+            raise RuntimeError(f"numba has not linked {', '.join(sorted(missing))}")
         # Nothing outside calls a part: the optimiser may inline it, or drop arguments from its
         # calls. The arrays of a `Memory` alone are 70 arguments.
         for function in self._final_module.functions:

@@ -1,11 +1,11 @@
-"""exp, tanh, log and erfc as plain arithmetic, so that LLVM vectorises the loops that use them.
+"""exp, expm1, tanh, log, log1p and erfc as plain arithmetic, for loops that LLVM vectorises.
 
 A loop that calls the C library's versions stays scalar. These are compiled without reassociation,
 which would fold away the two-part constants and the rounding trick.
 """
 
 import math
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 from numba import njit, types
@@ -17,7 +17,8 @@ from fastbp.cpu.kernels.compilation import PART_OPTIONS, kernel
 from fastbp.cpu.kernels.vectors import power_of_two, where_greater
 from fastbp.switches import bind
 
-_ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS}
+# Inlined by force: LLVM itself would rather call what is long and comes twice in a loop.
+_ARITHMETIC = {"fastmath": {"contract"}, **PART_OPTIONS, "forceinline": True}
 
 
 @intrinsic
@@ -41,22 +42,18 @@ def _economised(taylor, first, last, degree):
 
 
 def _compile_polynomial(real, coefficients):
-    """Compile Horner's rule for these coefficients, highest power first."""
-    first, second, *others = map(real, coefficients)
-    others = tuple(others)
+    """Compile Horner's rule for these coefficients, highest power first.
 
-    @njit(**_ARITHMETIC)
-    def polynomial(x):
-        total = first * x + second
-        for coefficient in others:
-            total = total * x + coefficient
-        return total
-
-    return polynomial
+    It is written out, as LLVM unrolls no loop of twenty steps, nor vectorises one around it.
+    """
+    names = {f"c{i}": real(coefficient) for i, coefficient in enumerate(coefficients)}
+    rule = reduce(lambda total, name: f"({total}) * x + {name}", names)
+    exec(f"def polynomial(x):\n    return {rule}", names)
+    return njit(**_ARITHMETIC)(names["polynomial"])
 
 
 def _make_exponential(real, degree, ln2_parts):
-    """Build eˣ and tanh x.
+    """Build eˣ, eˣ − 1 and tanh x.
 
     Cody and Waite's argument reduction, x = n ln 2 + r with |r| ≤ ln 2 / 2, then eˣ = 2ⁿ (1 + r q),
     where the polynomial q of the given degree approximates (eʳ − 1) / r to within rounding.
@@ -68,6 +65,7 @@ def _make_exponential(real, degree, ln2_parts):
     # The bounds of x at which the bits of 2ⁿ become those of 0 and of infinity.
     largest_n = 2 ** (np.finfo(real).nexp - 1)
     lowest, highest = real((1.1 - largest_n) / log2_e), real((largest_n - 0.4) / log2_e)
+    largest, infinity = real((largest_n - 0.51) / log2_e), real(math.inf)  # beyond that 2ⁿ is ∞
     one, two, limit = map(real, (1, 2, 40))
     half, taylor = math.log(2) / 2, [1 / math.factorial(k) for k in range(1, degree + 6)]
     series = _compile_polynomial(real, _economised(taylor, -half, half, degree))
@@ -90,21 +88,25 @@ def _make_exponential(real, degree, ln2_parts):
         scale, r, q = split(clamp(x, lowest, highest))
         return scale * (q * r + one)
 
+    def expm1(x):
+        scale, r, q = split(clamp(x, lowest, largest))
+        return where_greater(x, largest, infinity, scale * (q * r) + (scale - one))
+
     def tanh(x):
         # expm1(2x) / (expm1(2x) + 2); tanh is 1 to rounding long before 20.
         scale, r, q = split(clamp(x + x, -limit, limit))
         expm1 = scale * (q * r) + (scale - one)
         return expm1 / (expm1 + two)
 
-    return exp, tanh
+    return exp, expm1, tanh
 
 
 def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
-    """Build the function x -> ln x.
+    """Build ln x and ln(1 + x).
 
     With x = 2ⁿ m, m in [√½, √2), and s = (m - 1) / (m + 1):
     ln x = n ln 2 + 2 s (1 + s² (1/3 + s²/5 …)), where a polynomial of the given degree approximates
-    the series to within rounding.
+    the series to within rounding. What rounding 1 + x takes away comes back to m - 1.
     """
     ln2_high, ln2_low = (real(part) for part in ln2_parts)
     zero, quarter, one, two = map(real, (0, 0.25, 1, 2))
@@ -115,16 +117,24 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
     offset = integer(one.view(integer) - root)
     bias = integer(one.view(integer) >> shift)
     enlarged, enlarged_by = real(2.0 ** (mantissa_bits + 2)), real(mantissa_bits + 2)
+    largest_rest = real(2.0**mantissa_bits)  # up to which some of x is lost in 1 + x
     largest_square = ((math.sqrt(2) - 1) / (math.sqrt(2) + 1)) ** 2
     taylor = [1 / (2 * k + 1) for k in range(1, degree + 6)]
     series = _compile_polynomial(real, _economised(taylor, 0, largest_square, degree))
 
-    def log(x):
-        is_subnormal = x < smallest
-        # Cast to `integer` each time: numba's sums of int32 are int64, half as many in a vector.
-        bits = integer(reinterpret(x * enlarged if is_subnormal else x, integer) + offset)
-        n = real(integer((bits >> shift) - bias)) - (enlarged_by if is_subnormal else zero)
-        f = reinterpret(integer((bits & mantissa) + root), real) - one
+    # Results are cast to `integer` each time: numba's sums of int32 are int64, half as many in a
+    # vector.
+
+    @njit(**_ARITHMETIC)
+    def split(x):
+        """Return n and m - 1."""
+        bits = integer(reinterpret(x, integer) + offset)
+        n = integer((bits >> shift) - bias)
+        return n, reinterpret(integer((bits & mantissa) + root), real) - one
+
+    @njit(**_ARITHMETIC)
+    def join(n, f, x):
+        """Return ln x from n and f = m - 1."""
         doubled = (f + f) / (f + two)
         square = doubled * doubled * quarter
         log_m = doubled + doubled * (square * series(square))
@@ -132,7 +142,18 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
         result = result if x < infinity else x
         return result if x > zero else (-infinity if x == zero else nan)
 
-    return log
+    def log(x):
+        is_subnormal = x < smallest
+        n, f = split(x * enlarged if is_subnormal else x)
+        return join(real(n) - (enlarged_by if is_subnormal else zero), f, x)
+
+    def log1p(x):
+        total = one + x
+        n, f = split(total)
+        rest = (x - (total - one)) * reinterpret(integer(integer(bias - n) << shift), real)
+        return join(real(n), f + (rest if x < largest_rest else zero), total)
+
+    return log, log1p
 
 
 def _make_complementary_error(real, degree, largest):
@@ -164,12 +185,12 @@ _LN2_SINGLE = 0.693359375, -2.12194440054690583e-4
 _LN2_DOUBLE = 0.693147180369123816490, 1.90821492927058770e-10
 _SINGLE = (
     *_make_exponential(np.float32, 5, _LN2_SINGLE),
-    _make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
+    *_make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
     _make_complementary_error(np.float32, 10, 10.5),
 )
 _DOUBLE = (
     *_make_exponential(np.float64, 10, _LN2_DOUBLE),
-    _make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
+    *_make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
     _make_complementary_error(np.float64, 22, 27.5),
 )
 
@@ -177,6 +198,11 @@ _DOUBLE = (
 def exp(x):
     """eˣ. Infinite from e^−0.4 times the largest number on, 0 where it is subnormal; keeps NaN."""
     return math.exp(x)
+
+
+def expm1(x):
+    """eˣ − 1, also next to 0. Infinite from e^−0.4 times the largest number on; keeps NaN."""
+    return math.expm1(x)
 
 
 def tanh(x):
@@ -189,13 +215,18 @@ def log(x):
     return math.log(x)
 
 
+def log1p(x):
+    """ln(1 + x), also next to 0: −∞ for −1, NaN below; keeps NaN."""
+    return math.log1p(x)
+
+
 def erfc(x):
     """The complementary error function, 1 − erf x; keeps NaN."""
     return math.erfc(x)
 
 
 def _functions_of(x):
-    """exp, tanh, log and erfc for numba's type of a number or a vector."""
+    """exp, expm1, tanh, log, log1p and erfc for numba's type of a number or a vector."""
     return _SINGLE if getattr(x, "dtype", x) == types.float32 else _DOUBLE
 
 
@@ -204,23 +235,33 @@ def _overload_exp(x):
     return _functions_of(x)[0]
 
 
+@overload(expm1, jit_options=_ARITHMETIC)
+def _overload_expm1(x):
+    return _functions_of(x)[1]
+
+
 @overload(tanh, jit_options=_ARITHMETIC)
 def _overload_tanh(x):
-    return _functions_of(x)[1]
+    return _functions_of(x)[2]
 
 
 @overload(log, jit_options=_ARITHMETIC)
 def _overload_log(x):
-    return _functions_of(x)[2]
+    return _functions_of(x)[3]
+
+
+@overload(log1p, jit_options=_ARITHMETIC)
+def _overload_log1p(x):
+    return _functions_of(x)[4]
 
 
 @overload(erfc, jit_options=_ARITHMETIC)
 def _overload_erfc(x):
-    return _functions_of(x)[3]
+    return _functions_of(x)[5]
 
 
 @cache
 def compile_formula(function):
     """Compile a scalar formula, and those that it calls, with the functions above for `math`'s."""
-    names = {"exp": exp, "tanh": tanh, "log": log, "erfc": erfc}
+    names = {function.__name__: function for function in (exp, expm1, tanh, log, log1p, erfc)}
     return kernel(bind(function, names, compile_formula))

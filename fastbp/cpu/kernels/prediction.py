@@ -60,11 +60,13 @@ def predict(call, memory, workspace, rank):
     first, last = share(order.size, rank, call.size)
     for start in range(first, last, call.batch_size):
         batch = section(order, start, smaller(call.batch_size, last - start))
-        gather_batch(workspace, entries, call.source, batch, n_inputs, call.input_scale)
+        gather_batch(
+            workspace, memory.masks, ZERO, entries, call.source, batch, n_inputs, call.input_scale
+        )
         finite = inputs_are_finite(workspace, entries, batch.size)
         for index in range(n_layers):
             tiles = some_rows(layer_of(memory.layers, index), ZERO, batch.size)
-            forward(memory, workspace, entries, index, tiles)
+            forward(memory, workspace, entries, index, ZERO, tiles)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes

@@ -4,15 +4,21 @@ Every step computes its output tile by tile, and no sum is split among threads: 
 depend on their number.
 """
 
+from typing import NamedTuple
+
+import numpy as np
+
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
 from fastbp.cpu.kernels.gradients import sum_deltas, tile_gradient
 from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.masks import drop_outputs, drops, multiply_by
 from fastbp.cpu.kernels.operands import CACHED_NUMBERS, panel_start, rows_of_inputs, rows_of_panels
 from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
 from fastbp.cpu.kernels.shares import smaller, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
+from fastbp.cpu.kernels.vectors import whole_size
 from fastbp.cpu.kernels.zeros import first_step
 from fastbp.cpu.records import (
     ACTIVATION,
@@ -26,14 +32,15 @@ from fastbp.cpu.records import (
     WEIGHTS,
     WIDTH,
 )
-from fastbp.schedules import PENALTY, SHRINKAGE
+from fastbp.schedules import AVERAGING, PENALTY, SHRINKAGE
 
 
 @phase
-def forward_layer(memory, workspace, entries, index, tiles):
+def forward_layer(memory, workspace, entries, index, update, tiles):
     """Compute the outputs of one layer, with bias and activation while a tile is in cache.
 
-    `entries` are the layer's inputs where they are sparse, else None.
+    `entries` are the layer's inputs where they are sparse, else None; `update` is the number of the
+    update, for dropout.
     """
     layer = layer_of(memory.layers, index)
     width, bias_row, depth = layer[WIDTH], layer[BIAS_ROW], layer[N_INPUTS]
@@ -66,6 +73,8 @@ def forward_layer(memory, workspace, entries, index, tiles):
         if memory.deltas.size > 0:
             kept = section(memory.deltas, out, TILE_ROWS * width)
         activate(layer[ACTIVATION], values, kept)
+        if drops(memory.masks, index + 1):
+            drop_outputs(memory, workspace, index, panel, row, values, kept, update)
 
 
 @kernel
@@ -109,7 +118,10 @@ def backward_layer(memory, workspace, index, tiles):
         errors = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
-        activate_backward(below[ACTIVATION], deltas, errors, values)
+        if drops(memory.masks, index):
+            multiply_by(deltas, errors)  # by the f′ that was kept
+        else:
+            activate_backward(below[ACTIVATION], deltas, errors, values)
 
 
 @kernel
@@ -122,6 +134,15 @@ def square_norm(values):
 
 
 @kernel
+def square_norm_in_float64(values):
+    """Σ v², which cannot overflow for float32."""
+    total = 0.0
+    for j in range(values.size):
+        total += np.float64(values[j]) * np.float64(values[j])
+    return total
+
+
+@kernel
 def prefetch_state(memory, start):
     """Prefetch the weights and moments of an update while its gradient is computed."""
     prefetch_tile(memory.weights, start)
@@ -130,37 +151,100 @@ def prefetch_state(memory, start):
         prefetch_tile(memory.second_moment, start)
 
 
+COMPUTED = -1.0  # in the place of a factor: the gradient has not been kept
+
+
+class Block(NamedTuple):
+    """A block of a weight panel, whose parameters are updated at once."""
+
+    start: int  # of its weights
+    size: int
+    column: int  # the first of its inputs
+    is_bias: bool
+
+
+@kernel
+def block_at(layer, tiles, item):
+    """Block number `item` of a layer's tiles, and its panel."""
+    panel, row = tile_at(tiles, item)
+    width, is_bias = layer[WIDTH], row >= layer[N_INPUTS]
+    # The last tile's surplus rows are padding, which must stay zero.
+    n_rows = ONE if is_bias else smaller(TILE_ROWS, layer[N_INPUTS] - row)
+    row = layer[BIAS_ROW] if is_bias else row
+    start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
+    return panel, Block(start, n_rows * width, row, is_bias)
+
+
+@kernel
+def update_block(memory, gradient, block, rule, step, penalty):
+    """Update a block by its gradient and, if there is one, the average of its parameters."""
+    weights = section(memory.weights, block.start, block.size)
+    first_moment = section(memory.first_moment, block.start, block.size)
+    # Empty if the rule has one moment, and not used then.
+    second_moment = section(memory.second_moment, block.start, block.size)
+    shrinkage = 0.0 if block.is_bias else step[SHRINKAGE]
+    update_weights(rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage)
+    if memory.average.size > 0:
+        average = section(memory.average, block.start, block.size)
+        share = type(weights[0])(step[AVERAGING])
+        for j in range(whole_size(average)):
+            average[j] += share * (weights[j] - average[j])
+
+
+@kernel
+def keep_gradient(memory, gradient, block, number, penalty):
+    """Keep a block's gradient, with the penalty's, until the norm of all is known."""
+    kept = section(memory.gradient, block.start, block.size)
+    weights = section(memory.weights, block.start, block.size)
+    factor = type(weights[0])(penalty)
+    for j in range(whole_size(kept)):
+        kept[j] = gradient[j] + factor * weights[j]
+    memory.gradient_norms[number] = square_norm_in_float64(kept)
+
+
+@kernel
+def compute_gradient(memory, workspace, entries, index, panel, block, depth):
+    """Compute the gradient of a block's parameters, in `workspace.tile`."""
+    if block.is_bias:
+        sum_deltas(memory, workspace, layer_of(memory.layers, index), panel, depth)
+    else:
+        tile_gradient(memory, workspace, entries, index, panel, block.column, depth)
+
+
+@kernel
+def take_kept(memory, gradient, block, factor):
+    """Take a block's gradient that was kept, times a factor."""
+    kept = section(memory.gradient, block.start, block.size)
+    factor = type(gradient[0])(factor)
+    for j in range(whole_size(gradient)):
+        gradient[j] = factor * kept[j]
+
+
 @phase
-def update_layer(memory, workspace, entries, index, depth, rule, step, tiles):
+def update_layer(memory, workspace, entries, index, depth, rule, step, factor, tiles):
     """Compute the gradient of one layer's weights and update them, tile by tile.
 
-    `entries` are the layer's inputs where they are sparse, else None; `depth` is the number of rows
-    in the batch; `step` is a row of the step table.
+    Where the gradient's norm is bounded it is kept first, and taken times `factor` in a second
+    call; in all others `factor` is COMPUTED. `entries` are the layer's inputs where they are
+    sparse, else None; `depth` is the number of rows in the batch; `step` is a row of the step
+    table.
     """
     layer, is_far = layer_of(memory.layers, index), memory.weights.size > CACHED_NUMBERS
-    width = layer[WIDTH]
     for item in range(tiles.first, tiles.last):
-        panel, row = tile_at(tiles, item)
-        is_bias = row >= layer[N_INPUTS]
-        # The last tile's surplus rows are padding, which must stay zero.
-        n_rows = smaller(TILE_ROWS, layer[N_INPUTS] - row)
-        penalty, shrinkage = step[PENALTY], step[SHRINKAGE]
-        if is_bias:
-            row, n_rows, penalty, shrinkage = layer[BIAS_ROW], ONE, 0.0, 0.0
-        start = layer[WEIGHTS] + (panel * (layer[BIAS_ROW] + 1) + row) * width
+        panel, block = block_at(layer, tiles, item)
+        penalty, number = 0.0 if block.is_bias else step[PENALTY], layer[FIRST_BLOCK] + item
+        gradient = section(workspace.tile, ZERO, block.size)
         if is_far:
-            prefetch_state(memory, start)
-        if is_bias:
-            sum_deltas(memory, workspace, layer, panel, depth)
-        else:
-            tile_gradient(memory, workspace, entries, index, panel, row, depth)
-        weights = section(memory.weights, start, n_rows * width)
+            prefetch_state(memory, block.start)
+        if factor != COMPUTED:  # NaN, too
+            take_kept(memory, gradient, block, factor)
+            update_block(memory, gradient, block, rule, step, 0.0)
+            continue
+        compute_gradient(memory, workspace, entries, index, panel, block, depth)
         if penalty > 0:
-            memory.square_norms[layer[FIRST_BLOCK] + item] = square_norm(weights)
-        gradient = section(workspace.tile, ZERO, weights.size)
-        first_moment = section(memory.first_moment, start, weights.size)
-        # Empty if the rule has one moment, and not used then.
-        second_moment = section(memory.second_moment, start, weights.size)
-        update_weights(
-            rule, weights, gradient, first_moment, second_moment, step, penalty, shrinkage
-        )
+            weights = section(memory.weights, block.start, block.size)
+            memory.square_norms[number] = square_norm(weights)
+        if memory.gradient.size > 0:
+            keep_gradient(memory, gradient, block, number, penalty)
+        else:
+            update_block(memory, gradient, block, rule, step, penalty)

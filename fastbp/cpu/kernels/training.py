@@ -14,7 +14,7 @@ from fastbp.cpu.kernels.shares import all_rows, round_to_tile, share, smaller, s
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import ZERO, section
 from fastbp.cpu.kernels.sparse import sort_by_column
-from fastbp.cpu.kernels.tiles import backward_layer, update_layer
+from fastbp.cpu.kernels.tiles import COMPUTED, backward_layer, update_layer
 from fastbp.cpu.records import (
     ABORTED,
     BLOCKS,
@@ -24,7 +24,7 @@ from fastbp.cpu.records import (
     TOTAL_WEIGHT,
     UPDATES,
 )
-from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
+from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, UPDATE, WEIGHT
 
 
 @kernel
@@ -57,39 +57,59 @@ def sum_in_order(values):
 
 
 @kernel
-def update(memory, workspace, entries, index, depth, rule, step, tiles):
-    """Compute the gradient of one layer's weights, and update them."""
-    if entries is None or index > 0 or workspace.inputs.size > 0:
-        update_layer(memory, workspace, None, index, depth, rule, step, tiles)
+def update(memory, workspace, entries, index, depth, rule, step, factor, tiles):
+    """Compute the gradient of one layer's weights, and update them: see `update_layer`."""
+    if entries is None or index > 0 or workspace.inputs.size > 0 or factor != COMPUTED:
+        update_layer(memory, workspace, None, index, depth, rule, step, factor, tiles)
     else:
         sort_by_column(entries)
-        update_layer(memory, workspace, entries, index, depth, rule, step, tiles)
+        update_layer(memory, workspace, entries, index, depth, rule, step, factor, tiles)
+
+
+@kernel
+def clipping_factor(memory, max_grad_norm):
+    """What the gradient is multiplied by for its norm to be within its bound, at most 1.
+
+    With the 10⁻⁶ of PyTorch's `clip_grad_norm_`.
+    """
+    factor = max_grad_norm / (math.sqrt(sum_in_order(memory.gradient_norms)) + 1e-6)
+    return 1.0 if factor > 1.0 else factor  # NaN stays
+
+
+@kernel
+def forward_all(memory, workspace, call, step, order, passed, rank):
+    """Compute all layers' outputs, the losses and the output layer's δ; return barriers passed.
+
+    In hidden layers the threads share out the units, so that each reads only its own weights; in
+    the output layer they share out the samples, which needs no barrier between its steps.
+    """
+    layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
+    output, blocks, size = n_layers_of(layers) - 1, rows // TILE_ROWS, call.size
+    number = np.int64(step[UPDATE])
+    for index in range(output):
+        tiles = all_rows(layer_of(layers, index), blocks, rank, size)
+        forward(memory, workspace, entries, index, number, tiles)
+        passed = barrier(memory.control, passed, size)
+    first, last = share_samples(rows, workspace.lanes, rank, size)
+    tiles = some_rows(layer_of(layers, output), first, last)
+    forward(memory, workspace, entries, output, number, tiles)
+    losses_and_deltas(memory, workspace, call.objective, order, step[WEIGHT], first, last)
+    if output > 0:
+        backward_layer(
+            memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
+        )
+    return barrier(memory.control, passed, size)
 
 
 @kernel
 def run_batch(memory, workspace, call, step, order, passed, rank):
     """Train on one gathered batch: forward, backward, and the update by a row of the step table.
 
-    In hidden layers the threads share out the units, so that each reads only its own weights; in
-    the output layer they share out the samples, which needs no barrier between its steps.
-
     Returns the number of barriers passed, and the summed loss of the batch (on rank 0).
     """
-    layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
-    output, blocks, size = n_layers_of(layers) - 1, rows // TILE_ROWS, call.size
-    for index in range(output):
-        forward(
-            memory, workspace, entries, index, all_rows(layer_of(layers, index), blocks, rank, size)
-        )
-        passed = barrier(memory.control, passed, size)
-    first, last = share_samples(rows, workspace.lanes, rank, size)
-    forward(memory, workspace, entries, output, some_rows(layer_of(layers, output), first, last))
-    losses_and_deltas(memory, workspace, call.objective, order, step[WEIGHT], first, last)
-    if output > 0:
-        backward_layer(
-            memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
-        )
-    passed = barrier(memory.control, passed, size)
+    layers, entries, size = memory.layers, workspace.entries, call.size
+    output, blocks = n_layers_of(layers) - 1, round_to_tile(order.size) // TILE_ROWS
+    passed = forward_all(memory, workspace, call, step, order, passed, rank)
     if memory.control[ABORTED]:
         return passed, 0.0  # before anything is updated
     loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
@@ -100,7 +120,15 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
             passed = barrier(memory.control, passed, size)
         # Right away, while the layer's weights, inputs and δ are in the caches.
         tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-        update(memory, workspace, entries, index, order.size, call.rule, step, tiles)
+        update(memory, workspace, entries, index, order.size, call.rule, step, COMPUTED, tiles)
+    if memory.gradient.size > 0:
+        passed = barrier(memory.control, passed, size)
+        if memory.control[ABORTED]:
+            return passed, 0.0
+        factor = clipping_factor(memory, call.max_grad_norm)
+        for index in range(output, -1, -1):
+            tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
+            update(memory, workspace, entries, index, order.size, call.rule, step, factor, tiles)
     return passed, loss
 
 
@@ -120,7 +148,10 @@ def train(call, memory, workspace, rank):
         start += batch.size
         if step[WEIGHT] == 0:
             continue
-        gather_batch(workspace, entries, call.source, batch, n_inputs, call.input_scale)
+        gather_batch(
+            workspace, memory.masks, np.int64(step[UPDATE]), entries, call.source, batch, n_inputs,
+            call.input_scale,
+        )  # fmt: skip
         prefetch_rows(call.source, call.objective, order, start, batch.size)
         passed, loss = run_batch(memory, workspace, call, step, batch, passed, rank)
         if memory.control[ABORTED]:

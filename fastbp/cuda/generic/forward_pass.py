@@ -5,7 +5,7 @@ import numpy as np
 from fastbp.cuda.data import SparseRows
 from fastbp.cuda.device import compiled
 from fastbp.cuda.formulas import IDENTITY
-from fastbp.cuda.generic import tile_products, windows
+from fastbp.cuda.generic import masks, tile_products, windows
 from fastbp.cuda.generic.layers import lay_out
 from fastbp.cuda.generic.tiles import FORMS, choose_form
 from fastbp.cuda.toolkit import is_simulated
@@ -26,6 +26,7 @@ class ForwardPass:
         Most rows of a pass.
     n_gathered : int
         Rows that are gathered at once.
+    dropout : Dropout or None, default=None
 
     Attributes
     ----------
@@ -40,11 +41,11 @@ class ForwardPass:
         Numbers that the δ of all layers take.
     """
 
-    def __init__(self, device, network, dtype, capacity, n_gathered):
+    def __init__(self, device, network, dtype, capacity, n_gathered, dropout=None):
         self.device, self.network, self.dtype = device, network, np.dtype(dtype)
         self.capacity = capacity
         self.threads = 16 if is_simulated() else GATHER_THREADS
-        self.layers, n_values, self.n_deltas = lay_out(network, capacity, n_gathered)
+        self.layers, n_values, self.n_deltas = lay_out(network, capacity, n_gathered, dropout)
         self.values = device.empty(n_values, self.dtype)
         self.infinite = device.zeros(1, np.int32)
         self.state = device.zeros(windows.STATE_SIZE, np.float64)
@@ -79,6 +80,16 @@ class ForwardPass:
         grid = min(grid, GATHER_BLOCKS)
         self.launch(kernel, grid, self.threads, self.state, batch_size, order, *arrays, *end)
 
+    def drop_inputs(self, table, n_rows, batch_size):
+        """Leave out some of the gathered inputs, of each step its own."""
+        first, n_columns = self.layers[0], self.network.layer_sizes[0]
+        if first.input_threshold > 0:
+            grid = min(-(-n_rows * n_columns // self.threads), GATHER_BLOCKS)
+            self.launch(
+                masks.drop_inputs, grid, self.threads, table, batch_size, self.values, n_columns,
+                n_rows, first.input_threshold, first.seed,
+            )  # fmt: skip
+
     def run(self, parameters, table, step, first_row, n_layers, deltas=None):
         """Pass gathered rows from `first_row` on through layers; the output layer yields logits.
 
@@ -89,7 +100,7 @@ class ForwardPass:
             if index == len(self.layers) - 1:
                 layer = layer._replace(activation=IDENTITY)
             if deltas is None:
-                layer = layer._replace(deltas=-1)
+                layer = layer._replace(deltas=-1, threshold=0)
             self.launch_product(
                 "forward", self.capacity, layer.n_outputs, table, step, layer, parameters,
                 self.values, self.values if deltas is None else deltas,

@@ -32,7 +32,7 @@ class GenericProgram(Program):
         row_bytes = batch * network.layer_sizes[0] * dtype.itemsize
         self.window_steps = max(1, min(WINDOW_STEPS, WINDOW_BYTES // row_bytes))
         n_rows, n_outputs = self.window_steps * batch, network.layer_sizes[-1]
-        self.forward_pass = ForwardPass(device, network, dtype, batch, n_rows)
+        self.forward_pass = ForwardPass(device, network, dtype, batch, n_rows, task.dropout)
         self.deltas = device.empty(self.forward_pass.n_deltas, dtype)
         # First the loss's coefficients, then the rows of a window.
         self.targets = device.empty((1 + n_rows) * n_outputs, dtype)
@@ -54,6 +54,7 @@ class GenericProgram(Program):
         self.first = device.zeros(network.n_parameters, dtype)
         has_second = task.rule.n_moments > 1
         self.second = device.zeros(network.n_parameters if has_second else 1, dtype)
+        self.average = device.zeros(network.n_parameters if task.averages else 1, dtype)
         self._recorded = None, None  # what a graph holds, and the graph
 
     def _lay_out_update(self):
@@ -95,7 +96,8 @@ class GenericProgram(Program):
 
     @property
     def _moments(self):
-        return [self.first, self.second][: self.task.rule.n_moments]
+        own = [self.first, self.second][: self.task.rule.n_moments]
+        return [*own, self.average] if self.task.averages else own
 
     # ---- an epoch -----------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class GenericProgram(Program):
             self.row_weights, steps,
         )  # fmt: skip
         forward_pass.gather(data, epoch.order, n_rows, batch)
+        forward_pass.drop_inputs(self.table, n_rows, batch)
         self._gather_targets(data, epoch, n_rows, grid)
 
     def _gather_targets(self, data, epoch, n_rows, grid):
@@ -213,7 +216,8 @@ class GenericProgram(Program):
             tile_products.kernel("update", self.update_form, self.task.dtype), self.n_tiles,
             FORMS[self.update_form].threads, self.table, step, self.layers,
             forward_pass.layer(0, first_row).inputs, forward_pass.values, self.deltas,
-            self.parameters, self.first, self.second, self.norms, code_of(self.task.rule),
+            self.parameters, self.first, self.second, self.average, self.norms,
+            code_of(self.task.rule),
         )  # fmt: skip
 
     def _launch_output_layer(self, step, first_row):

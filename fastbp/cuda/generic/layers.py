@@ -25,6 +25,10 @@ class Layer(NamedTuple):
         Codes. That of the output layer is applied with the loss, not after the product.
     first_tile, tiles_across : int
         Of its gradient, in the grid of the kernel that updates all layers.
+    index : int
+        Of its outputs, for dropout; that of the inputs is 0.
+    input_threshold, threshold, seed : int
+        What is left out of its inputs and of its outputs: see `fastbp.dropout`.
     """
 
     n_inputs: int
@@ -38,9 +42,13 @@ class Layer(NamedTuple):
     activation: int
     first_tile: int = 0
     tiles_across: int = 0
+    index: int = 0
+    input_threshold: int = 0
+    threshold: int = 0
+    seed: int = 0
 
 
-def lay_out(network, capacity, n_gathered):
+def lay_out(network, capacity, n_gathered, dropout=None):
     """Lay out a network's values, δ and parameters.
 
     Parameters
@@ -50,6 +58,7 @@ def lay_out(network, capacity, n_gathered):
         Most rows of a pass.
     n_gathered : int
         Rows of X that are gathered at once.
+    dropout : Dropout or None, default=None
 
     Returns
     -------
@@ -60,11 +69,16 @@ def lay_out(network, capacity, n_gathered):
     values = np.cumsum([0, n_gathered * sizes[0], *(capacity * n for n in sizes[1:])]).tolist()
     deltas = np.cumsum([0, *(capacity * n for n in sizes[1:])]).tolist()
     codes = [code_of(name) for name in network.activations]
+    thresholds, seed = (0,) * (len(sizes) - 1), 0
+    if dropout is not None:
+        thresholds, seed = dropout.thresholds, dropout.seed
+    thresholds = *thresholds, 0  # of the outputs
     layers = [
         Layer(
             fan_in, fan_out, values[index], values[index + 1],
             deltas[index - 1] if index else -1, deltas[index], int(network.starts[index]),
-            codes[index - 1] if index else 0, codes[index],
+            codes[index - 1] if index else 0, codes[index], 0, 0, index + 1,
+            *thresholds[index : index + 2], seed,
         )
         for index, (fan_in, fan_out) in enumerate(network.shapes)
     ]  # fmt: skip

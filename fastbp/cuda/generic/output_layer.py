@@ -10,15 +10,14 @@ from numba import types
 from fastbp.cuda.formulas import (
     SOFTMAX,
     activate,
-    activate_backward,
     any_output_error,
     any_output_loss,
     couples_outputs,
     delta_of_error,
     device_function,
     exponential,
-    keeps_derivative,
 )
+from fastbp.cuda.generic.masks import pass_back
 from fastbp.cuda.generic.tiles import sum_of_block
 from fastbp.cuda.toolkit import cuda
 from fastbp.schedules import ROWS, TABLE_WIDTH, WEIGHT
@@ -158,11 +157,8 @@ def _make_head_backward(real, threads):
             for row in range(HEAD_ROWS):
                 if first + row < n_rows:
                     index = (first + row) * n_inputs + k
-                    kept = values[layer.inputs + index]
-                    if keeps_derivative(layer.input_activation):
-                        kept = deltas[layer.input_deltas + index]
-                    deltas[layer.input_deltas + index] = activate_backward(
-                        layer.input_activation, sums[row], kept
+                    deltas[layer.input_deltas + index] = pass_back(
+                        layer, sums[row], values, deltas, index
                     )
 
     return head_backward

@@ -10,7 +10,6 @@ from numba import types
 
 from fastbp.cuda.formulas import (
     activate,
-    activate_backward,
     derivative,
     device_function,
     has_second_moment,
@@ -18,9 +17,18 @@ from fastbp.cuda.formulas import (
     make_update,
 )
 from fastbp.cuda.generic.layers import Layer
+from fastbp.cuda.generic.masks import drop_output, pass_back
 from fastbp.cuda.generic.tiles import FORMS, SINGLE_ONLY, make_collect, make_multiply, sum_of_block
 from fastbp.cuda.toolkit import cuda
-from fastbp.schedules import PENALTY, ROWS, SHRINKAGE, TABLE_WIDTH, WEIGHT
+from fastbp.schedules import (
+    AVERAGING,
+    PENALTY,
+    ROWS,
+    SHRINKAGE,
+    TABLE_WIDTH,
+    UPDATE,
+    WEIGHT,
+)
 
 # Columns of the table of all layers.
 N_INPUTS, N_OUTPUTS, INPUTS, DELTAS, WEIGHTS, FIRST_TILE, TILES_ACROSS = map(
@@ -53,6 +61,7 @@ def make_forward(form, real):
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows, n_outputs = int(table[step * TABLE_WIDTH + ROWS]), layer.n_outputs
+        update = int(table[step * TABLE_WIDTH + UPDATE])
         first_row, first_column = row_tile() * rows, cuda.blockIdx.x * columns
         if first_row >= n_rows:
             return
@@ -73,9 +82,13 @@ def make_forward(form, real):
                 if row < n_rows and column < n_outputs:
                     z = collect(shared, e) + parameters[bias + column]
                     index = row * n_outputs + column
-                    values[layer.outputs + index] = activate(layer.activation, z)
-                    if layer.deltas >= 0 and keeps_derivative(layer.activation):
+                    output = activate(layer.activation, z)
+                    if layer.threshold > 0:
+                        output, kept = drop_output(layer, z, output, row, column, update)
+                        deltas[layer.deltas + index] = kept
+                    elif layer.deltas >= 0 and keeps_derivative(layer.activation):
                         deltas[layer.deltas + index] = derivative(layer.activation, z)
+                    values[layer.outputs + index] = output
 
     return forward
 
@@ -113,11 +126,8 @@ def make_backward(form, real):
                 row, column = row + first_row, column + first_column
                 if row < n_rows and column < n_inputs:
                     index = row * n_inputs + column
-                    kept = values[layer.inputs + index]
-                    if keeps_derivative(layer.input_activation):
-                        kept = deltas[layer.input_deltas + index]
-                    deltas[layer.input_deltas + index] = activate_backward(
-                        layer.input_activation, collect(shared, e), kept
+                    deltas[layer.input_deltas + index] = pass_back(
+                        layer, collect(shared, e), values, deltas, index
                     )
 
     return backward
@@ -133,7 +143,9 @@ def _make_update_one(real):
     update = make_update(number)
 
     @device_function
-    def update_one(table, step, rule, parameters, first, second, index, gradient, shrinkage):
+    def update_one(
+        table, step, rule, parameters, first, second, average, index, gradient, shrinkage
+    ):
         has_second = has_second_moment(rule)
         moment = second[index] if has_second else first[index]
         weight, one, two = update(
@@ -144,6 +156,9 @@ def _make_update_one(real):
         first[index] = one
         if has_second:
             second[index] = two
+        share = number(table, step * TABLE_WIDTH, AVERAGING)
+        if share > 0:
+            average[index] += share * (weight - average[index])
 
     return update_one
 
@@ -162,8 +177,9 @@ def make_gradient(form, real):
     turns = thread_rows // form.stored_rows
 
     def update_all(
-        table, step, layers, first_inputs, values, deltas, parameters, first, second, norms, rule
-    ):
+        table, step, layers, first_inputs, values, deltas, parameters, first, second, average,
+        norms, rule,
+    ):  # fmt: skip
         if table[step * TABLE_WIDTH + WEIGHT] == 0:
             return
         n_rows = int(table[step * TABLE_WIDTH + ROWS])
@@ -201,8 +217,9 @@ def make_gradient(form, real):
                             gradient += penalty * weight
                             square += float(weight) * float(weight)
                     update_one(
-                        table, step, rule, parameters, first, second, index, gradient, shrinkage
-                    )
+                        table, step, rule, parameters, first, second, average, index, gradient,
+                        shrinkage,
+                    )  # fmt: skip
         if penalty > 0:
             total = sum_of_block(squares, square)
             if cuda.threadIdx.x == 0:

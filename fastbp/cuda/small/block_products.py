@@ -294,7 +294,7 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
             if row + i < n_rows:
                 index = layer.weights + (row + i) * layer.weight_stride + column
                 for j in range(4):
-                    g[j] = z[4 * i + j]
+                    g[j] = z[j]
                 if not is_first:
                     p[0], p[1], p[2], p[3] = load4(memory, base, index + waiting)
                     for j in range(4):
@@ -306,5 +306,8 @@ def gradients(memory, base, ints, layer, inputs, step, is_first, is_last, rows, 
                     )  # fmt: skip
                 else:
                     store4(memory, base, index + waiting, g[0], g[1], g[2], g[3])
+            # With all rules in it this loop is not unrolled, and no index into registers varies.
+            for j in range(12):
+                z[j] = z[j + 4]
         task += size
     return squares

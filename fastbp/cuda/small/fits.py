@@ -47,18 +47,21 @@ def batch_rows(training):
 def plan_for(network, training, gpu):
     """The plan for a fit that has been begun; None where it has to go another way.
 
-    That is with lbfgs, early stopping, a callback, sparse X, float64, a schedule whose learning
-    rates are not known beforehand or change within an epoch, an activation whose derivative needs
-    z, a loss with coefficients, smoothed labels, missing targets, networks too large for a block's
+    That is with lbfgs, early stopping, a callback, sparse X, float64, dropout, a bound of the
+    gradient's norm, averages of the weights, a schedule whose learning rates are not known
+    beforehand or change within an epoch (as in a warm-up), an activation whose derivative needs z,
+    a loss with coefficients, smoothed labels, missing targets, networks too large for a block's
     shared memory, and GPUs before compute capability 8.0.
     """
     data = training.data
     if (
         training.optimizer is None
-        or _moves_within(schedule_of(training.optimizer))
+        or _moves_within(training.optimizer)
         or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
-        or training.split.score is not None
-        or training.settings.callback is not None
+        or training.judge is not None
+        or training.watchers
+        or training.optimizer.counts_updates
+        or training.optimizer.max_grad_norm is not None
         or issparse(data.X)
         or training.start.dtype != np.float32
         or gpu.capability < (8, 0)
@@ -74,9 +77,10 @@ def plan_for(network, training, gpu):
     )  # fmt: skip
 
 
-def _moves_within(schedule):
+def _moves_within(optimizer):
     """Whether the learning rate of every epoch is not known before the launch."""
-    return schedule.factor is not None or schedule.on_plateau is not None
+    schedule = schedule_of(optimizer)
+    return bool(schedule.factor or schedule.on_plateau or optimizer.warmup)
 
 
 def _target_width(data):

@@ -489,6 +489,26 @@ def test_fits_that_are_resumed(model, y, tmp_path):
     assert_same_fit(model, expected)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["held out", "own"])
+@pytest.mark.parametrize(("model", "y"), KEPT.values(), ids=KEPT)
+def test_validation_is_in_the_units_of_training(model, y, own):
+    predictions = []
+    model = clone(model).set_params(
+        alpha=0, callback=lambda report: predictions.append(report.predict(X))
+    )
+    if not own:
+        model.set_params(early_stopping=True).fit(X, y)
+        assert np.isfinite(model.validation_scores_).all()
+        assert model.validation_loss_curve_[-1] < 3 * model.loss_
+        return
+    model.fit(X, y, X_val=X, y_val=y)
+    trace = fastbp.inspect.backprop_trace(model, X, y)
+    assert model.validation_loss_curve_[-1] == pytest.approx(trace.loss)
+    np.testing.assert_array_equal(predictions[-1], model.predict(X))
+    if getattr(model, "class_weight", None) is None:  # which `score` does not know
+        assert model.validation_scores_[-1] == pytest.approx(model.score(X, y))
+
+
 def test_a_checkpoint_of_other_class_weights(tmp_path):
     """All dicts were written as the same word."""
     model = MLPClassifier(class_weight={0: 1, 3: 2}, checkpoint=tmp_path / "state", **SETTINGS)

@@ -323,6 +323,14 @@ def test_fit_many_keeps_what_differs_apart():
         np.testing.assert_array_equal(one.predict(X), other.predict(X))
 
 
+def test_fit_many_scales_targets_before_they_lose_digits():
+    """Targets that are shared are float32 for models of float32, but not where they are scaled."""
+    large, single = 1e8 + Y, X.astype(np.float32)
+    several = [MLPRegressor(scale_targets=scaled, **SETTINGS) for scaled in (False, True)]
+    expected = clone(several[1]).fit(single, large)
+    assert_same_fit(fit_many(several, single, large)[1], expected)
+
+
 # ---- scaled targets -----------------------------------------------------------------------------
 
 
@@ -479,6 +487,26 @@ def test_fits_that_are_resumed(model, y, tmp_path):
         model.fit(X, y)
     model.set_params(callback=None).fit(X, y, resume=True)
     assert_same_fit(model, expected)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["held out", "own"])
+@pytest.mark.parametrize(("model", "y"), KEPT.values(), ids=KEPT)
+def test_validation_is_in_the_units_of_training(model, y, own):
+    predictions = []
+    model = clone(model).set_params(
+        alpha=0, callback=lambda report: predictions.append(report.predict(X))
+    )
+    if not own:
+        model.set_params(early_stopping=True).fit(X, y)
+        assert np.isfinite(model.validation_scores_).all()
+        assert model.validation_loss_curve_[-1] < 3 * model.loss_
+        return
+    model.fit(X, y, X_val=X, y_val=y)
+    trace = fastbp.inspect.backprop_trace(model, X, y)
+    assert model.validation_loss_curve_[-1] == pytest.approx(trace.loss)
+    np.testing.assert_array_equal(predictions[-1], model.predict(X))
+    if getattr(model, "class_weight", None) is None:  # which `score` does not know
+        assert model.validation_scores_[-1] == pytest.approx(model.score(X, y))
 
 
 def test_a_checkpoint_of_other_class_weights(tmp_path):

@@ -40,6 +40,7 @@ INVALID = {
     "input_scale": -1,
     "device": "gpu",
     "callback": 3,
+    "scoring": 3,
     "checkpoint": 3,
     "checkpoint_every": 0,
 }

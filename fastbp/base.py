@@ -125,6 +125,8 @@ class BaseMLP(
         n_iter_: int
         t_: int
 
+        def set_callbacks(self, *callbacks: Any) -> Self: ...  # from scikit-learn 1.9 on
+
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
         def set_params(self, **params: Any) -> Self: ...

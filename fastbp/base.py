@@ -130,6 +130,8 @@ class BaseMLP(
         n_iter_: int
         t_: int
 
+        def set_callbacks(self, *callbacks: Any) -> Self: ...  # from scikit-learn 1.9 on
+
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
         def set_params(self, **params: Any) -> Self: ...
@@ -164,13 +166,15 @@ class BaseMLP(
             Labels or label indicators in classification, numbers in regression.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, at least 0.
-        X_val, y_val : like X and y, default=None
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Validation rows of your own, for time series, groups, or another split than
             `validation_fraction` makes. They are scored after each epoch; nothing is learned from
             them. With `early_stopping` they take the place of rows held out of X, decide when to
             stop and which weights are kept; without it, and with 'lbfgs', they decide nothing. In a
             `Pipeline`, `X_val` is transformed as X is with ``Pipeline(...,
             transform_input=["X_val"])`` and metadata routing.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Their labels or numbers.
         sample_weight_val : array-like of shape (n_val,), default=None
             Their weights.
         resume : bool, default=False

@@ -135,7 +135,7 @@ def watchers_of(fit, given):
     given : fastbp.fitting.GivenData or fastbp.many.SharedData
     """
     estimator, found = fit.estimator, []
-    if isinstance(estimator.verbose, str) and fit.shows_progress:
+    if isinstance(estimator.verbose, str) and fit.shows_progress and not fit.incremental:
         from fastbp.progress_line import ProgressLine
 
         found.append(ProgressLine(estimator.max_iter))

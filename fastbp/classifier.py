@@ -154,7 +154,7 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         Whether to print a line for each epoch. 'progress' shows one line that changes, with the
         loss, the validation score, the rows in a second and the time left: by tqdm or rich, if one
         of them is installed. Where the output is no terminal, it prints at most a line every ten
-        seconds.
+        seconds. `partial_fit` shows none.
 
     warm_start : bool, default=False
         Whether `fit` continues from the present weights. The layers must be the same as before.

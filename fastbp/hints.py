@@ -8,7 +8,7 @@ needs no new hint.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ RandomSource: TypeAlias = int | np.random.RandomState | None
 ClassWeight: TypeAlias = dict[Any, float] | str | list[dict[int, float] | str] | None
 Schedule: TypeAlias = str | Callable[[NDArray[np.float64]], ArrayLike]
 Scorer: TypeAlias = str | Callable[..., float]
-Scoring: TypeAlias = Scorer | Sequence[Scorer] | dict[str, Scorer] | None
+Scoring: TypeAlias = Scorer | Sequence[Scorer] | Mapping[str, Scorer] | None
 
 
 class SparseMatrix(Protocol):

@@ -89,8 +89,12 @@ def fit_many(
     device_shuffle : bool, default=False
         Whether the GPU shuffles the rows of the networks that it trains at once. The orders depend
         on `random_state` and are repeatable, but differ from those of `fit`, which the CPU draws.
-    X_val, y_val, sample_weight_val : like X, y and sample_weight, default=None
+    X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
         Validation rows for all estimators, as in their `fit`.
+    y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+        Their labels or numbers.
+    sample_weight_val : array-like of shape (n_val,), default=None
+        Their weights.
 
     Returns
     -------

@@ -106,8 +106,8 @@ class DrawnByRich:
 
 def make_line(total, what):
     """The line that the output can show, by the best of the packages that are there."""
-    draws = sys.stdout is not None and sys.stdout.isatty()
-    if draws or is_notebook():
+    draws = (sys.stdout is not None and sys.stdout.isatty()) or is_notebook()
+    if draws:
         if find_spec("tqdm") is not None:
             return DrawnByTqdm(total, what)
         if find_spec("rich") is not None:

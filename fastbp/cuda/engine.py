@@ -43,6 +43,7 @@ class Engine:
         self._parameters = np.zeros(network.n_parameters, self.dtype)  # until there is a program
         self._moments = []
         self._uploaded = (None, None)  # a Data and what it is on the device
+        self._predicted = (None, None)
         self._epoch_arrays = {}
         self._predictor = None
         self._trusted = {}  # a task -> itself, or what takes its place
@@ -86,6 +87,18 @@ class Engine:
         if self._uploaded[0] is not data:
             self._uploaded = (data, DeviceData.upload(self.device, data, self.dtype))
         return self._uploaded[1]
+
+    def _rows_on_device(self, data):
+        """The rows of a `Data` if they are on the device, where those predicted twice go."""
+        for known, on_device in (self._uploaded, self._predicted):
+            if known is data and on_device is not None:
+                return on_device
+        is_second = self._predicted[0] is data
+        self._predicted = data, None  # the memory of others is free before more is taken
+        if is_second:  # validation rows, every epoch
+            on_device = DeviceData.upload(self.device, data, self.dtype, with_targets=False)
+            self._predicted = data, on_device
+        return self._predicted[1]
 
     def _make_epoch(self, order, steps):
         """Bring an epoch's order and table to the device, always to the same arrays."""
@@ -168,7 +181,7 @@ class Engine:
         else:
             parameters = self._program.flat_parameters()
         predictor = self._predictor_for(len(order))
-        on_device = self._uploaded[1] if self._uploaded[0] is data else None
+        on_device = self._rows_on_device(data)
         activation, were_finite = activation or self.network.output_activation, True
         for start in range(0, len(order), predictor.capacity):
             part = order[start : start + predictor.capacity]

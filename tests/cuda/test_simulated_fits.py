@@ -70,6 +70,31 @@ def test_early_stopping_warm_start_and_weights():
     np.testing.assert_allclose(weights(on_gpu), weights(on_cpu), rtol=1e-9)
 
 
+def test_own_rows_go_up_once(monkeypatch):
+    """In the first epoch in parts, for they may come only once; from the second on they stay."""
+    from fastbp.cuda import data, engine
+
+    uploads = []
+
+    def upload(device, X, dtype, upload=data.upload_rows):
+        uploads.append(X.shape)
+        return upload(device, X, dtype)
+
+    monkeypatch.setattr(data, "upload_rows", upload)
+    monkeypatch.setattr(engine, "upload_rows", upload)
+    settings = dict(precision="float64", early_stopping=True, scoring="loss", max_iter=4)
+    on_cpu, X, y = small("multiclass", **QUICK | settings)
+    on_gpu, _, _ = small("multiclass", device="cuda", **QUICK | settings)
+    own = {"X_val": X[70:], "y_val": y[70:]}
+    on_cpu.fit(X[:70], y[:70], **own)
+    on_gpu.fit(X[:70], y[:70], **own)
+    assert uploads == [(70, 5), (20, 5), (20, 5)]
+    np.testing.assert_allclose(
+        on_gpu.validation_loss_curve_, on_cpu.validation_loss_curve_, rtol=1e-9
+    )
+    np.testing.assert_allclose(weights(on_gpu), weights(on_cpu), rtol=1e-9)
+
+
 def test_lbfgs():
     on_cpu, on_gpu, _, _ = fit_both("single", solver="lbfgs", precision="float64", max_iter=3)
     np.testing.assert_allclose(on_gpu.loss_curve_, on_cpu.loss_curve_, rtol=1e-9)

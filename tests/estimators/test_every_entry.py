@@ -47,6 +47,7 @@ INVALID = {
     "missing_targets": "drop",
     "device": "gpu",
     "callback": 3,
+    "scoring": 3,
     "checkpoint": 3,
     "checkpoint_every": 0,
 }

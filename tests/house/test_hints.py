@@ -43,6 +43,9 @@ class Sparse:  # SciPy has no hints
 def stop(report: EpochReport) -> None:
     if report.loss < 0.1 and (report.validation_score or 0.0) > 0.9:
         report.stop()
+    assert_type(report.predict(X), Array)
+    assert_type(report.predict_proba(X), FloatArray)
+    assert_type(report.learning_rate, float | None)
 
 
 def train() -> MLPClassifier:
@@ -53,6 +56,15 @@ def train() -> MLPClassifier:
 classifier = train()
 assert_type(MLPClassifier().fit(X, labels), MLPClassifier)
 assert_type(classifier.fit(Sparse(), labels, [1, 1, 0, 2], resume=True), MLPClassifier)
+assert_type(
+    classifier.fit(X, labels, X_val=X, y_val=labels, sample_weight_val=[1, 1, 0, 2]), MLPClassifier
+)
+MLPClassifier(scoring="roc_auc", verbose="progress")
+MLPClassifier(scoring=["loss", lambda estimator, X, y: 0.5])
+MLPClassifier(scoring={"area": "roc_auc"})
+assert_type(classifier.set_callbacks(), MLPClassifier)
+assert_type(classifier.validation_loss_curve_, list[float] | None)
+assert_type(classifier.best_iter_, int)
 assert_type(classifier.partial_fit(X, labels, classes=["no", "yes"]), MLPClassifier)
 assert_type(classifier.predict([[1, 2.5]]), Array)
 assert_type(classifier.predict_proba(X), FloatArray)
@@ -80,6 +92,7 @@ assert_type(regressor.partial_fit(X, [1, 2, 3, 4]), MLPRegressor)
 assert_type(regressor.predict(X), Array)
 assert_type(regressor.score(X, [1, 2, 3, 4]), float)
 assert_type(fit_many([MLPRegressor(), regressor], X, [1, 2, 3, 4]), list[MLPRegressor])
+fit_many([regressor], X, [1, 2, 3, 4], X_val=X, y_val=[1, 2, 3, 4])
 assert_type(load("model"), MLPClassifier | MLPRegressor)
 assert_type(backprop_trace(classifier, X, labels), BackpropTrace)
 assert_type(fastbp.inspect.backprop_trace(regressor, X, [1, 2, 3, 4]).deltas, list[FloatArray])
@@ -96,6 +109,7 @@ MLPClassifier(slver="sgd")  # type: ignore[call-arg]
 MLPClassifier((8,), "relu", "sgd")  # type: ignore[call-arg]
 MLPClassifier(max_iter="all")  # type: ignore[arg-type]
 MLPClassifier(device="gpu")  # type: ignore[arg-type]
+MLPClassifier(scoring=3)  # type: ignore[arg-type]
 MLPRegressor(precision="double")  # type: ignore[arg-type]
 classifier.fit(X)  # type: ignore[call-arg]
 classifier.fit(X, labels, None, True)  # type: ignore[call-arg]

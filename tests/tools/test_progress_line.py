@@ -94,6 +94,21 @@ def test_a_notebook_draws_by_tqdm(monkeypatch):
     line.show(3, [], ended=True)
 
 
+def test_a_notebook_without_packages_gets_a_plain_line(terminal, monkeypatch):
+    monkeypatch.setattr(progress_line, "is_notebook", lambda: True)
+    terminal.isatty = lambda: False
+    model, X, y = small("single", verbose="progress", max_iter=4)
+    model.fit(X, y)
+    assert terminal.getvalue().count("\r") == 5
+
+
+def test_batches_make_no_lines(terminal):
+    model, X, y = small("single", verbose="progress")
+    for _ in range(3):
+        model.partial_fit(X, y)
+    assert terminal.getvalue() == ""
+
+
 @pytest.mark.parametrize("draws", [False, True])
 def test_fit_many_has_one_line_for_all(draws, terminal):
     if not draws:

@@ -174,6 +174,23 @@ def test_callbacks_hear_of_the_fit_and_every_epoch(task, solver, recorder):
     np.testing.assert_array_equal(weights(model), weights(plain))
 
 
+def test_an_estimator_of_an_epoch_stays_as_it_is(recorder):
+    """Training goes on, and with it its curves, but not those of the estimator handed out."""
+    found = []
+
+    def keep(estimator, context, *, fitted_estimator=None):
+        if context.task_name == "epoch":
+            found.append((fitted_estimator, weights(fitted_estimator).copy()))
+
+    recorder.on_fit_task_end = keep
+    model, X, y = small("single", early_stopping=True, scoring=["r2", "loss"])
+    model.set_callbacks(recorder).fit(X, y)
+    for n_epochs, (estimator, before) in enumerate(found, 1):
+        curves = estimator.validation_metrics_.values()
+        assert {len(estimator.loss_curve_), *map(len, curves)} == {n_epochs}
+        np.testing.assert_array_equal(weights(estimator), before)
+
+
 def test_an_iteration_of_lbfgs_that_does_not_come_has_an_end(recorder):
     """SciPy says after an iteration only that it was one, and not that it was the last."""
     model, X, y = small("single", solver="lbfgs", max_iter=100, tol=1.0)

@@ -528,3 +528,41 @@ def test_threads_do_not_change_what_is_judged(n_threads):
     settings = dict(early_stopping=True, scoring=["loss", "accuracy"], hidden_layer_sizes=(70, 40))
     model, X, y = small("multiclass", n_threads=n_threads, **settings)
     assert result(model.fit(X, y)) == result(small("multiclass", **settings)[0].fit(X, y))
+
+
+def test_the_last_checkpoint_has_whole_curves(tmp_path):
+    """Losses of few rows are computed for several epochs at once; a file must not be without."""
+    settings = dict(early_stopping=True, checkpoint=tmp_path / "state", max_iter=9)
+    model, X, y = small("binary", **settings)
+    expected = result(model.fit(X, y))
+    assert np.isfinite(model.validation_loss_curve_).all()
+    assert result(small("binary", **settings)[0].fit(X, y, resume=True)) == expected
+
+
+@pytest.mark.parametrize("n_rows", [10, 3000, 5000])
+def test_losses_that_wait_are_those_computed_at_once(n_rows):
+    """However many rows make a batch of them; a callback has them computed every epoch."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(50, 3)), random.integers(0, 3, 50)
+    own = {"X_val": random.normal(size=(n_rows, 3)), "y_val": random.integers(0, 3, n_rows)}
+    own["sample_weight_val"] = random.uniform(0, 2, n_rows)
+    model = fastbp.MLPClassifier((4,), max_iter=7, random_state=0).fit(X, y, **own)
+    reported = []
+    model.set_params(callback=lambda report: reported.append(report.validation_loss))
+    waited = model.validation_loss_curve_
+    assert waited == model.fit(X, y, **own).validation_loss_curve_ == reported
+
+
+def test_what_a_scorer_does_to_its_arrays_is_its_own_affair():
+    seen = []
+
+    def scorer(estimator, X, y):
+        probabilities = estimator.predict_proba(X)
+        seen.append(probabilities.copy())
+        probabilities[...] = 0
+        np.testing.assert_array_equal(estimator.predict_proba(X), seen[-1])
+        return 0.5
+
+    model, X, y = small("multiclass", scoring=scorer, early_stopping=True)
+    model.fit(X, y)
+    assert len(seen) == 5

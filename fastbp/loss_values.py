@@ -108,8 +108,7 @@ def row_losses(network, targets, outputs):
     """
     loss = find_loss(network.loss, network.output_activation)
     n_rows, n_outputs = outputs.shape
-    given = getattr(network, "loss_coefficients", ())
-    smoothing = getattr(network, "label_smoothing", 0.0)
+    given, smoothing = network.loss_coefficients, network.label_smoothing
     eps = float(np.finfo(outputs.dtype).eps)
     if targets.ndim == 1 and network.output_activation == "softmax" and not smoothing:
         # The other classes have no share.

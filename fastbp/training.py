@@ -369,7 +369,7 @@ def has_converged(training, planner):
         progress.no_improvement_count = 0
     if progress.no_improvement_count <= settings.n_iter_no_change:
         return False
-    if planner.is_planned and progress.validation_scores is None:
+    if planner.is_planned and not progress.is_scored:
         return False  # a plateau of the loss ends with the rate that is still to come down
     slower = planner.reduce_on_plateau()
     if slower:

@@ -49,13 +49,14 @@ _THEIR_CHOICES = {
     "learning_rate": (("constant", "invscaling", "adaptive"), "constant"),
     "loss": (("squared_error", "poisson"), "squared_error"),
 }
-# Parameters that only training reads, and the values with which scikit-learn trains.
-_WITHOUT_COUNTERPART = {
-    "label_smoothing": 0.0,
-    "class_weight": None,
-    "scale_targets": False,
-    "missing_targets": "raise",
-}
+# Our own parameters that training does not depend on, or only together with a solver or a loss
+# that scikit-learn lacks and that is named anyway, or that are looked at by themselves.
+_NO_LOSS = {
+    "precision", "n_threads", "device", "callback", "checkpoint", "checkpoint_every",
+    "weight_decay", "focal_gamma", "huber_delta", "quantile",
+    "input_scale", "loss", "out_activation",
+}  # fmt: skip
+_TO_PREDICT = "To export the model for predictions alone use fastbp.onnx.to_onnx."
 _LABEL_KINDS = {
     "binary": "binary",
     "multiclass": "multiclass",
@@ -114,15 +115,17 @@ class ConversionMixin:
             If scikit-learn cannot compute the same predictions: with hidden activations that
             differ or that it does not have, squared error with more than two classes, several
             quantiles, or `scale_targets` with an output activation; before version 1.7 also with
-            the output activation 'exp', and so with the Poisson and gamma losses.
+            the output activation 'exp', and so with the Poisson and gamma losses. For predictions
+            alone `fastbp.onnx.to_onnx` exports these models, too.
 
         Warns
         -----
         UserWarning
             If training would not continue in the same way; the state of the optimizer is left out
-            then: with `input_scale`, a loss that it does not have, `label_smoothing`,
-            `class_weight`, `scale_targets`, `missing_targets`, a regressor's `out_activation`,
-            solver 'adamw' (which becomes 'adam') or a callable `learning_rate` ('constant').
+            then: with `input_scale`, a loss that it does not have, a regressor's `out_activation`,
+            solver 'adamw' (which becomes 'adam'), a callable `learning_rate` ('constant'), and in
+            general with all parameters in force that scikit-learn does not have. The warning names
+            them.
 
         Examples
         --------
@@ -244,12 +247,12 @@ def _single_activation(estimator, network):
     if len(names) > 1:
         raise ValueError(
             f"activation={network.hidden_activations!r} cannot be converted: scikit-learn has a "
-            "single activation for all hidden layers."
+            f"single activation for all hidden layers. {_TO_PREDICT}"
         )
     if names - _their_activations():
         raise ValueError(
             f"activation={network.hidden_activations[0]!r} cannot be converted: scikit-learn has "
-            f"only {sorted(_their_activations() & {*HIDDEN_ACTIVATIONS})}."
+            f"only {sorted(_their_activations() & {*HIDDEN_ACTIVATIONS})}. {_TO_PREDICT}"
         )
     if names:
         return names.pop()
@@ -264,30 +267,45 @@ def _lost(estimator, network):
         raise ValueError(
             f"out_activation={network.output_activation!r}, with loss={network.loss!r}, cannot be "
             f"converted: this version of scikit-learn, {sklearn.__version__}, has only "
-            f"{sorted(_their_activations())}. 'exp' comes with scikit-learn 1.7."
+            f"{sorted(_their_activations())}. 'exp' comes with scikit-learn 1.7. {_TO_PREDICT}"
         )
-    if network.loss == "squared_error" and isinstance(estimator, ClassifierMixin):
-        if estimator._model.labels.kind == "multiclass":
+    theirs = _counterpart(type(estimator))
+    if isinstance(estimator, ClassifierMixin):
+        kind = estimator._model.labels.kind
+        if kind == "multiclass" and network.output_activation != "softmax":
             raise ValueError(
-                "loss='squared_error' with several classes cannot be converted: its probabilities "
-                "are shares of logistic outputs, which scikit-learn does not compute. Fit with "
-                "loss='log_loss'."
+                f"loss={network.loss!r} with several classes cannot be converted: its "
+                "probabilities are shares of logistic outputs, which scikit-learn does not "
+                f"compute. Fit with loss='log_loss'. {_TO_PREDICT}"
             )
-        lost.append("loss='squared_error' in classification")
-    elif network.loss != "log_loss" and isinstance(estimator, ClassifierMixin):
-        lost.append(f"loss={network.loss!r} in classification")
-    elif network.loss == "squared_error" and network.output_activation != "identity":
+        if network.loss != "log_loss":
+            lost.append(f"loss={network.loss!r} in classification")
+    elif network.loss != "poisson" and network.output_activation != "identity":
         lost.append(f"out_activation={network.output_activation!r} in regression")
-    for name in _substitutes(estimator, _counterpart(type(estimator))):
+    for name in (*_substitutes(estimator, theirs), *_own_in_force(estimator, theirs)):
         lost.append(f"{name}={getattr(estimator, name)!r}")
-    for name, neutral in _WITHOUT_COUNTERPART.items():
-        value = getattr(estimator, name, neutral)
-        if value is not neutral and value != neutral:
-            lost.append(f"{name}={value!r}")
     scale = estimator._model.input_scale
     if scale != 1:
         lost.append(f"input_scale={scale:g}, which is now part of coefs_[0]")
     return lost
+
+
+def _own_in_force(estimator, theirs):
+    """The parameters besides that scikit-learn's class lacks and that training depends on."""
+    known = {*signature(theirs).parameters, *_NO_LOSS}
+    return [
+        name
+        for name, parameter in signature(type(estimator)).parameters.items()
+        if name not in known and not _is(getattr(estimator, name), parameter.default)
+    ]
+
+
+def _is(value, default):
+    """Whether a parameter has its default, whatever the value's type."""
+    try:
+        return value is default or bool(value == default)
+    except ValueError:  # an array
+        return False
 
 
 def _substitutes(estimator, theirs):

@@ -291,12 +291,43 @@ def test_what_scikit_learn_predicts_but_does_not_train(task, parameters, says):
     [
         ({"loss": "squared_error"}, "loss='squared_error' with several classes"),
         ({"activation": ("tanh", "relu")}, r"activation=\('tanh', 'relu'\) cannot be converted"),
+        ({"activation": "gelu"}, r"activation='gelu' cannot be converted.*only \['identity'"),
     ],
 )
 def test_what_scikit_learn_cannot_predict(parameters, says):
     ours, X, y = small("multiclass", hidden_layer_sizes=(4, 3), **parameters)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says + r".*use fastbp\.onnx\.to_onnx"):
         ours.fit(X, y).to_sklearn()
+
+
+def test_parameters_that_scikit_learn_lacks_are_named(monkeypatch):
+    """A new one is, too, without being listed anywhere."""
+    needless = conversion._NO_LOSS - {"weight_decay"}
+    monkeypatch.setattr(conversion, "_NO_LOSS", needless)
+    ours, X, y = small("multiclass", weight_decay=0.5)
+    with pytest.warns(UserWarning, match=r"scikit-learn has no weight_decay=0\.5: the predictions"):
+        theirs = ours.fit(X, y).to_sklearn()
+    np.testing.assert_allclose(outputs(theirs, X), outputs(ours, X), rtol=1e-9)
+    assert not hasattr(theirs, "_optimizer")
+    for default in (0.01, np.float64(0.01)):
+        assert hasattr(ours.set_params(weight_decay=default).to_sklearn(), "_optimizer")
+
+
+def test_units_of_targets_become_part_of_the_weights():
+    ours, X, y = small("multi-output", scale_targets=True)
+    ours.fit(X, y * [2.0, 1.0, 0.5] + [-1.0, 0.0, 3.0])
+    with pytest.warns(UserWarning, match="scale_targets=True"):
+        theirs = ours.to_sklearn()
+    np.testing.assert_allclose(theirs.predict(X), ours.predict(X), rtol=1e-9)
+    logistic = small("multi-output", scale_targets=True, out_activation="tanh")[0].fit(X, y)
+    with pytest.raises(ValueError, match=r"out_activation='tanh' cannot be converted"):
+        logistic.to_sklearn()
+
+
+def test_sorted_quantiles_cannot_be_converted():
+    ours, X, y = small("multi-output", loss="quantile", quantile=[0.1, 0.9])
+    with pytest.raises(ValueError, match=r"quantile=\[0.1, 0.9\] cannot be converted"):
+        ours.fit(X, y[:, 0]).to_sklearn()
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ INVALID = {
     "max_fun": 0,
     "loss": "hinge",
     "weight_decay": -1,
+    "warmup": 1.0,
     "precision": "float16",
     "n_threads": 0,
     "input_scale": -1,

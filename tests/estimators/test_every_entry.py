@@ -39,6 +39,7 @@ INVALID = {
     "huber_delta": 0,
     "quantile": 1.5,
     "weight_decay": -1,
+    "warmup": 1.0,
     "precision": "float16",
     "n_threads": 0,
     "input_scale": -1,

@@ -27,7 +27,7 @@ SMALL = {"hidden_layer_sizes": (3,), "max_iter": 3, "random_state": 0}
 PARAMETERS = [
     ("hidden_layer_sizes", (3, 0), "> 0"),
     ("hidden_layer_sizes", -2, ""),
-    ("activation", "softplus", "relu"),
+    ("activation", "relu6", "relu"),
     ("solver", "newton", "lbfgs"),
     ("alpha", -1.0, r"range \[0.0"),
     ("batch_size", 0, r"range \[1"),
@@ -64,6 +64,8 @@ OWN_PARAMETERS = [
     ("precision", "float16", "float32"),
     ("n_threads", 0, r"range \[1"),
     ("n_threads", 2.0, "int"),
+    ("warmup", 1.0, r"range \[0.0, 1.0\)"),
+    ("warmup", -0.1, r"range \[0.0, 1.0\)"),
     ("input_scale", 0.0, r"range \(0.0"),
     ("input_scale", np.inf, ""),
     ("precision", "tf32", "device='cuda'"),

@@ -13,7 +13,7 @@ from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 from scipy.special import erfcx
 
-from fastbp.cpu.kernels.compilation import PART_OPTIONS, kernel
+from fastbp.cpu.kernels.compilation import PART_OPTIONS, inlined
 from fastbp.cpu.kernels.vectors import power_of_two, where_greater
 from fastbp.switches import bind
 
@@ -264,4 +264,4 @@ def _overload_erfc(x):
 def compile_formula(function):
     """Compile a scalar formula, and those that it calls, with the functions above for `math`'s."""
     names = {function.__name__: function for function in (exp, expm1, tanh, log, log1p, erfc)}
-    return kernel(bind(function, names, compile_formula))
+    return inlined(bind(function, names, compile_formula))

@@ -47,6 +47,7 @@ def test_formulas_on_arrays_are_the_scalar_ones(loss):
     """Bit for bit, as far as NumPy's functions are math's: every branch is taken somewhere."""
     random, eps = np.random.default_rng(0), 1e-3
     targets = random.choice([0.0, 1.0, 0.3], 300)
+    targets = targets if loss.takes_zero else targets + 0.1
     outputs = np.concatenate([random.uniform(0.001, 1.5, 297), [1e-9, 1.0, 2.0]])
     given = [] if getattr(loss, "coefficient", None) is None else [0.7]
     expected = [
@@ -66,6 +67,10 @@ def test_formulas_on_arrays_are_the_scalar_ones(loss):
         Network((3, 4), (), "logistic", "squared_error"),
         Network((3, 4), (), "identity", "squared_error", average_outputs=True),
         Network((3, 4), (), "exp", "poisson"),
+        Network((3, 4), (), "softmax", "focal", False, (2.0,) * 4),
+        Network((3, 4), (), "logistic", "focal", False, (0.5,) * 4),
+        Network((3, 4), (), "identity", "huber", True, (0.1, 0.2, 0.3, 0.4)),
+        Network((3, 4), (), "identity", "quantile", True, (0.1, 0.5, 0.7, 0.9)),
     ],
     ids=lambda network: f"{network.loss} of {network.output_activation}",
 )

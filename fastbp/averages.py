@@ -7,8 +7,6 @@ decay · average + (1 − decay) · parameters. The engine keeps it as the last 
 
 from contextlib import contextmanager
 
-import numpy as np
-
 
 def has_average(optimizer):
     """Whether there is one by now."""
@@ -34,27 +32,3 @@ def averaged(engine, optimizer):
         yield
     finally:
         engine.load_parameters(parameters)
-
-
-def go_on(optimizer, before, parameters):
-    """Prepare an optimizer that goes on from the state of an earlier one to average.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        With `ema_decay`, and with the rule's moments only.
-    before : Optimizer
-    parameters : ndarray of shape (n_parameters,)
-        Those of the model: the average, unless somebody has changed them.
-
-    Returns
-    -------
-    parameters : ndarray of shape (n_parameters,)
-        From which training goes on.
-    """
-    has_both = before.ema_decay is not None and before.parameters is not None
-    if has_both and np.array_equal(before.moments[-1], parameters):
-        optimizer.moments.append(before.moments[-1])
-        return before.parameters.astype(parameters.dtype, copy=False)
-    optimizer.moments.append(parameters)
-    return parameters

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import container, generators
 from fastbp.progress import Progress, check_progress
 
-FORMAT, VERSION = "fastbp checkpoint", 1
+FORMAT, VERSION = "fastbp checkpoint", 2
 # Parameters that change nothing about the result.
 _WITHOUT_EFFECT = {"callback", "checkpoint", "checkpoint_every", "n_threads", "verbose"}
 _OPTIMIZER_STATE = "step", "epochs", "learning_rate"

@@ -15,13 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbp import parameters as params
 from fastbp.activations import HIDDEN_ACTIVATIONS
-from fastbp.fitting import make_optimizer
 from fastbp.labels import Labels
 from fastbp.late import imported
 from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer, adam_learning_rate
+from fastbp.preparing import make_optimizer
 from fastbp.warned import warn
 
 if TYPE_CHECKING:

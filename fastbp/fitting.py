@@ -9,17 +9,20 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp import parameters as params
-from fastbp.averages import go_on
 from fastbp.callbacks import watchers_of
 from fastbp.data import Data
-from fastbp.dropout import Dropout, draw_seed
 from fastbp.generators import check_state
 from fastbp.judging import OwnRows, make_judge
 from fastbp.late import imported
-from fastbp.losses import is_averaged
 from fastbp.model import Model, View, model_of
 from fastbp.network import Network
-from fastbp.optimizers import Optimizer
+from fastbp.preparing import (
+    choose_device,
+    continue_average,
+    describe_network,
+    make_dropout,
+    make_optimizer,
+)
 from fastbp.progress import Progress, check_progress
 from fastbp.scoring import read_scoring
 from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
@@ -142,7 +145,7 @@ class Fit:
 
         Parameters
         ----------
-        given : GivenData or fastbp.many.SharedData
+        given : GivenData or fastbp.shared_data.SharedData
         """
         estimator = self.estimator
         device = choose_device(estimator)
@@ -209,15 +212,8 @@ class Fit:
             training.split = self._split_rows(training, own, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
-            if before is not None and estimator.ema_decay is not None:
-                training.start = go_on(training.optimizer, before, start)
-            rates = params.dropout_rates(
-                estimator.input_dropout, estimator.dropout, len(self.network.hidden_activations)
-            )
-            if any(rates):
-                known = None if before is None else before.dropout
-                seed = draw_seed(random_state) if known is None else known.seed
-                training.optimizer.dropout = Dropout.of(rates, seed)
+            training.start = continue_average(training.optimizer, before, start)
+            training.optimizer.dropout = make_dropout(estimator, before, random_state)
             training.random_state = random_state
         if self.resume:
             self._resume(training, own)
@@ -443,66 +439,3 @@ def _spread(training, X, rows):
         held_out = rows[held_out]
         judge = replace(judge, rows=held_out)
     training.split = Split(rows[split.train], held_out, judge)
-
-
-def choose_device(estimator):
-    """The device of a fit, "cpu" or "cuda"; printed if `verbose` and the device is "auto"."""
-    precision = estimator.precision
-    if estimator.solver == "lbfgs" and precision in devices.TENSOR_CORE_PRECISIONS:
-        raise InvalidParameterError(
-            f"precision={precision!r} is too coarse for the line search of solver='lbfgs'. Use "
-            "precision='float32' or 'float64', or a stochastic solver."
-        )
-    device, reason = devices.resolve(estimator.device)
-    if device == "cuda" and estimator.max_grad_norm is not None:
-        raise InvalidParameterError(
-            f"max_grad_norm={estimator.max_grad_norm!r} is not for device='cuda', where no "
-            "gradient is kept. Use device='cpu', or max_grad_norm=None."
-        )
-    if estimator.verbose and estimator.device == "auto":
-        where = "GPU" if device == "cuda" else "CPU"
-        print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")
-    return device
-
-
-def describe_network(estimator, n_features, labels, supervision):
-    """The network that an estimator's parameters ask for, for labels or (None) numbers."""
-    sizes = params.hidden_sizes(estimator.hidden_layer_sizes)
-    return Network(
-        layer_sizes=(n_features, *sizes, supervision.n_outputs),
-        hidden_activations=params.hidden_activations(estimator.activation, len(sizes)),
-        output_activation=estimator._output_activation(labels),
-        loss=estimator.loss,
-        average_outputs=estimator._average_outputs and is_averaged(estimator.loss),
-        loss_coefficients=supervision.loss_coefficients,
-        label_smoothing=supervision.label_smoothing,
-    )
-
-
-def make_optimizer(estimator, network, dtype, before=None):
-    """Make the optimizer that an estimator's parameters ask for.
-
-    Parameters
-    ----------
-    estimator : estimator
-    network : Network
-    dtype : numpy dtype
-        Of the moments.
-    before : Optimizer or None, default=None
-        Its state is copied if the solver is the same.
-    """
-    names = (each.name for each in fields(Optimizer) if each.init and each.name != "schedule")
-    optimizer = Optimizer(
-        **{name: getattr(estimator, name) for name in names}, schedule=estimator.learning_rate
-    )
-    if before is not None and not isinstance(before, Optimizer):
-        raise ValueError(f"The state of the optimizer is damaged: {before!r}.")
-    if before is None or before.solver != estimator.solver:
-        optimizer.reset(network.n_parameters, dtype)
-    else:
-        before.check(network.n_parameters)
-        optimizer.step, optimizer.epochs = before.step, before.epochs
-        optimizer.moments = list(before.moments[: optimizer.rule.n_moments])
-        if before.learning_rate_init == estimator.learning_rate_init:
-            optimizer.learning_rate = before.learning_rate
-    return optimizer

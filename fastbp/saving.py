@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Raise the version with every change, a new parameter included. Files of older versions stay
 # readable: what they lack gets its default.
-FORMAT, VERSION = "fastbp model", 1
+FORMAT, VERSION = "fastbp model", 2
 KEYS = (
     "format", "version", "fastbp", "class", "parameters", "network", "labels", "feature_names",
     "input_scale", "progress", "optimizer", "holdout", "targets",

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 import fastbp
 from fastbp import container
+from fastbp.saving import VERSION
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -373,7 +374,7 @@ def changed(description, *names, value):
 
 FORGED = {
     ("format",): ["another", None, 1, "fastbp checkpoint", "fastbp"],
-    ("version",): [0, 2, 1.0, True, "1", None],
+    ("version",): [0, VERSION + 1, 1.0, True, "1", None],
     ("fastbp",): [None, 1],
     ("class",): ["Pipeline", "os.system", None, ["MLPClassifier"], "MLPRegressor"],
     ("more",): [1],
@@ -459,8 +460,9 @@ def test_missing_fields(name, saved, path):
 
 def test_files_of_newer_versions(saved, path):
     arrays, description = saved
-    container.write(path, arrays, description | {"version": 2, "fastbp": "9.1", "more": 1})
-    with pytest.raises(ValueError, match=r"fastbp '9.1' in version 2 of the format.* Update"):
+    newer = {"version": VERSION + 1, "fastbp": "9.1", "more": 1}
+    container.write(path, arrays, description | newer)
+    with pytest.raises(ValueError, match=rf"'9.1' in version {VERSION + 1} of the format.* Update"):
         fastbp.load(path)
 
 

@@ -166,3 +166,13 @@ def test_wrong_values_are_refused(parameters, message):
     with pytest.raises(InvalidParameterError, match=message):
         model.fit(X, Y)
     assert not hasattr(model, "coefs_")
+
+
+@pytest.mark.parametrize("changed", [dict(solver="sgd"), dict(hidden_layer_sizes=(12, 7))])
+def test_another_solver_begins_a_new_average(changed):
+    """The moments of the old one do not go on, and the average had two places among them."""
+    model = make(ema_decay=0.9).fit(X, Y)
+    model.set_params(**changed).partial_fit(X, Y)
+    assert len(model._optimizer.moments) == model._optimizer.n_moments
+    copied = pickle.loads(pickle.dumps(model)).partial_fit(X, Y)
+    assert_same(copied, model.partial_fit(X, Y))

@@ -266,8 +266,9 @@ def make_judge(fit, own, rows, data):
         weight = None if weight is None else weight[rows]
     else:
         supervision = own.supervise(fit)
-        targets, weight = supervision.targets, supervision.sample_weight
-        raw, labels = own.raw, own.y
+        # Classes have no weights here, as in scikit-learn's `HistGradientBoostingClassifier`.
+        weight = supervision.sample_weight if fit.labels is None else own.sample_weight
+        targets, raw, labels = supervision.targets, own.raw, own.y
         own_data = Data(own.X, targets, weight, data.input_scale)
     scorers = read_scoring(estimator.scoring)
     if not scorers and fit.labels is None and len(targets) < 2:

@@ -11,13 +11,15 @@ from naive import NaiveEngine
 from naive import row_losses as naive_row_losses
 from scipy.sparse import csr_array
 from sklearn import config_context
+from sklearn.datasets import make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import get_scorer, make_scorer, r2_score, roc_auc_score
+from sklearn.metrics import get_scorer, log_loss, make_scorer, r2_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastbp
+from fastbp import MLPClassifier
 from fastbp.loss_values import evaluate, row_losses
 from fastbp.losses import LOSSES
 from fastbp.network import Network
@@ -571,3 +573,12 @@ def test_what_a_scorer_does_to_its_arrays_is_its_own_affair():
     model, X, y = small("multiclass", scoring=scorer, early_stopping=True)
     model.fit(X, y)
     assert len(seen) == 5
+
+
+def test_rows_of_ones_own_have_no_class_weights():
+    """As in scikit-learn's HistGradientBoostingClassifier."""
+    X, y = make_classification(120, 6, weights=[0.8], random_state=0)
+    heavy = MLPClassifier((5,), class_weight={0: 1, 1: 50}, max_iter=2, random_state=0)
+    heavy.fit(X[:80], y[:80], X_val=X[80:], y_val=y[80:])
+    expected = log_loss(y[80:], heavy.predict_proba(X[80:]))
+    assert heavy.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-12)

@@ -25,7 +25,7 @@ class Layer(NamedTuple):
         Codes. That of the output layer is applied with the loss, not after the product.
     first_tile, tiles_across : int
         Of its gradient, in the grid of the kernel that updates all layers.
-    index : int
+    number : int
         Of its outputs, for dropout; that of the inputs is 0.
     input_threshold, threshold, seed : int
         What is left out of its inputs and of its outputs: see `fastbp.dropout`.
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
     activation: int
     first_tile: int = 0
     tiles_across: int = 0
-    index: int = 0
+    number: int = 0
     input_threshold: int = 0
     threshold: int = 0
     seed: int = 0

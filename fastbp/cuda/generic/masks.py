@@ -17,9 +17,9 @@ _random_words, _counter_of, _number_of = map(compile_formula, (random_words, cou
 
 
 @device_function
-def stays(threshold, seed, index, update, row, unit):
-    """Whether a number takes part in an update: one of the inputs (0), or of layer `index` - 1."""
-    third, fourth = _counter_of(np.uint64(index), np.uint64(update))
+def stays(threshold, seed, number, update, row, unit):
+    """Whether a number takes part in an update: one of the inputs (0), or of layer `number` - 1."""
+    third, fourth = _counter_of(np.uint64(number), np.uint64(update))
     pair, group = np.uint64(unit // GROUP_UNITS), np.uint64(row // GROUP_ROWS)
     words = _random_words(pair, group, third, fourth, np.uint64(seed))
     return _number_of(words, row, unit) >= np.uint64(threshold)
@@ -34,7 +34,7 @@ def drop_output(layer, z, h, row, column, update):
         kept = derivative(layer.activation, z)
     else:
         kept = activate_backward(layer.activation, kept, h)
-    if stays(layer.threshold, layer.seed, layer.index, update, row, column):
+    if stays(layer.threshold, layer.seed, layer.number, update, row, column):
         scale = real(HALF / (HALF - layer.threshold))
         return h * scale, kept * scale
     return h * real(0), kept * real(0)

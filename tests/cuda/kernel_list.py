@@ -92,7 +92,7 @@ def list_general(dtype):
         ),
         "smooth_targets": (windows.smooth_targets, (array, INTEGER, INTEGER, REAL, REAL), 48),
         "loss_kernel": (
-            output_layer.LOSS_KERNELS[dtype], (*begin, *after), 88 if dtype == "float64" else 80
+            output_layer.LOSS_KERNELS[dtype], (*begin, *after), 96 if dtype == "float64" else 80
         ),
         "head": (head, (*begin, array, *after), 96),
         "activate_rows": (output_layer.activate_rows, (array, *numbers(4)), 48),

@@ -42,6 +42,28 @@ def every_estimator():
         *every_estimator(),
         MLPClassifier(solver="sgd", loss="squared_error", learning_rate_init=0.5),
         MLPRegressor(loss="poisson", max_iter=60, learning_rate_init=0.02),
+        MLPClassifier(
+            hidden_layer_sizes=(8,),
+            activation="gelu",
+            solver="adamw",
+            learning_rate="cosine",
+            learning_rate_init=0.02,
+            warmup=0.1,
+            max_iter=60,
+            label_smoothing=0.1,
+            max_grad_norm=1.0,
+            ema_decay=0.9,
+        ),
+        MLPRegressor(
+            loss="huber",
+            hidden_layer_sizes=(8,),
+            activation="silu",
+            solver="rmsprop",
+            learning_rate_init=0.02,
+            max_iter=60,
+            scale_targets=True,
+            ema_decay=0.5,
+        ),
         # With probabilities that underflow: none may be 0.
         MLPClassifier(solver="lbfgs", max_iter=100),
     ]

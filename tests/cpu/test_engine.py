@@ -100,7 +100,9 @@ def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.f
         train(engine, data, optimizer, batch_size, alpha) for engine in make_engines(network, dtype)
     )
     assert_allclose(ours[0], oracle[0], **tolerance)
-    if np.isfinite(oracle[0]).all():  # else the oracle has stopped before its update, we after it
+    # Not where training diverges, and rounding errors with it; at a loss that is not finite the
+    # oracle has stopped before its update, we after it.
+    if np.abs(oracle[0]).max() < 1e9:
         for actual, expected in zip(ours[1:], oracle[1:], strict=True):
             assert_allclose(actual, expected, **tolerance)
 

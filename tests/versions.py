@@ -33,4 +33,4 @@ def needs(*whats):
     for what in whats:
         if not scikit_learn_has(what):
             version = ".".join(map(str, SINCE[what]))
-            pytest.skip(f"scikit-learn before {version} lacks {what}")
+            pytest.skip(f"scikit-learn before {version} lacks {what}")  # .ci/run looks for it

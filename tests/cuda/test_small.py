@@ -217,7 +217,9 @@ def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monke
         {"activation": "silu"},
         {"activation": "mish"},
     ],
-    ids=lambda parameters: "/".join(map(str, parameters.values())),
+    ids=lambda parameters: "/".join(
+        getattr(each, "__name__", str(each)) for each in parameters.values()
+    ),
 )
 def test_others_train_by_the_general_program(parameters, trained_together):
     on_gpu, X, y = make("multiclass", **parameters)

@@ -132,7 +132,7 @@ def watchers_of(fit, given):
     Parameters
     ----------
     fit : fastbp.fitting.Fit
-    given : fastbp.fitting.GivenData or fastbp.many.SharedData
+    given : fastbp.fitting.GivenData or fastbp.shared_data.SharedData
     """
     estimator, found = fit.estimator, []
     if isinstance(estimator.verbose, str) and fit.shows_progress and not fit.incremental:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import repeat
 from numbers import Integral, Real
 
 import numpy as np
@@ -119,14 +120,19 @@ class Column:
         -------
         codes : ndarray of int of shape (n_rows,)
             Positions in `texts`; -1 is a missing value.
-        texts : list of str or None
-            None is a missing value, too.
+        texts : list of str
+            All different. Some may occur in no row.
         """
         column = self.distinct()
         values = column.values.tolist()
-        if {*map(type, values)} == {str}:
+        if {*map(type, values)} == {str} and len({*values}) == len(values):
             return column.codes, values
-        return column.codes, [None if is_missing(value) else as_text(value) for value in values]
+        texts = [None if is_missing(value) else as_text(value) for value in values]
+        positions = {}
+        for text in texts:
+            if text is not None:
+                positions.setdefault(text, len(positions))
+        return places_of(texts, positions)[column.codes], [*positions]
 
     def numbers(self):
         """The rows as float64, with NaN for what is missing; durations in seconds.
@@ -316,6 +322,24 @@ def _objects(values):
     return objects
 
 
+def places_of(texts, positions):
+    """Where texts stand, with a last entry for the code -1.
+
+    Parameters
+    ----------
+    texts : list of str or None
+    positions : dict of str to int
+
+    Returns
+    -------
+    places : ndarray of int of shape (n_texts + 1,)
+        -1 is a text that stands nowhere.
+    """
+    places = np.full(len(texts) + 1, -1)
+    places[:-1] = [*map(positions.get, texts, repeat(-1))]
+    return places
+
+
 # ---- tables ---------------------------------------------------------------------------------
 
 
@@ -426,7 +450,7 @@ def _from_pandas(series, name):
         return Column(name, _objects([*dtype.categories]), series.cat.codes.to_numpy(), True)
     if isinstance(dtype, pandas.StringDtype):
         codes, distinct = pandas.factorize(series)
-        return Column(name, _objects([*distinct]), codes)
+        return Column(name, distinct.to_numpy(dtype=object), codes)
     if isinstance(dtype, pandas.ArrowDtype):
         return _from_arrow(series.array.__arrow_array__(), name)
     if isinstance(dtype, pandas.DatetimeTZDtype):

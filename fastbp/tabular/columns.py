@@ -15,6 +15,8 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import issparse
 
+from fastbp.late import imported
+
 # Cells that are no single values.
 _NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
 
@@ -88,9 +90,9 @@ class Column:
 
     def _holds_dates(self):
         """Whether all texts are dates. Nearly always the first one tells that they are not."""
-        if not _DATE.fullmatch(next(filter(None, self.values), "")):
+        if not _DATE.fullmatch(next(value for value in self.values if isinstance(value, str))):
             return False
-        moments = [_moment(text) for text in self.distinct().values if text is not None]
+        moments = [_moment(text) for text in self.distinct().values if isinstance(text, str)]
         return not np.isnat(moments).any()
 
     def distinct(self):
@@ -134,8 +136,17 @@ class Column:
                 positions.setdefault(text, len(positions))
         return places_of(texts, positions)[column.codes], [*positions]
 
-    def numbers(self):
+    def numbers(self, expected="numbers"):
         """The rows as float64, with NaN for what is missing; durations in seconds.
+
+        Parameters
+        ----------
+        expected : str, default="numbers"
+            What a message is to ask for.
+
+        Returns
+        -------
+        numbers : ndarray of shape (n_rows,)
 
         Raises
         ------
@@ -143,7 +154,7 @@ class Column:
             If some are no numbers, or infinite.
         """
         if self.codes is not None:
-            numbers = np.append(Column(self.name, self.values).numbers(), np.nan)
+            numbers = np.append(Column(self.name, self.values).numbers(expected), np.nan)
             return numbers[self.codes]
         kind = self.values.dtype.kind
         if kind == "m":
@@ -151,9 +162,9 @@ class Column:
         elif kind in "biuf":
             numbers = self.values.astype(np.float64)
         elif kind == "O":
-            numbers = self._numbers_of_objects()
+            numbers = self._numbers_of_objects(expected)
         else:
-            raise self._unexpected("numbers", self.values[0])
+            raise self._unexpected(expected, self.values[0])
         if np.isinf(numbers).any():
             raise ValueError(
                 "Input X contains infinity or a value too large for dtype('float64'), "
@@ -161,14 +172,14 @@ class Column:
             )
         return numbers
 
-    def _numbers_of_objects(self):
+    def _numbers_of_objects(self, expected):
         refuse_nested({*map(type, self.values)}, self.name)
         numbers, present = np.full(len(self.values), np.nan), ~missing_among(self.values)
         values = self.values[present]
         types = {*map(type, values)}
         if not _all(types, (*_NUMBERS, *_DURATIONS, time)):
             wrong = next(v for v in values if not isinstance(v, (*_NUMBERS, *_DURATIONS, time)))
-            raise self._unexpected("numbers", wrong)
+            raise self._unexpected(expected, wrong)
         if any(issubclass(kind, (*_DURATIONS, time)) for kind in types):
             values = [_number(value) for value in values]
         try:
@@ -189,7 +200,7 @@ class Column:
             return np.append(Column(self.name, self.values).signs(), 0.0)[self.codes]
         if self.values.dtype.kind == "b":
             return np.where(self.values, 1.0, -1.0)
-        numbers = self.numbers()
+        numbers = self.numbers("booleans")
         wrong = ~((numbers == 0) | (numbers == 1) | np.isnan(numbers))
         if wrong.any():
             raise self._unexpected("booleans", self.values[wrong.argmax()])
@@ -209,7 +220,7 @@ class Column:
             return np.append(moments, np.datetime64("NaT"))[column.codes]
         if self.values.dtype.kind == "M":
             return self.values
-        if np.isnan(self.numbers()).all():
+        if np.isnan(self.numbers("dates")).all():
             return np.full(len(self.values), np.datetime64("NaT", "us"))
         raise self._unexpected("dates", self.values[0])
 
@@ -280,7 +291,7 @@ def as_text(value):
         return str(int(value))
     if isinstance(value, float | np.floating | Decimal):
         number = float(value) if isinstance(value, Decimal) else value
-        return str(int(number)) if float(number).is_integer() else str(number)
+        return str(int(number)) if abs(number) < 2**53 and number == int(number) else str(number)
     return str(value)
 
 
@@ -371,10 +382,10 @@ def as_table(X):
         return X
     if hasattr(X, "collect") and hasattr(X, "collect_schema"):
         raise TypeError("X is a LazyFrame, whose rows are not at hand: pass X.collect().")
-    if hasattr(X, "__arrow_c_stream__") and not hasattr(X, "__array__"):
-        from pyarrow import table
-
-        return table(X)
+    if hasattr(X, "__arrow_c_stream__") and len(getattr(X, "shape", (0, 0))) == 2:
+        return imported("pyarrow").table(X)
+    if isinstance(X, np.ma.MaskedArray):
+        X = X.filled(None) if X.dtype.kind == "O" else X.astype(np.float64).filled(np.nan)
     array = np.asarray(X)
     if not isinstance(X, np.ndarray) and array.dtype.kind in "US":
         array = np.array(X, dtype=object)  # numbers beside texts stay numbers
@@ -500,8 +511,9 @@ def _from_polars(series, name):
 
 def _from_arrow(array, name):
     import pyarrow
-    from pyarrow import compute, types
+    from pyarrow import types
 
+    compute = imported("pyarrow.compute")
     dtype = array.type
     declared = types.is_dictionary(dtype)
     if types.is_nested(dtype):

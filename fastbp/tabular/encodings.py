@@ -323,6 +323,19 @@ def _order(text):
     return (0, number, text) if np.isfinite(number) else (1, 0.0, text)
 
 
+# By their kinds.
+ENCODINGS = {
+    record.kind: record
+    for record in (
+        BooleanEncoding,
+        CategoricalEncoding,
+        DatetimeEncoding,
+        EmptyEncoding,
+        NumericalEncoding,
+    )
+}
+
+
 # ---- the layout of the encoded matrix -------------------------------------------------------
 
 

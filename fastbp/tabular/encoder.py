@@ -14,9 +14,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from fastbp.base import keeps_hints
-from fastbp.tabular.columns import as_table, read_columns
 from fastbp.tabular.encodings import ENCODINGS, CategoricalEncoding, placed
 from fastbp.tabular.scaler import SmoothClipScaler
+from fastbp.tabular.tables import as_table, read_columns
 from fastbp.validation import check_columns
 
 if TYPE_CHECKING:

@@ -256,7 +256,7 @@ class BaseMLP(
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.numerical_embedding is None
         return tags
 
     # ---- targets and outputs ------------------------------------------------------------------

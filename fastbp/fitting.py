@@ -28,7 +28,12 @@ from fastbp.preparing import (
 from fastbp.progress import Progress, check_progress
 from fastbp.scoring import read_scoring
 from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
-from fastbp.validation import check_sample_weight, check_training_data, kind_of_targets
+from fastbp.validation import (
+    check_sample_weight,
+    check_training_data,
+    kind_of_targets,
+    refuse_sparse,
+)
 
 _MISSING = object()
 
@@ -107,6 +112,7 @@ class Fit:
         X as it was given.
     y : ndarray
         Checked, before it is encoded.
+    device : {"cpu", "cuda"}
     dtype : numpy dtype
         Of the parameters.
     before : Model or None
@@ -150,7 +156,7 @@ class Fit:
         given : GivenData or fastbp.shared_data.SharedData
         """
         estimator = self.estimator
-        device = choose_device(estimator)
+        device = self.device = choose_device(estimator)
         read_scoring(estimator.scoring)  # also where there is nothing to score
         X, self.y, self._feature_names, weight = given.check(estimator, self.before)
         own = given.check_validation(estimator, X.shape[1], self._feature_names)
@@ -164,6 +170,8 @@ class Fit:
         )  # fmt: skip
         self._check_units()
         self.network = describe_network(estimator, X.shape[1], self.labels, supervision)
+        for each in (X, X if own is None else own.X):
+            refuse_sparse(self.network, each)
         rows, data_rows = given.rows, X
         if rows is not None and estimator.solver == "lbfgs":
             rows, data_rows = None, X[rows]
@@ -338,7 +346,7 @@ class Fit:
             self.network,
             training.start.dtype,
             n_threads,
-            self.estimator.device,
+            self.device,
             precision if precision in devices.TENSOR_CORE_PRECISIONS else None,
         ) as engine:
             training.use(engine)

@@ -33,7 +33,12 @@ def choose_device(estimator):
     device, reason = devices.resolve(estimator.device)
     if device == "cuda":
         why = "is not for device='cuda', whose kernels do not compute it. Use device='cpu', or"
-        params.refuse(estimator, _CPU_ONLY, why)
+        try:
+            params.refuse(estimator, _CPU_ONLY, why)
+        except InvalidParameterError as error:
+            if estimator.device != "auto":
+                raise
+            device, reason = "cpu", str(error)
     if estimator.verbose and estimator.device == "auto":
         where = "GPU" if device == "cuda" else "CPU"
         print(f"device='auto': on the {where}{f', because {reason}' if reason else ''}")

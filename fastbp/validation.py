@@ -86,6 +86,7 @@ def check_rows(estimator, model, X):
     X : ndarray or CSR, its columns in order and none twice in a row
         Not copied where it came so, and in one of `fastbp.data.READABLE_DTYPES`.
     """
+    refuse_sparse(model.network, X)
     columns = _columns_of(estimator, model)
     X = validate_data(columns, _check_sparse(X), accept_sparse="csr", dtype=_X_DTYPES, reset=False)
     return with_plain_booleans(_in_order(X))

@@ -81,7 +81,7 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If X has missing or infinite values. Nothing changes.
         """
         check_columns(self, X, None)
-        values = check_array(X, dtype=[np.float64, np.float32], estimator=self)
+        values = check_array(X, dtype=[np.float64, np.float32], estimator=self, input_name="X")
         learned = [_median_and_factor(column) for column in values.T]
         validate_data(self, X, skip_check_array=True)
         self.medians_, self.factors_ = np.array(learned).T
@@ -113,7 +113,8 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for start in range(0, len(X), n_rows):
             z = np.multiply(X[start : start + n_rows], 0.25, dtype=np.float64)
             z -= medians
-            z *= factors
+            with np.errstate(over="ignore"):
+                z *= factors
             np.clip(z, -1e100, 1e100, out=z)  # whose squares are finite
             bend = z / _LIMIT
             bend *= bend

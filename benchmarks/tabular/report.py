@@ -5,16 +5,18 @@ from math import isnan
 
 import numpy as np
 
+from benchmarks.tabular.sets import MOST_TEST_ROWS, MOST_TRAINING_ROWS
 from benchmarks.tabular.summary import FEWEST_ERRORS, OFFSET, geometric_mean
 from fastbp.bench.tables import number, table
 
 
-def markdown(file, summary, tables, missing):
+def markdown(header, summary, tables, missing):
     """The whole report.
 
     Parameters
     ----------
-    file : ResultsFile
+    header : dict
+        Of the results.
     summary : Summary
     tables : dict of Table
         By name, at least those with results.
@@ -25,15 +27,15 @@ def markdown(file, summary, tables, missing):
     -------
     text : str
     """
-    header, n_tables = file.header, len(summary.errors)
+    n_tables = len(summary.errors)
     versions = ", ".join(f"{name} {value}" for name, value in header["versions"].items() if value)
     plural = "s" if header["threads"] > 1 else ""
     parts = [
         f"{header['machine']['cpu']}, {header['machine']['cores']} cores; every contender on "
         f"{header['threads']} thread{plural}; {header['date']}.\n\n{versions}.",
-        f"{n_tables} tables, {_splits(summary)}, the same rows for all: up to 2,500 to train on "
-        "(each contender takes its validation rows from them), up to 8,000 others to test on. The "
-        "error is 1 - accuracy, or the root mean squared error over y's standard deviation; a "
+        f"{n_tables} tables, {_splits(summary)}, the same rows for all: up to "
+        f"{MOST_TRAINING_ROWS:,} to train on (each contender takes its validation rows from them), "
+        f"up to {MOST_TEST_ROWS:,} others to test on. The error is 1 - accuracy, or the root mean squared error over y's standard deviation; a "
         f"ratio over tables is the geometric mean of (error + {OFFSET}) / (error of "
         f"{summary.reference} + {OFFSET}), ± its standard error over the tables.",
         overall_table(summary),
@@ -46,9 +48,9 @@ def markdown(file, summary, tables, missing):
     if not summary.log_losses.empty:
         parts += ["### Log losses", means_table(summary, summary.log_losses, ".3f")]
     parts += ["### CPU seconds of a fit", means_table(summary, summary.cpu_seconds, ".3g")]
-    parts += ["### Data", data_table(summary, file.records, tables)]
+    parts += ["### Data", data_table(summary, tables)]
     remarks = [f"- {name} takes no part: {why}" for name, why in missing.items()]
-    remarks += failures(file.records)
+    remarks += failures(summary.records)
     if summary.n_left_out:
         remarks.append(
             f"- {summary.n_left_out} pairs of table and split are left out above, since not all "
@@ -156,9 +158,9 @@ def means_table(summary, values, form, counts=False):
     return text
 
 
-def data_table(summary, records, tables):
+def data_table(summary, tables):
     """What the tables are, where they come from and under which licence."""
-    sizes = {record["table"]: record for record in records if "failed" not in record}
+    sizes = {record["table"]: record for record in summary.records if "failed" not in record}
     rows = []
     for name in summary.errors.index:
         package, size = tables[name].package, sizes[name]
@@ -180,7 +182,7 @@ def failures(records):
     return [f"- {model} failed on {name}: {why}" for (model, name), why in failed.items()]
 
 
-def as_json(file, summary, missing):
+def as_json(header, summary, missing):
     """All that was measured and what follows from it, a result a line.
 
     Returns
@@ -199,8 +201,8 @@ def as_json(file, summary, missing):
             "cpu_seconds": geometric_mean(summary.cpu_seconds[model])[0],
             "wall_seconds": geometric_mean(summary.wall_seconds[model])[0],
         }
-    head = file.header | {
+    head = header | {
         "reference": summary.reference, "missing": missing, "contenders": contenders,
     }  # fmt: skip
-    lines = ",\n".join("  " + json.dumps(record) for record in file.records)
+    lines = ",\n".join("  " + json.dumps(record) for record in summary.records)
     return json.dumps(head, indent=1)[:-2] + f',\n "results": [\n{lines}\n ]\n}}\n'

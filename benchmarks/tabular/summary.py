@@ -88,6 +88,7 @@ class Summary:
         done = pd.DataFrame([record for record in records if "failed" not in record])
         if done.empty:
             raise ValueError("there is no result to report")
+        self.records = records
         self.models = [model for model in models if (done["model"] == model).any()]
         if not self.models:
             raise ValueError(f"there is no result of {', '.join(models)}")

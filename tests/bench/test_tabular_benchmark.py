@@ -314,11 +314,16 @@ class Turns:
 
 
 def test_a_run_takes_turns_and_survives_failures(tmp_path):
-    turns, lines = Turns(), []
+    turns, lines, loads = Turns(), [], []
+
+    def load(folder):
+        loads.append(folder)
+        return made_up_rows("regression")
+
     first, second, failing = map(turns.contender, ["first", "second", "failing"])
     tables = [
         sets.Table("good", "regression", openml.OPENML,
-                   lambda folder: made_up_rows("regression")),
+                   load),
         sets.Table("unread", "regression", openml.OPENML, lambda folder: 1 / 0),
     ]  # fmt: skip
     file = ResultsFile(tmp_path / "results.jsonl", HEADER)
@@ -332,6 +337,7 @@ def test_a_run_takes_turns_and_survives_failures(tmp_path):
     turns.fits.clear()
     run(file, tables, range(3), [first, second], tmp_path, lines.append)
     assert {fit[1] for fit in turns.fits if fit[2] == 225} == {2}
+    assert len(loads) == 3
 
 
 # ---- arithmetic -----------------------------------------------------------------------------
@@ -411,7 +417,7 @@ def test_only_what_all_have_counts():
 
 def test_promises_are_held_to_the_figures():
     seconds = {"fastbp small": 1.0, "pytabkit TD-S": 3.9, "pytabkit TD": 8.0}
-    worse = ERRORS | {"fastbp small": {"b": 0.11, "c": 0.2, "r": 0.5}}
+    worse = ERRORS | {"fastbp small": {"b": 0.3, "c": 0.2, "r": 0.5}}
     text = duels_table(Summary(records_of(worse, seconds=seconds), list(ERRORS)))
     line = next(line for line in text.splitlines() if "fastbp small / pytabkit TD-S" in line)
     assert "error ≤ 1.02 (**not met**)" in line
@@ -463,8 +469,14 @@ def test_a_tiny_run_from_options_to_picture(tmp_path, capsys):
     picture = (tmp_path / "out" / "tabular.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     capsys.readouterr()
-    run_program(parse(arguments))  # all is there
-    assert (tmp_path / "r.jsonl").read_text() == measured
+    # All is there, and a split more than wanted.
+    head, *results = measured.splitlines()
+    more = [json.dumps(json.loads(each) | {"split": 1, "error": 0.9}) for each in results]
+    (tmp_path / "r.jsonl").write_text("\n".join([head, *results, *more, ""]))
+    run_program(parse(arguments))
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1 + 2 * 2 * 3
+    assert (tmp_path / "out" / "tabular.md").read_text() == text
+    assert json.loads((tmp_path / "out" / "tabular.json").read_text()) == written
     assert "failed" not in capsys.readouterr().out
 
 

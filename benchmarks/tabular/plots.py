@@ -54,8 +54,8 @@ def draw(summary, header):
     _draw_tables(right, summary)
     n_tables, most = len(summary.errors), summary.n_splits.max()
     figure.supxlabel(
-        f"{n_tables} tables, up to {MOST_TRAINING_ROWS:,} rows to train on, {most} splits; left: geometric means "
-        f"and standard errors over the tables\n{header['machine']['cpu']}, "
+        f"{n_tables} tables, up to {MOST_TRAINING_ROWS:,} rows to train on, {most} splits; left: "
+        f"geometric means and standard errors over the tables\n{header['machine']['cpu']}, "
         f"{header['threads']} thread{'s' if header['threads'] > 1 else ''}, {header['date'][:10]}",
         fontsize=8, color="0.35",
     )  # fmt: skip

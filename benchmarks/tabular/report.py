@@ -35,9 +35,10 @@ def markdown(header, summary, tables, missing):
         f"{header['threads']} thread{plural}; {header['date']}.\n\n{versions}.",
         f"{n_tables} tables, {_splits(summary)}, the same rows for all: up to "
         f"{MOST_TRAINING_ROWS:,} to train on (each contender takes its validation rows from them), "
-        f"up to {MOST_TEST_ROWS:,} others to test on. The error is 1 - accuracy, or the root mean squared error over y's standard deviation; a "
-        f"ratio over tables is the geometric mean of (error + {OFFSET}) / (error of "
-        f"{summary.reference} + {OFFSET}), ± its standard error over the tables.",
+        f"up to {MOST_TEST_ROWS:,} others to test on. The error is 1 - accuracy, or the root mean "
+        "squared error over y's standard deviation; a ratio over tables is the geometric mean of "
+        f"(error + {OFFSET}) / (error of {summary.reference} + {OFFSET}), ± its standard error "
+        "over the tables.",
         overall_table(summary),
         f"Score: 1 for a table's best of these contenders, 0 for its worst. {summary.reference} is "
         "what the ratios refer to. Seconds are those of a fit, geometric means over the tables.",

@@ -99,6 +99,11 @@ def _itself(value):
     return value
 
 
+def carried(callback):
+    """A callback from a state, which wraps it where no pickle has been in between."""
+    return callback.callback if isinstance(callback, _Carried) else callback
+
+
 # ---- checks -----------------------------------------------------------------------------------
 
 
@@ -123,8 +128,8 @@ def _checked_state(estimator_class, state):
             f"This {name} was pickled by fastbp {writer} in state version {version!r}; fastbp "
             f"{__version__} reads versions up to {STATE_VERSION}. Update fastbp, or train anew."
         )
-    if isinstance(state.get("callback"), _Carried):
-        state["callback"] = state["callback"].callback
+    if "callback" in state:
+        state["callback"] = carried(state["callback"])
     try:
         if version == 1:
             state = _from_version_1(state)

@@ -17,6 +17,7 @@ from fastbp.table_text import no_header_hint
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+MOST_CATEGORIES = 255  # the estimators' own limit
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _FEW = 0.5  # share of values that are no numbers below which text is suspect
 
@@ -36,8 +37,8 @@ def read_for_training(path, reading=None, categorical=()):
     Returns
     -------
     table : Table
-    notes : list of str
-        What the user should know.
+    notes : list of (str, str)
+        Names of columns, and what the user should know of them.
 
     Raises
     ------
@@ -50,14 +51,18 @@ def read_for_training(path, reading=None, categorical=()):
     for name in list(table.frame.columns):
         column = table.frame[name]
         if table.text is not None and name in table.text.unnamed and _says_nothing(column):
-            notes.append(f"{name} has no name and only numbers the rows, or is empty: left out")
+            text = f"{name} has no name and only numbers the rows, or is empty: left out"
+            notes.append((name, text))
             table.frame = table.frame.drop(columns=name)
         elif name in categorical:
             table.frame[name] = as_text(column)
         elif _is_text(column):
-            notes += _suspicions(table, name)
+            notes += [(name, text) for text in _suspicions(table, name)]
         else:
             _refuse_infinity(table, name)
+            if _numbers_the_rows(column):
+                text = f"column {name!r} only numbers the rows: --drop {name!r} leaves it out"
+                notes.append((name, text))
     return table, notes
 
 
@@ -243,11 +248,15 @@ def _is_text(column):
 
 
 def _says_nothing(column):
-    """Whether a column is empty or numbers the rows from 0 or 1."""
+    return column.isna().all() or _numbers_the_rows(column)
+
+
+def _numbers_the_rows(column):
+    """Whether a column counts from 0 or 1 without a gap."""
     values = column.to_numpy()
-    if column.isna().all():
-        return True
-    return values.dtype.kind in "iu" and values[0] in (0, 1) and bool((np.diff(values) == 1).all())
+    if values.dtype.kind not in "iu" or len(values) < 3 or values[0] not in (0, 1):
+        return False
+    return bool((np.diff(values) == 1).all())
 
 
 def _refuse_infinity(table, name):
@@ -309,5 +318,11 @@ def _suspicions(table, name):
         return [
             f"column {name!r} is taken as categories, but its values are numbers with {other!r} as "
             f"decimal point: --decimal {other}"
+        ]
+    n_different = column.nunique()
+    if n_different > MOST_CATEGORIES:
+        return [
+            f"column {name!r} has {n_different:,} different texts, of which the {MOST_CATEGORIES} "
+            f"most frequent are told apart; --drop {name!r} leaves it out"
         ]
     return []

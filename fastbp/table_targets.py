@@ -69,7 +69,8 @@ def read_target(table, name, task=None):
     else:
         reason = "as --task says"
     if task == REGRESSION:
-        values = _numbers(table, name, column).iloc[rows].to_numpy(dtype=np.float64)
+        why = "as a regression needs; --task classification takes classes"
+        values = _numbers(table, name, column, why).to_numpy(dtype=np.float64)[rows]
     elif is_number:
         values = _whole_numbers(table, name, known)
     else:
@@ -93,17 +94,6 @@ def _decide(known, is_number):
     return REGRESSION, f"as it has {n:,} different {'whole ' if are_whole else ''}numbers"
 
 
-def _numbers(table, name, column):
-    converted = as_numbers(column, table.reading.decimal)
-    row, n_wrong = first_wrong(column, converted)
-    if n_wrong:
-        raise ValueError(
-            f"{table.place(row, name)}: {str(column.iloc[row])!r} is no number"
-            f"{and_others(n_wrong)}, which a regression needs; --task classification takes classes"
-        )
-    return converted
-
-
 def _whole_numbers(table, name, known):
     """Numbers as labels, without a decimal point that only stands for missing values elsewhere."""
     values = known.to_numpy()
@@ -116,32 +106,68 @@ def _whole_numbers(table, name, known):
     return values.astype(np.int64) if values.dtype.kind == "f" else values
 
 
-def as_labels(table, name, classes):
-    """A target of an evaluation, as labels of the type that the model has.
+def read_labels(table, name, classes):
+    """A target to evaluate with, as labels of the type that a model has.
 
     Parameters
     ----------
     table : Table
         In which the column has been read as text if the classes are.
     name : str
-    classes : ndarray
+    classes : ndarray of shape (n_classes,)
 
     Returns
     -------
     labels : Series
-        Missing where the table has none. Labels that the model does not know are among them.
+        Missing where the table has none. There may be labels that the model does not know.
+
+    Raises
+    ------
+    ValueError
+        If the classes are numbers and a value is none, with its line.
     """
     column = table.frame[name]
-    if classes.dtype.kind in "USO":
-        return as_text(column)
-    if classes.dtype.kind == "b":
-        return as_text(column).str.lower().map({"true": True, "false": False})
-    return _numbers(table, name, column)
+    if classes.dtype.kind in "iuf":
+        return _numbers(table, name, column, "as the model's classes are")
+    texts = as_text(column)
+    known = set(map(str, classes))
+    if known <= {"True", "False"}:  # pandas reads other spellings, too
+        return texts.map(lambda text: text.capitalize(), na_action="ignore")
+    return texts
 
 
-def as_targets(table, name):
-    """A target of an evaluation, as numbers; missing where the table has none."""
-    return _numbers(table, name, table.frame[name])
+def read_numbers(table, name):
+    """A target to evaluate with, as numbers; missing where the table has none.
+
+    Parameters
+    ----------
+    table : Table
+    name : str
+
+    Returns
+    -------
+    numbers : Series of float64
+
+    Raises
+    ------
+    ValueError
+        If a value is none, with its line.
+    """
+    return _numbers(table, name, table.frame[name], "as the model's targets are")
+
+
+def _numbers(table, name, column, why):
+    converted = as_numbers(column, table.reading.decimal)
+    row, n_wrong = first_wrong(column, converted)
+    if n_wrong:
+        raise ValueError(
+            f"{table.place(row, name)}: {str(column.iloc[row])!r} is no number"
+            f"{and_others(n_wrong)}, {why}"
+        )
+    return converted
+
+
+# ---- rows held out ------------------------------------------------------------------------------
 
 
 def hold_out(target, share, seed):
@@ -157,7 +183,7 @@ def hold_out(target, share, seed):
     Returns
     -------
     train, held_out : ndarray of int
-        Positions in `target.values`. Every class is among the first.
+        Positions in `target.values`, ascending. Every class is among the first.
 
     Raises
     ------
@@ -165,26 +191,24 @@ def hold_out(target, share, seed):
         If there are too few rows.
     """
     n_rows = len(target.values)
-    positions, stratify, alone = np.arange(n_rows), None, np.array([], int)
+    n_held_out = round(share * n_rows)
+    must_train, stratify = np.array([], int), None
     if target.task == CLASSIFICATION:
         _, numbers, counts = np.unique(target.values, return_inverse=True, return_counts=True)
-        is_alone = counts[numbers] < 2
-        alone, positions = positions[is_alone], positions[~is_alone]
-        stratify = numbers[positions]
-        n_classes = int((counts >= 2).sum())
-    n_held_out = round(share * len(positions))
-    least = n_classes if stratify is not None else 2
-    if n_held_out < least or len(positions) - n_held_out < least:
+        n_classes = len(counts)
+        if counts.min() >= 2 and n_classes <= min(n_held_out, n_rows - n_held_out):
+            stratify = numbers
+        else:  # of rare classes, a row each is kept for training
+            order = np.random.RandomState(seed).permutation(n_rows)
+            must_train = order[np.unique(numbers[order], return_index=True)[1]]
+    free = np.setdiff1d(np.arange(n_rows), must_train)
+    if not 2 <= n_held_out < len(free):
+        classes = f" and {len(must_train):,} classes" if len(must_train) else ""
         raise ValueError(
-            f"{n_rows} rows are too few to hold out {n_held_out} of them: "
-            + (
-                f"each of {n_classes} classes needs a row on both sides"
-                if stratify is not None
-                else "two are needed on both sides"
-            )
-            + "; change --holdout"
+            f"--holdout {share:g} of {n_rows:,} rows{classes} in {target.name!r} leaves too few to "
+            "train on or to judge by: at least two rows are held out, and each class needs another"
         )
     train, held_out = imported("sklearn.model_selection").train_test_split(
-        positions, test_size=n_held_out, random_state=seed, stratify=stratify
+        free, test_size=n_held_out, random_state=seed, stratify=stratify
     )
-    return np.sort(np.concatenate([train, alone])), np.sort(held_out)
+    return np.sort(np.concatenate([train, must_train])), np.sort(held_out)

@@ -242,7 +242,7 @@ def test_packages_that_are_not_installed(file, monkeypatch, package, content):
 def test_columns_that_only_number_the_rows_are_left_out(file):
     table, notes = read_for_training(file(",a,\n0,5,\n1,6,\n2,9,\n"))
     assert table.frame.to_dict("list") == {"a": [5, 6, 9]}
-    assert [note.split(" has no name")[0] for note in notes] == ["column 1", "column 3"]
+    assert [name for name, _ in notes] == ["column 1", "column 3"]
     # One that says something stays.
     table, notes = read_for_training(file(",a\n3,5\n1,6\n"))
     assert table.frame.to_dict("list") == {"column 1": [3, 1], "a": [5, 6]}
@@ -259,11 +259,11 @@ def test_numbers_that_are_categories(file):
 
 def test_text_that_may_be_meant_as_numbers_is_told(file):
     path = file("a,b,c\n1,x,3\n2,y,4\n?,1,5\n3,z,6\n")
-    table, (note,) = read_for_training(path)
+    table, ((_, note),) = read_for_training(path)
     assert note.startswith(f"{path}, line 4, column 'a': '?' is no number, so")
     assert note.endswith("--missing '?'")
     assert table.frame["a"].tolist() == ["1", "2", "?", "3"]
-    _, (note,) = read_for_training(file("a;b\n1,5;1\n2,5;2\n"))
+    _, ((_, note),) = read_for_training(file("a;b\n1,5;1\n2,5;2\n"))
     assert note.endswith("numbers with ',' as decimal point: --decimal ,")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import Array, LayerSizes, RandomSource
+    from fastbp.hints import Array, LayerSizes, Path, RandomSource
     from fastbp.progress import EpochReport
 
 # Parameters that the networks have under the same names.
@@ -60,6 +60,8 @@ def checked_state(estimator_class, state):
     model = state.get("_model")
     if not (model is None or isinstance(model, TabularModel)):
         raise ValueError(f"The pickled state of {name} is damaged: its model is {model!r}.")
+    if model is not None:
+        model.check()
     state["callback"] = carried(state.get("callback"))
     parameters = signature(estimator_class).parameters.values()
     return {each.name: each.default for each in parameters} | state
@@ -172,6 +174,37 @@ class BaseTabularMLP(PicklingMixin, BaseEstimator):
             if getattr(self, name) is not None:
                 chosen[name] = getattr(self, name)
         return chosen
+
+    def save(self, path: Path) -> None:
+        """Save the fitted model to a file that `fastbp.load` reads, preprocessing included.
+
+        Other than a pickle, the file is safe to load from anybody: it holds numbers and text and
+        nothing that could be run. It is written in one step: whatever happens, there is the old
+        file or the new one. The format is safetensors.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file there is replaced.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the model has not been fitted.
+        TypeError
+            If the model is of a subclass, which may hold more than a file has.
+        ValueError
+            If the model or its parameters are invalid, or if a label or a parameter is of a type
+            that cannot be stored.
+        OSError
+            The system's.
+
+        Warns
+        -----
+        UserWarning
+            If something stays behind: a `callback`, or attributes that are not the estimator's own.
+        """
+        imported("fastbp.tabular.files").save(self, path)
 
     # ---- prediction -----------------------------------------------------------------------------
 

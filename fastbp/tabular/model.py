@@ -27,10 +27,56 @@ class TabularModel:
     members: tuple
     bounds: np.ndarray | None = None
 
+    def check(self):
+        """See that all parts belong to one model, as after a fit.
+
+        Raises
+        ------
+        ValueError
+            It says what does not fit, as in a damaged file.
+        """
+        if not isinstance(self.members, tuple) or not self.members:
+            raise ValueError(f"members must be a tuple of networks, got {self.members!r}.")
+        models = [member._fitted() for member in self.members]
+        first, n_encoded = models[0], self.preprocessing[-1].n_features_in_
+        for index, model in enumerate(models):
+            if model.n_features != n_encoded or model.feature_names is not None:
+                raise ValueError(
+                    f"Member {index} must have {n_encoded} features without names, as many as the "
+                    f"table is encoded in; got {model.n_features}."
+                )
+            if not _are_alike(model, first):
+                raise ValueError(f"Member {index} has other labels or outputs than the first.")
+        bounds, is_classifier = self.bounds, first.labels is not None
+        if is_classifier and bounds is not None:
+            raise ValueError("A classifier has no bounds of its predictions.")
+        if not is_classifier and not _are_bounds(bounds, first.network.layer_sizes[-1]):
+            raise ValueError(
+                f"bounds must be the smallest and largest targets of "
+                f"{first.network.layer_sizes[-1]} output(s), got {bounds!r}."
+            )
+
     def clipped(self, predictions):
         """Bring a member's predictions, of one output or several, into the range of the targets."""
         low, high = self.bounds if predictions.ndim > 1 else self.bounds[:, 0]
         return np.clip(predictions, low, high)
+
+
+def _are_alike(one, other):
+    """Whether two networks predict the same things."""
+    if (one.labels is None) != (other.labels is None):
+        return False
+    if one.labels is None:
+        return one.network.layer_sizes[-1] == other.network.layer_sizes[-1]
+    same_kind = (one.labels.kind, one.labels.sparse) == (other.labels.kind, other.labels.sparse)
+    return same_kind and np.array_equal(one.labels.classes, other.labels.classes)
+
+
+def _are_bounds(bounds, n_outputs):
+    is_array = isinstance(bounds, np.ndarray) and bounds.dtype == np.float64
+    if not is_array or bounds.shape != (2, n_outputs):
+        return False
+    return bool(np.isfinite(bounds).all() and (bounds[0] <= bounds[1]).all())
 
 
 class View:

@@ -68,7 +68,10 @@ def _encode(estimator, X, y, sample_weight, own):
     if weight is not None and not weight.all():
         with_weight = np.flatnonzero(weight)
         learnt, weight = _rows_of(X, with_weight), weight[with_weight]
-    encoded = preprocessing.fit(learnt, scale__sample_weight=weight).transform(X)
+    encoder, scaler = (step for _, step in preprocessing.steps)
+    encoded = encoder.fit_transform(learnt)
+    scaler.fit(encoded, sample_weight=weight)
+    encoded = scaler.transform(encoded if learnt is X else encoder.transform(X))
     _, y, _ = check_training_data(
         estimator, encoded, y, model=None, numeric=estimator._numeric_targets
     )

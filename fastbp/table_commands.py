@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-# pandas, scikit-learn and the estimators are imported where they are needed.
+# Every command imports this file: pandas, scikit-learn and the estimators are imported by its own.
 from fastbp import cli_options as read
 from fastbp.late import imported
-from fastbp.table_files import STANDARD, Reading
 
 DEFAULT_MODEL = "model.fastbp"
 
@@ -32,7 +31,9 @@ def add_to(add):
     option("--model", type=Path, default=Path(DEFAULT_MODEL), metavar="FILE",
            help=f"file for the model (default: {DEFAULT_MODEL})")
     option("--time", type=read.positive_number, metavar="SECONDS",
-           help="time for training: so many epochs are trained as fit into it, at most 256")
+           help="time for training: so many epochs are trained as fit into it, at most --epochs")
+    option("--epochs", type=read.positive_integer, default=256,
+           help="times that all rows are trained on (default: 256)")
     option("--preset", choices=["small", "full"], default="small",
            help="small: fast (default); full: a little more accurate, in twice the time")
     option("--task", choices=["classification", "regression"],
@@ -45,7 +46,7 @@ def add_to(add):
            help="columns to leave out, such as a,b")
     option("--categorical", type=read.names, action="extend", default=[], metavar="NAMES",
            help="columns of numbers that are categories, such as postcodes")
-    option("--selection", choices=["error", "log_loss"], default="error",
+    option("--selection", choices=["error", "log_loss"],
            help="of a classifier, what decides which epoch is kept; log_loss gives better "
            "probabilities (default: error)")
     option("--n-ensemble", type=read.positive_integer, default=1, metavar="N",
@@ -83,7 +84,8 @@ def _add_device(option):
 def _add_reading(option):
     option("--delimiter", type=read.delimiter, metavar="CHARACTER",
            help="of CSV: a character or 'tab' (default: found out)")
-    option("--decimal", choices=[".", ","], default=".", help="decimal point of CSV (default: .)")
+    option("--decimal", choices=[".", ","], default=".", metavar="CHARACTER",
+           help="decimal point of CSV: . (default) or ,")
     option("--encoding", type=read.encoding, help="of CSV (default: UTF-8)")
     option("--missing", action="append", default=[], metavar="TEXT",
            help="text that stands for a missing value in CSV, such as '?'; may be repeated")
@@ -159,9 +161,9 @@ def _read_training_table(options):
         print(
             f"{n_missing:,} rows without {target.name!r} are left out, first {table.place(first)}"
         )
-    other = "regression" if target.task == "classification" else "classification"
-    change = "" if options.task else f" (--task {other} changes that)"
-    print(f"{target.name}: {target.task}, {target.reason}{change}")
+    print(f"{target.name}: {target.task}, {target.reason}", flush=True)
+    if options.selection is not None and target.task != "classification":
+        raise ValueError("--selection is of a classifier, but this is a regression")
     return X.iloc[target.rows].reset_index(drop=True), target
 
 
@@ -169,8 +171,13 @@ def _fit(options, task, X, y):
     """Fit an estimator, with a line of progress."""
     import fastbp
 
+    if options.device == "cpu":  # kernels are loaded, or compiled, in no training's time
+        from fastbp.cpu import code
+
+        code.warm_up(["float32"], everything=False)
     parameters = {
         "preset": options.preset,
+        "max_iter": options.epochs,
         "n_ensemble": options.n_ensemble,
         "time_limit": options.time,
         "random_state": options.seed,
@@ -179,19 +186,22 @@ def _fit(options, task, X, y):
         "verbose": "progress",
     }
     if task == "classification":
-        model = fastbp.TabularMLPClassifier(**parameters, selection=options.selection)
+        model = fastbp.TabularMLPClassifier(**parameters, selection=options.selection or "error")
     else:
         model = fastbp.TabularMLPRegressor(**parameters)
     began = time.perf_counter()
     with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}", flush=True)
         warnings.simplefilter("ignore", imported("sklearn.exceptions").ConvergenceWarning)
         warnings.filterwarnings("error", "Training interrupted")
         try:
             model.fit(X, y)
         except UserWarning as interrupted:
             raise KeyboardInterrupt from interrupted
-    epochs = f"{model.n_iter_} epochs in {time.perf_counter() - began:.1f} s"
-    print(f"{epochs}; the weights are those of epoch {model.best_iter_}", flush=True)
+    seconds, kept = time.perf_counter() - began, f"epoch {model.best_iter_}"
+    if options.n_ensemble > 1:
+        kept = "epochs " + ", ".join(str(each.best_iter_) for each in model.estimators_)
+    print(f"{model.n_iter_} epochs in {seconds:.1f} s; kept are the weights of {kept}", flush=True)
     return model.set_params(verbose=False)
 
 
@@ -289,11 +299,15 @@ def evaluate(options, stopwatch):
 
 
 def _reading(options):
+    from fastbp.table_files import Reading
+
     return Reading(options.delimiter, options.decimal, options.encoding, tuple(options.missing))
 
 
 def _check_output(option, path, *others):
     """Check before the work begins that a file can be written, and is none of the others."""
+    from fastbp.table_files import STANDARD
+
     if path.is_dir() or not path.name:
         raise ValueError(f"{option} {path} is a folder, where a file is to be written")
     if not path.parent.is_dir():

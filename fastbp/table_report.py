@@ -127,7 +127,10 @@ def table_of_scores(title, model, beside):
 
 
 def _number(value):
-    return "-" if np.isnan(value) else f"{value:.4g}" if abs(value) >= 1e4 else f"{value:.4f}"
+    if np.isnan(value):
+        return "-"
+    size = abs(value)
+    return f"{value:.4f}" if size == 0 or 0.01 <= size < 10 else f"{value:.5g}"
 
 
 # ---- importances --------------------------------------------------------------------------------
@@ -290,10 +293,12 @@ def _kind_of_picture(path):
 
 def _draw_against(axes, y, predicted):
     chosen = np.random.RandomState(0).permutation(len(y))[:_MOST_POINTS]
-    axes.scatter(y[chosen], predicted[chosen], s=6, alpha=max(0.15, min(1, 300 / len(y))), lw=0)
+    size, alpha = np.clip(3000 / len(y), 4, 25), np.clip(300 / len(y), 0.15, 0.8)
+    axes.scatter(y[chosen], predicted[chosen], s=size, alpha=alpha, linewidths=0)
     low, high = min(y.min(), predicted.min()), max(y.max(), predicted.max())
     axes.plot([low, high], [low, high], color="0.4", linewidth=1)
     axes.set(xlabel="True", ylabel="Predicted", title="Held-out rows", aspect="equal")
+    axes.locator_params(nbins=5)  # long numbers else overlap
 
 
 def _draw_confusion(axes, y, predicted, classes):

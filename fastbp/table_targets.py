@@ -89,9 +89,10 @@ def _decide(known, is_number):
         return CLASSIFICATION, "as its values are no numbers"
     values = known.unique()
     n, are_whole = len(values), bool((values == np.floor(values)).all())
-    if are_whole and n <= MOST_CLASSES:
-        return CLASSIFICATION, f"as its values are {n} different whole numbers"
-    return REGRESSION, f"as it has {n:,} different {'whole ' if are_whole else ''}numbers"
+    if not are_whole:
+        return REGRESSION, f"as it has {n:,} different numbers"
+    task, other = (CLASSIFICATION, REGRESSION)[:: 1 if n <= MOST_CLASSES else -1]
+    return task, f"as it has {n:,} different whole numbers (--task {other} changes that)"
 
 
 def _whole_numbers(table, name, known):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import reprlib
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,9 +137,7 @@ def restore(arrays, description):
     model = _restore_model(estimator_class, description, arrays)
     attributes = {"_model": model, **_restore_progress(description["progress"], arrays)}
     check_progress(attributes)
-    attributes["_optimizer"] = _restore_optimizer(
-        description["optimizer"], model.network.n_parameters, arrays
-    )
+    attributes["_optimizer"] = _restore_optimizer(description["optimizer"], model.network, arrays)
     attributes["_holdout_state"] = None
     if description["holdout"] is not None:
         keys = take(arrays, "holdout")
@@ -230,16 +228,17 @@ def _restore_model(estimator_class, description, arrays):
             ("coefs", coefs, shape),
             ("intercepts", intercepts, shape[1:]),
         ):
-            array = take(arrays, f"{name}.{index}")
-            dtype = array.dtype if not coefs else coefs[0].dtype
-            if array.shape != expected or array.dtype != dtype or dtype not in ("f4", "f8"):
-                raise ValueError(
-                    f"{name}.{index} must be of shape {expected} and float32 or float64 as all "
-                    f"weights, got {array.shape} and {array.dtype}."
-                )
-            found.append(array)
-    # One vector, as after a fit.
-    coefs, intercepts = network.views(network.flatten(coefs, intercepts, coefs[0].dtype))
+            dtype = coefs[0].dtype if coefs else None
+            found.append(_take_like(arrays, f"{name}.{index}", expected, dtype))
+    dtype = coefs[0].dtype
+    extras = [
+        _take_like(arrays, f"extras.{index}", shape, dtype)
+        for index, (_, shape) in enumerate(network.extra_shapes)
+    ]
+    scales = None
+    if "scales" in arrays:
+        scales = _take_like(arrays, "scales", (network.n_inputs,), dtype)
+    parameters = network.flatten(coefs, intercepts, dtype, extras)  # one vector, as after a fit
     names = description["feature_names"]
     if names is not None:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -247,7 +246,11 @@ def _restore_model(estimator_class, description, arrays):
         names = np.array(names, dtype=object)
     labels = _restore_labels(description["labels"], arrays)
     targets = _restore_targets(description["targets"])
-    model = Model(network, coefs, intercepts, labels, names, description["input_scale"], targets)
+    model = Model.of(
+        network, parameters, labels=labels, feature_names=names,
+        input_scale=description["input_scale"], targets=targets,
+    )  # fmt: skip
+    model = replace(model, scales=scales)
     model.check()
     if estimator_class._numeric_targets != (labels is None):
         raise ValueError(f"labels do not belong to the class {estimator_class.__name__}.")
@@ -263,8 +266,24 @@ def _restore_model(estimator_class, description, arrays):
     return model
 
 
+def _take_like(arrays, name, shape, dtype):
+    """An array of this shape and, unless it is the first, this dtype."""
+    array = take(arrays, name)
+    dtype = array.dtype if dtype is None else dtype
+    if array.shape != shape or array.dtype != dtype or dtype not in ("f4", "f8"):
+        raise ValueError(
+            f"{name} must be of shape {shape} and float32 or float64 as all weights, got "
+            f"{array.shape} and {array.dtype}."
+        )
+    return array
+
+
+# Fields of networks that older files do not have.
+_NEWER = "loss_coefficients", "label_smoothing", "has_slopes", "has_scales", "n_embedded"
+
+
 def _restore_network(described):
-    names, newer = [each.name for each in fields(Network)], ("loss_coefficients", "label_smoothing")
+    names, newer = [each.name for each in fields(Network)], _NEWER
     check_keys("network", described, names, optional=newer)
     lists = {name: described[name] for name in names if name in described and name in _LISTS}
     for name, value in lists.items():
@@ -272,6 +291,8 @@ def _restore_network(described):
             raise ValueError(f"{name} must be a list, got {reprlib.repr(value)}.")
     network = Network(**described | {name: tuple(value) for name, value in lists.items()})
     network.check()
+    if network.has_scales:
+        raise ValueError("has_scales must be false: weights contain the scales.")
     return network
 
 
@@ -352,7 +373,7 @@ def _restore_metrics(names, arrays):
     return {name: curve.tolist() for name, curve in metrics.items()}
 
 
-def _restore_optimizer(described, n_parameters, arrays):
+def _restore_optimizer(described, network, arrays):
     if described is None:
         return None
     optional = [name for name in OPTIONAL_FIELDS if name in described]
@@ -378,5 +399,6 @@ def _restore_optimizer(described, n_parameters, arrays):
     optimizer.moments = [take(arrays, f"moments.{index}") for index in range(count)]
     if "parameters_to_train" in arrays:
         optimizer.parameters = take(arrays, "parameters_to_train")
-    optimizer.check(n_parameters)
+    optimizer.has_scales = described.get("has_scales", False) is True
+    optimizer.check(network.unfolded(optimizer.has_scales).n_parameters)
     return optimizer

@@ -46,7 +46,7 @@ REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may la
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
 FITTED.add(f"{METRICS}_")
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
-OPTIONAL_FIELDS = "ema_decay", "dropout"  # of the optimizer
+OPTIONAL_FIELDS = "ema_decay", "dropout", "has_scales"  # of the optimizer
 
 
 class SavingMixin:
@@ -144,7 +144,12 @@ def describe(estimator, model, attributes, arrays, with_optimizer):
     """All but the arrays, which are added to `arrays`."""
     from fastbp import __version__
 
-    coefs, intercepts = model.network.views(model.flat(model.parameter_dtype(), copy=False))
+    parameters = model.flat(model.parameter_dtype(), copy=False)
+    coefs, intercepts = model.network.views(parameters)
+    extras = [each for found in model.network.extras(parameters).values() for each in found]
+    arrays.update({f"extras.{index}": array for index, array in enumerate(extras)})
+    if model.scales is not None:
+        arrays["scales"] = np.asarray(model.scales, parameters.dtype)
     for index, (weights, bias) in enumerate(zip(coefs, intercepts, strict=True)):
         arrays[f"coefs.{index}"], arrays[f"intercepts.{index}"] = weights, bias
     optimizer = attributes.get("_optimizer") if with_optimizer else None
@@ -265,7 +270,7 @@ def _describe_optimizer(optimizer, network, arrays):
         return None
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"The state of the optimizer is damaged: {optimizer!r}.")
-    optimizer.check(network.n_parameters)
+    optimizer.check(network.unfolded(optimizer.has_scales).n_parameters)
     for index, moment in enumerate(optimizer.moments):
         arrays[f"moments.{index}"] = moment
     if optimizer.parameters is not None:
@@ -273,6 +278,8 @@ def _describe_optimizer(optimizer, network, arrays):
     described = {name: plain(getattr(optimizer, name)) for name in OPTIMIZER_FIELDS}
     if optimizer.ema_decay is not None:
         described["ema_decay"] = plain(optimizer.ema_decay)
+    if optimizer.has_scales:
+        described["has_scales"] = True
     described = {name: values.encode(value) for name, value in described.items()}
     if optimizer.dropout is not None:
         described["dropout"] = [optimizer.dropout.seed, *optimizer.dropout.thresholds]

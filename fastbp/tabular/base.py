@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import Array, LayerSizes, Path, RandomSource
+    from fastbp.hints import Array, FloatArray, LayerSizes, Path, RandomSource
     from fastbp.progress import EpochReport
 
 # Parameters that the networks have under the same names.
@@ -99,6 +99,7 @@ class BaseTabularMLP(PicklingMixin, BaseEstimator):
         best_iter_: int
         loss_curve_: list[float]
         validation_scores_: list[float] | None
+        feature_scales_: FloatArray
     else:
         preprocessing_ = View(lambda model: model.preprocessing)
         estimators_ = View(lambda model: list(model.members))
@@ -108,6 +109,7 @@ class BaseTabularMLP(PicklingMixin, BaseEstimator):
         best_iter_ = of_first("best_iter_")
         loss_curve_ = of_first("loss_curve_")
         validation_scores_ = of_first("validation_scores_")
+        feature_scales_ = of_first("feature_scales_")
 
     def _set_parameters(self, arguments):
         """Keep every argument of `__init__` under its own name, unchecked, as scikit-learn asks."""
@@ -168,7 +170,7 @@ class BaseTabularMLP(PicklingMixin, BaseEstimator):
 
     def _member_parameters(self, n_numerical):
         """The parameters of the networks, as the preset and the estimator's own say."""
-        chosen = PRESETS[self.preset].parameters(self._task, n_numerical)
+        chosen = PRESETS[self.preset].for_task(self._task, n_numerical)
         chosen |= {name: getattr(self, name) for name in SHARED}
         for name in ("hidden_layer_sizes", "learning_rate_init"):
             if getattr(self, name) is not None:

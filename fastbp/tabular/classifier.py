@@ -127,6 +127,12 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         Accuracy of the validation rows after each epoch, with ``selection="log_loss"`` minus their
         log loss; None where there are no such rows.
 
+    feature_scales_ : ndarray of shape (n_inputs,)
+        Factors that training has found for the network's inputs, from 1 on: the farther from 0, the
+        more an encoded column matters. `preprocessing_` has their names in
+        ``[0].get_feature_names_out()``; with ``preset="full"`` three numbers of the embedding of
+        every numerical column come before them.
+
     n_features_in_ : int
         Number of columns of X.
 

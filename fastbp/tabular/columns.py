@@ -1,18 +1,14 @@
-"""The columns of a table, whichever library it comes from, as numpy arrays.
-
-Each reader below turns one column into a `Column`; what follows from there knows no pandas, polars
-or pyarrow. None of them is imported here: who has a frame has its library, too.
-"""
+"""A column of a table: what it holds, and its values as numbers, dates or categories."""
 
 import re
 import sys
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import repeat
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import issparse
 
 # Cells that are no single values.
 _NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
@@ -87,9 +83,9 @@ class Column:
 
     def _holds_dates(self):
         """Whether all texts are dates. Nearly always the first one tells that they are not."""
-        if not _DATE.fullmatch(next(filter(None, self.values), "")):
+        if not _DATE.fullmatch(next(value for value in self.values if isinstance(value, str))):
             return False
-        moments = [_moment(text) for text in self.distinct().values if text is not None]
+        moments = [_moment(text) for text in self.distinct().values if isinstance(text, str)]
         return not np.isnat(moments).any()
 
     def distinct(self):
@@ -108,7 +104,7 @@ class Column:
                 f"Column {self.name} holds a value that is no category: {error}."
             ) from None
         codes = np.fromiter(map(positions.__getitem__, listed), np.intp, len(listed))
-        return Column(self.name, _objects(list(positions)), codes)
+        return Column(self.name, objects_of(list(positions)), codes)
 
     def categories(self):
         """What each row says, as texts, so that 1, 1.0 and "1" are the same category.
@@ -119,17 +115,31 @@ class Column:
         -------
         codes : ndarray of int of shape (n_rows,)
             Positions in `texts`; -1 is a missing value.
-        texts : list of str or None
-            None is a missing value, too.
+        texts : list of str
+            All different. Some may occur in no row.
         """
         column = self.distinct()
         values = column.values.tolist()
-        if {*map(type, values)} == {str}:
+        if {*map(type, values)} == {str} and len({*values}) == len(values):
             return column.codes, values
-        return column.codes, [None if is_missing(value) else as_text(value) for value in values]
+        texts = [None if is_missing(value) else as_text(value) for value in values]
+        positions = {}
+        for text in texts:
+            if text is not None:
+                positions.setdefault(text, len(positions))
+        return places_of(texts, positions)[column.codes], [*positions]
 
-    def numbers(self):
+    def numbers(self, expected="numbers"):
         """The rows as float64, with NaN for what is missing; durations in seconds.
+
+        Parameters
+        ----------
+        expected : str, default="numbers"
+            What a message is to ask for.
+
+        Returns
+        -------
+        numbers : ndarray of shape (n_rows,)
 
         Raises
         ------
@@ -137,7 +147,7 @@ class Column:
             If some are no numbers, or infinite.
         """
         if self.codes is not None:
-            numbers = np.append(Column(self.name, self.values).numbers(), np.nan)
+            numbers = np.append(Column(self.name, self.values).numbers(expected), np.nan)
             return numbers[self.codes]
         kind = self.values.dtype.kind
         if kind == "m":
@@ -145,9 +155,9 @@ class Column:
         elif kind in "biuf":
             numbers = self.values.astype(np.float64)
         elif kind == "O":
-            numbers = self._numbers_of_objects()
+            numbers = self._numbers_of_objects(expected)
         else:
-            raise self._unexpected("numbers", self.values[0])
+            raise self._unexpected(expected, self.values[0])
         if np.isinf(numbers).any():
             raise ValueError(
                 "Input X contains infinity or a value too large for dtype('float64'), "
@@ -155,14 +165,14 @@ class Column:
             )
         return numbers
 
-    def _numbers_of_objects(self):
+    def _numbers_of_objects(self, expected):
         refuse_nested({*map(type, self.values)}, self.name)
         numbers, present = np.full(len(self.values), np.nan), ~missing_among(self.values)
         values = self.values[present]
         types = {*map(type, values)}
         if not _all(types, (*_NUMBERS, *_DURATIONS, time)):
             wrong = next(v for v in values if not isinstance(v, (*_NUMBERS, *_DURATIONS, time)))
-            raise self._unexpected("numbers", wrong)
+            raise self._unexpected(expected, wrong)
         if any(issubclass(kind, (*_DURATIONS, time)) for kind in types):
             values = [_number(value) for value in values]
         try:
@@ -183,7 +193,7 @@ class Column:
             return np.append(Column(self.name, self.values).signs(), 0.0)[self.codes]
         if self.values.dtype.kind == "b":
             return np.where(self.values, 1.0, -1.0)
-        numbers = self.numbers()
+        numbers = self.numbers("booleans")
         wrong = ~((numbers == 0) | (numbers == 1) | np.isnan(numbers))
         if wrong.any():
             raise self._unexpected("booleans", self.values[wrong.argmax()])
@@ -203,7 +213,7 @@ class Column:
             return np.append(moments, np.datetime64("NaT"))[column.codes]
         if self.values.dtype.kind == "M":
             return self.values
-        if np.isnan(self.numbers()).all():
+        if np.isnan(self.numbers("dates")).all():
             return np.full(len(self.values), np.datetime64("NaT", "us"))
         raise self._unexpected("dates", self.values[0])
 
@@ -274,7 +284,7 @@ def as_text(value):
         return str(int(value))
     if isinstance(value, float | np.floating | Decimal):
         number = float(value) if isinstance(value, Decimal) else value
-        return str(int(number)) if float(number).is_integer() else str(number)
+        return str(int(number)) if abs(number) < 2**53 and number == int(number) else str(number)
     return str(value)
 
 
@@ -309,196 +319,24 @@ def _seconds(durations):
     return np.where(missing, np.nan, seconds)
 
 
-def _objects(values):
+def objects_of(values):
     """An array of Python objects, whatever they are."""
-    objects = np.empty(len(values), object)
-    objects[:] = values
-    return objects
+    return np.fromiter(values, object, len(values))
 
 
-# ---- tables ---------------------------------------------------------------------------------
-
-
-def as_table(X):
-    """A table whose columns can be read.
+def places_of(texts, positions):
+    """Where texts stand, with a last entry for the code -1.
 
     Parameters
     ----------
-    X : DataFrame, pyarrow.Table or array-like of shape (n_rows, n_columns)
+    texts : list of str or None
+    positions : dict of str to int
 
     Returns
     -------
-    X : pandas.DataFrame, polars.DataFrame, pyarrow.Table or ndarray
-        As it came, unless that was a list or something else that can be turned into one of these.
-
-    Raises
-    ------
-    TypeError
-        If X is sparse or lazy.
-    ValueError
-        If it has not two dimensions.
+    places : ndarray of int of shape (n_texts + 1,)
+        -1 is a text that stands nowhere.
     """
-    if issparse(X):
-        raise TypeError(
-            "X is sparse, but a table must be dense. For sparse data use MLPClassifier or "
-            "MLPRegressor, or pass X.toarray()."
-        )
-    if _library(X) is not None:
-        return X
-    if hasattr(X, "collect") and hasattr(X, "collect_schema"):
-        raise TypeError("X is a LazyFrame, whose rows are not at hand: pass X.collect().")
-    if hasattr(X, "__arrow_c_stream__") and not hasattr(X, "__array__"):
-        from pyarrow import table
-
-        return table(X)
-    array = np.asarray(X)
-    if not isinstance(X, np.ndarray) and array.dtype.kind in "US":
-        array = np.array(X, dtype=object)  # numbers beside texts stay numbers
-    if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported: X must hold real numbers.")
-    if array.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {array.ndim}D array instead, of shape {array.shape}. "
-            "Reshape your data: array.reshape(-1, 1) makes a table of one column, "
-            "array.reshape(1, -1) one of a single row."
-        )
-    return array
-
-
-def _library(X):
-    """Which of the frame libraries X is of."""
-    for name, kind in (("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table")):
-        module = sys.modules.get(name)
-        if module is not None and isinstance(X, getattr(module, kind)):
-            return name
-    return None
-
-
-def read_columns(X):
-    """Read the columns of a table one by one.
-
-    Parameters
-    ----------
-    X : pandas.DataFrame, polars.DataFrame, pyarrow.Table or ndarray
-        As from `as_table`.
-
-    Yields
-    ------
-    column : Column
-
-    Raises
-    ------
-    ValueError
-        If two columns have one name.
-    TypeError
-        If a column holds lists or the like.
-    """
-    library = _library(X)
-    if library is None:
-        for position in range(X.shape[1]):
-            yield _from_numpy(X[:, position], str(position))
-        return
-    names = [*(X.column_names if library == "pyarrow" else X.columns)]
-    if len({*names}) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"X has {names.count(twice)} columns named {twice!r}: rename all but one.")
-    if library == "pandas":
-        for name, series in X.items():
-            yield _from_pandas(series, repr(name))
-    else:
-        read = _from_polars if library == "polars" else _from_arrow
-        columns = X.get_columns() if library == "polars" else X.columns
-        for name, column in zip(names, columns, strict=True):
-            yield read(column, repr(name))
-
-
-def _from_numpy(values, name):
-    if values.dtype.kind in "USV":
-        values = values.astype(object)
-    return Column(name, values)
-
-
-def _from_pandas(series, name):
-    import pandas
-
-    dtype = series.dtype
-    if isinstance(dtype, pandas.CategoricalDtype):
-        return Column(name, _objects([*dtype.categories]), series.cat.codes.to_numpy(), True)
-    if isinstance(dtype, pandas.StringDtype):
-        codes, distinct = pandas.factorize(series)
-        return Column(name, _objects([*distinct]), codes)
-    if isinstance(dtype, pandas.ArrowDtype):
-        return _from_arrow(series.array.__arrow_array__(), name)
-    if isinstance(dtype, pandas.DatetimeTZDtype):
-        return Column(name, series.dt.tz_localize(None).to_numpy())
-    if isinstance(dtype, pandas.PeriodDtype):
-        return Column(name, series.dt.to_timestamp().to_numpy())
-    if isinstance(dtype, pandas.SparseDtype):
-        return _from_numpy(np.asarray(series), name)
-    if isinstance(dtype, np.dtype):
-        return _from_numpy(series.to_numpy(), name)
-    if dtype.kind == "b":
-        codes = series.to_numpy(dtype=np.int8, na_value=-1)
-        return Column(name, _objects([False, True]), codes)
-    if dtype.kind in "iuf":
-        return Column(name, series.to_numpy(dtype=np.float64, na_value=np.nan))
-    return Column(name, series.to_numpy(dtype=object))
-
-
-def _from_polars(series, name):
-    import polars
-
-    dtype = series.dtype
-    if dtype.is_nested():
-        raise TypeError(
-            f"Column {name} is of type {dtype}; a cell must hold a single number, text, boolean or "
-            "date. Make a column of each part, or drop it."
-        )
-    if dtype in (polars.String, polars.Categorical, polars.Enum):
-        texts = series.cast(polars.String)
-        distinct = texts.drop_nulls().unique().sort()
-        # The rank among the distinct values is the position in their order.
-        codes = (texts.rank("dense").cast(polars.Int64) - 1).fill_null(-1).to_numpy()
-        return Column(name, _objects(distinct.to_list()), codes, dtype != polars.String)
-    if dtype == polars.Boolean:
-        codes = series.cast(polars.Int8).fill_null(-1).to_numpy()
-        return Column(name, _objects([False, True]), codes)
-    if dtype == polars.Time:
-        return Column(name, series.cast(polars.Int64).cast(polars.Float64).to_numpy() / 1e9)
-    if dtype == polars.Null or dtype.is_numeric():
-        return Column(name, series.cast(polars.Float64).to_numpy())
-    if dtype == polars.Datetime:
-        series = series.dt.replace_time_zone(None)
-    return _from_numpy(
-        series.to_numpy() if dtype.is_temporal() else _objects(series.to_list()), name
-    )
-
-
-def _from_arrow(array, name):
-    import pyarrow
-    from pyarrow import compute, types
-
-    dtype = array.type
-    declared = types.is_dictionary(dtype)
-    if types.is_nested(dtype):
-        raise TypeError(
-            f"Column {name} is of type {dtype}; a cell must hold a single number, text, boolean or "
-            "date. Make a column of each part, or drop it."
-        )
-    if types.is_boolean(dtype):
-        codes = compute.fill_null(array.cast(pyarrow.int8()), -1).to_numpy()
-        return Column(name, _objects([False, True]), codes)
-    if types.is_timestamp(dtype) and dtype.tz is not None:
-        array = compute.local_timestamp(array)
-    numeric = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
-    if numeric or types.is_null(dtype):
-        return Column(name, array.cast(pyarrow.float64(), safe=False).to_numpy())
-    if types.is_timestamp(dtype) or types.is_date(dtype) or types.is_duration(dtype):
-        return Column(name, array.to_numpy())
-    if types.is_time(dtype):
-        return Column(name, _objects(array.to_pylist()))
-    encoded = array if declared else array.dictionary_encode()
-    if isinstance(encoded, pyarrow.ChunkedArray):
-        encoded = encoded.unify_dictionaries().combine_chunks()
-    codes = compute.fill_null(encoded.indices.cast(pyarrow.int64()), -1).to_numpy()
-    return Column(name, _objects(encoded.dictionary.to_pylist()), codes, declared)
+    places = np.full(len(texts) + 1, -1)
+    places[:-1] = [*map(positions.get, texts, repeat(-1))]
+    return places

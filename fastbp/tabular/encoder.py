@@ -14,16 +14,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from fastbp.base import keeps_hints
-from fastbp.tabular.columns import as_table, read_columns
-from fastbp.tabular.encodings import (
-    BooleanEncoding,
-    CategoricalEncoding,
-    DatetimeEncoding,
-    EmptyEncoding,
-    NumericalEncoding,
-    placed,
-)
+from fastbp.tabular.encodings import ENCODINGS, CategoricalEncoding, placed
 from fastbp.tabular.scaler import SmoothClipScaler
+from fastbp.tabular.tables import as_table, read_columns
 from fastbp.validation import check_columns
 
 if TYPE_CHECKING:
@@ -32,11 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fastbp.hints import Array, FloatArray
-
-_OTHERS = {
-    encoding.kind: encoding
-    for encoding in (BooleanEncoding, DatetimeEncoding, EmptyEncoding, NumericalEncoding)
-}
 
 
 class TableEncoder(TransformerMixin, BaseEstimator):
@@ -231,7 +219,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):
             if kind == "categorical":
                 encoding = CategoricalEncoding.fitted(position, column, self.max_categories)
             else:
-                encoding = _OTHERS[kind].fitted(position, column)
+                encoding = ENCODINGS[kind].fitted(position, column)
             encodings.append(encoding)
         encodings, n_outputs = placed(encodings)
         if n_outputs == 0:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fastbp.tabular.columns import places_of
+
 # Seconds in a cycle, and how a moment's place in it is found, from 0 to 1.
 _DAY = 86400.0
 
@@ -252,7 +254,9 @@ class CategoricalEncoding(Encoding):
     ----------
     categories : tuple of str
         As texts; numbers in the order of their values, then the other texts. Of more than
-        `max_categories` the most frequent.
+        `max_categories` the most frequent, without those that were seen only once.
+    two_valued : bool
+        Whether there were exactly two in fit, which share one output: -1 and 1.
     """
 
     kind = "categorical"
@@ -274,32 +278,40 @@ class CategoricalEncoding(Encoding):
     def fitted(cls, position, column, max_categories):
         """Learn from a column."""
         codes, texts = column.categories()
-        frequencies = {}
-        counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
-        for text, count in zip(texts, counts, strict=True):
-            if text is not None and count:
-                frequencies[text] = frequencies.get(text, 0) + count
-        found = sorted(frequencies, key=_order)
-        if len(found) > max_categories and len(found) != 2:
-            frequent = sorted(found, key=frequencies.get, reverse=True)[:max_categories]
-            found = sorted(frequent, key=_order)
-        return cls(position, categories=tuple(found), two_valued=len(frequencies) == 2)
+        counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+        found = np.flatnonzero(counts)
+        two_valued = len(found) == 2
+        if len(found) > max_categories and not two_valued:
+            found = _most_frequent(found, counts, texts, max_categories)
+        categories = sorted((texts[number] for number in found), key=_order)
+        return cls(position, categories=tuple(categories), two_valued=two_valued)
 
     def output_names(self, name):
         """Names of the outputs of a column of that name."""
         return [f"{name}_{category}" for category in self.categories[int(self.two_valued) :]]
 
     def encode(self, column, encoded):
-        """Write a column's outputs into the encoded matrix, which holds zeros."""
+        """Write a column's outputs into the encoded matrix: zeros, in Fortran's order."""
         codes, texts = column.categories()
         known = {category: number for number, category in enumerate(self.categories)}
-        # The last entry is for the code -1.
-        numbers = np.array([*(known.get(text, -1) for text in texts), -1])[codes]
+        numbers = places_of(texts, known)[codes]
         if self.two_valued:
             encoded[:, self.outputs[0]] = np.array([-1.0, 1.0, 0.0])[numbers]
         elif self.outputs:
             rows = np.flatnonzero(numbers >= 0)
-            encoded[rows, self.outputs[0] + numbers[rows]] = 1.0
+            in_one_row = encoded.T.reshape(-1)  # a view, of one column behind the other
+            in_one_row[(self.outputs[0] + numbers[rows]) * len(encoded) + rows] = 1.0
+
+
+def _most_frequent(found, counts, texts, number):
+    """At most so many categories, none that was seen only once: of equally frequent the first."""
+    found = found[counts[found] > 1]
+    if len(found) <= number:
+        return found
+    least = np.partition(counts[found], -number)[-number]
+    more = found[counts[found] > least]
+    equal = sorted(found[counts[found] == least], key=lambda place: _order(texts[place]))
+    return [*more, *equal[: number - len(more)]]
 
 
 def _order(text):
@@ -309,6 +321,19 @@ def _order(text):
     except ValueError:
         number = np.nan
     return (0, number, text) if np.isfinite(number) else (1, 0.0, text)
+
+
+# By their kinds.
+ENCODINGS = {
+    record.kind: record
+    for record in (
+        BooleanEncoding,
+        CategoricalEncoding,
+        DatetimeEncoding,
+        EmptyEncoding,
+        NumericalEncoding,
+    )
+}
 
 
 # ---- the layout of the encoded matrix -------------------------------------------------------

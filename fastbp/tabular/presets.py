@@ -2,31 +2,28 @@
 
 They are those of RealMLP: Holzmüller, Grinsztajn and Steinwart, "Better by Default: Strong
 Pre-Tuned MLPs and Boosted Trees on Tabular Data", NeurIPS 2024, arXiv:2407.04491, Table A.1.
+All names are parameters of `MLPClassifier` and `MLPRegressor`.
 """
 
 from dataclasses import dataclass
 from math import inf
-from types import MappingProxyType
 
-# What all networks share; the names are parameters of `MLPClassifier` and `MLPRegressor`.
-COMMON = MappingProxyType(
-    {
-        "hidden_layer_sizes": (256, 256, 256),
-        "solver": "adamw",
-        "beta_2": 0.95,
-        "alpha": 0.0,
-        "weight_decay": 0.0,
-        "learning_rate": "cosine",
-        "n_iter_no_change": inf,
-    }
-)
-# What differs between the tasks, in every preset.
-TASKS = MappingProxyType(
-    {
-        "classification": {"activation": "selu", "label_smoothing": 0.1},
-        "regression": {"activation": "mish", "scale_targets": True},
-    }
-)
+COMMON = {
+    "hidden_layer_sizes": (256, 256, 256),
+    "solver": "adamw",
+    "beta_2": 0.95,
+    "alpha": 0.0,
+    "learning_rate": "log_cosine",
+    "drop_last": True,
+    "n_iter_no_change": inf,
+    "ties": "last",
+    "parametrization": "neural_tangent",
+    "scaling_layer": True,
+}
+TASKS = {
+    "classification": {"activation": "selu", "label_smoothing": 0.1},
+    "regression": {"activation": "mish", "scale_targets": True},
+}
 
 
 @dataclass(frozen=True)
@@ -36,21 +33,20 @@ class Preset:
     Parameters
     ----------
     name : str
-    both : dict
-        Parameters of the networks of both tasks, beside `COMMON`.
-    classification, regression : dict
-        Those of one task, beside `TASKS`.
-    embeds : bool, default=False
-        Whether the numerical features, and only those, are embedded.
+    parameters : dict
+        Of the networks of both tasks, beside `COMMON` and those of `TASKS`.
+    learning_rates : dict of str to float
+        `learning_rate_init` by task.
+    embedding : str or None, default=None
+        `numerical_embedding`, where there are numerical features.
     """
 
     name: str
-    both: dict
-    classification: dict
-    regression: dict
-    embeds: bool = False
+    parameters: dict
+    learning_rates: dict
+    embedding: str | None = None
 
-    def parameters(self, task, n_numerical):
+    def for_task(self, task, n_numerical):
         """All parameters of a network that the preset decides.
 
         Parameters
@@ -63,21 +59,40 @@ class Preset:
         -------
         parameters : dict
         """
-        chosen = {**COMMON, **TASKS[task], **self.both, **getattr(self, task)}
-        if self.embeds:
-            chosen["embedded_features"] = n_numerical
+        chosen = {**COMMON, **TASKS[task], **self.parameters}
+        chosen["learning_rate_init"] = self.learning_rates[task]
+        if self.embedding is not None and n_numerical > 0:
+            chosen |= {"numerical_embedding": self.embedding, "embedded_features": n_numerical}
         return chosen
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        # RealMLP-TD-S, the simplified one.
-        Preset(
+        Preset(  # RealMLP-TD-S
             "small",
-            {},
-            {"learning_rate_init": 1e-3},
-            {"learning_rate_init": 1e-3},
+            {
+                "initialization": "normal",
+                "weight_decay": 0.0,
+                "learning_rate_factors": {"intercepts": 0.1, "scales": 6.0},
+            },
+            {"classification": 0.04, "regression": 0.07},
+        ),
+        Preset(  # RealMLP-TD
+            "full",
+            {
+                "initialization": "data_driven",
+                "parametric_activation": True,
+                "dropout": 0.15,
+                "dropout_schedule": "flat_cosine",
+                "weight_decay": 0.02,
+                "weight_decay_schedule": "flat_cosine",
+                "learning_rate_factors": {
+                    "intercepts": 0.1, "scales": 6.0, "slopes": 0.1, "embedding": 0.1
+                },
+            },
+            {"classification": 0.04, "regression": 0.2},
+            embedding="pbld",
         ),
     )
-}
+}  # fmt: skip

@@ -16,57 +16,14 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from tables import CLASSES, NUMBERS, PRICE, QUICK, TABLE, TARGETS, make, outputs
 
 import fastbp.tabular.training
 from fastbp import MLPClassifier, MLPRegressor, TabularMLPClassifier, TabularMLPRegressor
 from fastbp.tabular import make_preprocessing
 from fastbp.tabular.training import LEAST_HELD_OUT
 
-QUICK = {
-    "hidden_layer_sizes": (16,), "max_iter": 12, "learning_rate_init": 0.02, "random_state": 0
-}  # fmt: skip
-
-
-def make_table(n_rows=200):
-    """A table of mixed columns with missing values, and a target that depends on three of them."""
-    random = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {
-            "size": np.exp(random.normal(size=n_rows) * 3),
-            "colour": random.choice(["red", "green", "blue"], n_rows),
-            "used": random.random(n_rows) > 0.5,
-            "rooms": random.integers(1, 6, n_rows),
-            "sold": pd.date_range("2020-01-01", periods=n_rows, freq="D"),
-        }
-    )
-    price = np.log(table["size"]) + 2.0 * (table.colour == "red") + table.rooms
-    table.loc[::9, "size"] = np.nan
-    table.loc[::11, "colour"] = None
-    return table, price.to_numpy()
-
-
-TABLE, PRICE = make_table()
-CLASSES = np.array(["cheap", "fair", "dear"])[np.digitize(PRICE, [2.5, 5])]
-TARGETS = {
-    "binary": np.array(["no", "yes"])[(PRICE > 4).astype(int)],
-    "multiclass": CLASSES,
-    "booleans": PRICE > 4,
-    "multilabel": np.stack([PRICE > 3, PRICE < 5, TABLE.used], axis=1).astype(int),
-    "single": PRICE,
-    "several": np.stack([PRICE, 1e9 + 1e3 * PRICE], axis=1),
-}
 each_target = pytest.mark.parametrize("target", TARGETS)
-
-
-def make(target, **parameters):
-    """An unfitted estimator for one of the targets, and that target."""
-    is_classifier = target not in ("single", "several")
-    kind = TabularMLPClassifier if is_classifier else TabularMLPRegressor
-    return kind(**QUICK | parameters), TARGETS[target]
-
-
-def outputs(model, X):
-    return model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
 
 
 # ---- what they are made of ----------------------------------------------------------------------
@@ -85,7 +42,7 @@ def test_it_is_the_network_on_the_encoded_table(target):
     assert by_hand.loss_curve_ == member.loss_curve_ == model.loss_curve_
     assert by_hand.validation_scores_ == model.validation_scores_
     assert (by_hand.best_iter_, by_hand.n_iter_) == (model.best_iter_, model.n_iter_)
-    if target in ("single", "several"):
+    if target in NUMBERS:
         expected = np.clip(by_hand.predict(encoded), y.min(axis=0), y.max(axis=0))
         np.testing.assert_allclose(model.predict(TABLE), expected, rtol=1e-6)
         assert type(member) is MLPRegressor
@@ -101,7 +58,7 @@ def test_it_learns(target):
     model, y = make(target, max_iter=100)
     score = model.fit(TABLE, y).score(TABLE, y)
     assert score > (0.7 if target != "multilabel" else 0.6)
-    metric = r2_score if target in ("single", "several") else accuracy_score
+    metric = r2_score if target in NUMBERS else accuracy_score
     assert score == pytest.approx(metric(y, model.predict(TABLE)))
 
 
@@ -113,7 +70,7 @@ def test_the_averages_of_an_ensemble(target):
     assert len({each.random_state for each in model.estimators_}) == 3
     curves = [each.validation_scores_ for each in model.estimators_]
     assert curves[0] == model.validation_scores_ != curves[1] != curves[2]
-    if target in ("single", "several"):
+    if target in NUMBERS:
         single = [np.clip(each.predict(encoded), y.min(axis=0), y.max(axis=0))
                   for each in model.estimators_]  # fmt: skip
         np.testing.assert_allclose(model.predict(TABLE), np.mean(single, axis=0), rtol=1e-6)
@@ -311,7 +268,7 @@ def test_weights_of_own_validation_rows():
     model.fit(TABLE[:140], y[:140], **own, sample_weight_val=weight)
     other, _ = make("single")
     other.fit(TABLE[:140], y[:140], X_val=TABLE[170:], y_val=y[170:])
-    np.testing.assert_allclose(model.validation_scores_, other.validation_scores_, rtol=1e-5)
+    np.testing.assert_allclose(model.validation_scores_, other.validation_scores_, atol=1e-4)
 
 
 def test_messages_say_that_it_is_about_validation_rows():

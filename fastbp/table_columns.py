@@ -5,6 +5,7 @@ The encoding of columns is the estimators'; kinds of columns are called as there
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,22 @@ import numpy as np
 from fastbp.late import imported
 from fastbp.table_files import read_table
 from fastbp.table_text import no_header_hint
+from fastbp.tabular.encoder import TableEncoder
+from fastbp.tabular.tables import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-MOST_CATEGORIES = 255  # the estimators' own limit
+MOST_CATEGORIES = TableEncoder().max_categories
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _FEW = 0.5  # share of values that are no numbers below which text is suspect
 
 
 def read_for_training(path, reading=None, categorical=()):
     """Read a table to train on.
 
-    Columns without a name that are empty, or only number the rows, are left out.
+    Columns without a name that are empty or only name the rows are left out.
 
     Parameters
     ----------
@@ -51,8 +55,9 @@ def read_for_training(path, reading=None, categorical=()):
     for name in list(table.frame.columns):
         column = table.frame[name]
         if table.text is not None and name in table.text.unnamed and _says_nothing(column):
-            text = f"{name} has no name and only numbers the rows, or is empty: left out"
-            notes.append((name, text))
+            notes.append(
+                (name, f"{name} has no name and only names the rows, or is empty: left out")
+            )
             table.frame = table.frame.drop(columns=name)
         elif name in categorical:
             table.frame[name] = as_text(column)
@@ -248,7 +253,8 @@ def _is_text(column):
 
 
 def _says_nothing(column):
-    return column.isna().all() or _numbers_the_rows(column)
+    """Whether a column is empty, or has another number or text in each row."""
+    return column.isna().all() or (column.dtype.kind != "f" and column.is_unique)
 
 
 def _numbers_the_rows(column):
@@ -303,8 +309,10 @@ def _as_kind(table, name, kind):
 
 
 def _suspicions(table, name):
-    """Notes on a text column that may have been meant to hold numbers."""
+    """Notes on a text column that may have been meant to hold something else."""
     column, decimal = table.frame[name], table.reading.decimal
+    if next(read_columns(table.frame[[name]])).kind() != "categorical":
+        return []  # but dates
     n_known = column.notna().sum()
     row, n_wrong = first_wrong(column, as_numbers(column, decimal))
     if 0 < n_wrong < _FEW * n_known:
@@ -319,10 +327,13 @@ def _suspicions(table, name):
             f"column {name!r} is taken as categories, but its values are numbers with {other!r} as "
             f"decimal point: --decimal {other}"
         ]
-    n_different = column.nunique()
-    if n_different > MOST_CATEGORIES:
-        return [
-            f"column {name!r} has {n_different:,} different texts, of which the {MOST_CATEGORIES} "
-            f"most frequent are told apart; --drop {name!r} leaves it out"
-        ]
-    return []
+    n_different, example = column.nunique(), str(column.dropna().iloc[0])
+    if n_different <= MOST_CATEGORIES:
+        return []
+    hint = f"--drop {name!r} leaves it out"
+    if _DATE.match(example):
+        hint = f"dates must be written as 2026-01-31, not as {example!r}"
+    return [
+        f"column {name!r} has {n_different:,} different texts, of which the {MOST_CATEGORIES} most "
+        f"frequent are told apart; {hint}"
+    ]

@@ -13,6 +13,7 @@ from fastbp.late import imported
 # The importances of columns are estimated on few rows, so that they take seconds.
 _REPEATS, _MOST_ROWS, _LEAST_ROWS = 5, 2000, 300
 _MOST_PREDICTED_ROWS, _MOST_PREDICTIONS = 1_000_000, 1000
+_IN_UNITS = "RMSE", "MAE"  # of the target; the other scores have none
 _MOST_SHOWN = 20  # columns
 _MOST_CLASSES_DRAWN = 25
 _MOST_POINTS = 5000
@@ -121,16 +122,11 @@ def table_of_scores(title, model, beside):
     """
     width = max(len(title), 12)
     lines = [f"{title:{width}}{'model':>12}{'trivial':>12}"]
-    for name, value in model.items():
-        lines.append(f"{'  ' + name:{width}}{_number(value):>12}{_number(beside[name]):>12}")
+    for name in model:
+        form = ".5g" if name in _IN_UNITS else ".4f"
+        texts = [format(each[name], form).replace("nan", "-") for each in (model, beside)]
+        lines.append(f"{'  ' + name:{width}}{texts[0]:>12}{texts[1]:>12}")
     return lines
-
-
-def _number(value):
-    if np.isnan(value):
-        return "-"
-    size = abs(value)
-    return f"{value:.4f}" if size == 0 or 0.01 <= size < 10 else f"{value:.5g}"
 
 
 # ---- importances --------------------------------------------------------------------------------
@@ -163,7 +159,8 @@ class Importances:
         shown = self.names[:_MOST_SHOWN]
         width = max(len(name) for name in shown) + 4
         times = "once" if self.n_repeats == 1 else f"{self.n_repeats} times"
-        lines = [f"{self.score} lost when a column is shuffled ({times}, {self.n_rows:,} rows)"]
+        title = f"{self.score[0].upper()}{self.score[1:]} lost when a column is shuffled"
+        lines = [f"{title} ({times}, {self.n_rows:,} rows)"]
         for name, mean, deviation in zip(shown, self.means, self.deviations, strict=False):
             around = "" if self.n_repeats == 1 else f" ± {deviation:.4f}"
             lines.append(f"{'  ' + name:{width}}{mean:8.4f}{around}")
@@ -325,4 +322,4 @@ def _draw_importances(axes, worth):
     axes.barh(places, worth.means[: len(names)], xerr=worth.deviations[: len(names)], color="C0")
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set(xlabel=f"{worth.score} lost when the column is shuffled", title="Columns")
+    axes.set(xlabel=f"{worth.score} lost when a column is shuffled", title="Columns")

@@ -239,14 +239,17 @@ def test_packages_that_are_not_installed(file, monkeypatch, package, content):
 # ---- for training -----------------------------------------------------------------------------
 
 
-def test_columns_that_only_number_the_rows_are_left_out(file):
+def test_columns_that_only_name_the_rows_are_left_out_or_told(file):
     table, notes = read_for_training(file(",a,\n0,5,\n1,6,\n2,9,\n"))
     assert table.frame.to_dict("list") == {"a": [5, 6, 9]}
     assert [name for name, _ in notes] == ["column 1", "column 3"]
     # One that says something stays.
-    table, notes = read_for_training(file(",a\n3,5\n1,6\n"))
-    assert table.frame.to_dict("list") == {"column 1": [3, 1], "a": [5, 6]}
+    table, notes = read_for_training(file(",a\n3,5\n3,6\n"))
+    assert table.frame.to_dict("list") == {"column 1": [3, 3], "a": [5, 6]}
     assert notes == []
+    table, notes = read_for_training(file("id,a\n1,5\n2,6\n3,8\n"))
+    assert "id" in table.frame
+    assert notes == [("id", "column 'id' only numbers the rows: --drop 'id' leaves it out")]
 
 
 def test_numbers_that_are_categories(file):
@@ -265,6 +268,14 @@ def test_text_that_may_be_meant_as_numbers_is_told(file):
     assert table.frame["a"].tolist() == ["1", "2", "?", "3"]
     _, ((_, note),) = read_for_training(file("a;b\n1,5;1\n2,5;2\n"))
     assert note.endswith("numbers with ',' as decimal point: --decimal ,")
+
+
+def test_text_of_too_many_values_is_told_but_dates_are_not(file):
+    many = "".join(f"n{i},{i % 28 + 1}.1.{1000 + i},{1700 + i}-01-31\n" for i in range(300))
+    _, notes = read_for_training(file("name,day,date\n" + many))
+    assert [name for name, _ in notes] == ["name", "day"]
+    assert notes[0][1].endswith("most frequent are told apart; --drop 'name' leaves it out")
+    assert notes[1][1].endswith("dates must be written as 2026-01-31, not as '1.1.1000'")
 
 
 def test_infinity_is_refused_with_its_place(file):

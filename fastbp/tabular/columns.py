@@ -95,8 +95,12 @@ class Column:
         if self.values.dtype.kind != "O":
             values, codes = np.unique(self.values, return_inverse=True)
             return Column(self.name, values.astype(object), codes)
-        refuse_nested({*map(type, self.values)}, self.name)
+        types = {*map(type, self.values)}
+        refuse_nested(types, self.name)
         listed = self.values.tolist()
+        if types & {bool, np.bool_} and not _all(types, (bool, np.bool_, type(None))):
+            # True equals 1: whichever came first would stand for both.
+            listed = [str(v) if isinstance(v, bool | np.bool_) else v for v in listed]
         try:
             positions = {value: position for position, value in enumerate(dict.fromkeys(listed))}
         except TypeError as error:

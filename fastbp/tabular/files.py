@@ -18,25 +18,11 @@ from fastbp import container, loading, saving, values
 from fastbp import parameters as params
 from fastbp.model import check_feature_names
 from fastbp.tabular.encoder import TableEncoder, make_preprocessing
-from fastbp.tabular.encodings import (
-    CYCLES,
-    BooleanEncoding,
-    CategoricalEncoding,
-    DatetimeEncoding,
-    EmptyEncoding,
-    NumericalEncoding,
-    placed,
-)
+from fastbp.tabular.encodings import CYCLES, ENCODINGS, placed
 from fastbp.tabular.model import TabularModel
 
 KEYS = "format", "version", "fastbp", "class", "parameters", "preprocessing", "members"
 PREPROCESSING_KEYS = "categorical_features", "max_categories", "feature_names", "encodings"
-KINDS = {
-    encoding.kind: encoding
-    for encoding in (
-        NumericalEncoding, DatetimeEncoding, BooleanEncoding, CategoricalEncoding, EmptyEncoding,
-    )
-}  # fmt: skip
 
 
 # ---- write --------------------------------------------------------------------------------------
@@ -227,9 +213,11 @@ FIELDS = {
 
 def _restore_encoding(described, position):
     kind = described.get("kind") if isinstance(described, dict) else None
-    if kind not in list(KINDS):
-        raise ValueError(f"An encoding must be of a kind in {[*KINDS]}, got {reprlib.repr(kind)}.")
-    names = [each.name for each in fields(KINDS[kind])]
+    if kind not in list(ENCODINGS):
+        raise ValueError(
+            f"An encoding must be of a kind in {[*ENCODINGS]}, got {reprlib.repr(kind)}."
+        )
+    names = [each.name for each in fields(ENCODINGS[kind])]
     loading.check_keys(f"The encoding of column {position}", described, ["kind", *names])
     found = {}
     for name in names:
@@ -239,7 +227,7 @@ def _restore_encoding(described, position):
                 f"{name} of the encoding of column {position} cannot be "
                 f"{reprlib.repr(found[name])}."
             )
-    encoding = KINDS[kind](**found)
+    encoding = ENCODINGS[kind](**found)
     if encoding.position != position:
         raise ValueError(f"The encoding of column {position} is of column {encoding.position}.")
     if len(found.get("medians", ())) not in (0, encoding.n_numbers):

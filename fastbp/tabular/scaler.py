@@ -86,7 +86,7 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If X has missing or infinite values. Nothing changes.
         """
         check_columns(self, X, None)
-        values = check_array(X, dtype=[np.float64, np.float32], estimator=self)
+        values = check_array(X, dtype=[np.float64, np.float32], estimator=self, input_name="X")
         weight = check_sample_weight(sample_weight, values)
         if weight is not None:
             values, weight = values[weight > 0], weight[weight > 0]
@@ -121,7 +121,8 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for start in range(0, len(X), n_rows):
             z = np.multiply(X[start : start + n_rows], 0.25, dtype=np.float64)
             z -= medians
-            z *= factors
+            with np.errstate(over="ignore"):
+                z *= factors
             np.clip(z, -1e100, 1e100, out=z)  # whose squares are finite
             bend = z / _LIMIT
             bend *= bend

@@ -30,7 +30,7 @@ def as_table(X):
     TypeError
         If X is sparse or lazy.
     ValueError
-        If it has not two dimensions.
+        If it has not two dimensions, or two columns of one name.
     """
     if issparse(X):
         raise TypeError(
@@ -38,6 +38,12 @@ def as_table(X):
             "MLPRegressor, or pass X.toarray()."
         )
     if _library(X) is not None:
+        names = _names(X)
+        for name in names if len({*names}) < len(names) else ():
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"X has {names.count(name)} columns named {name!r}: rename all but one."
+                )
         return X
     if hasattr(X, "collect") and hasattr(X, "collect_schema"):
         raise TypeError("X is a LazyFrame, whose rows are not at hand: pass X.collect().")
@@ -68,6 +74,10 @@ def _library(X):
     return None
 
 
+def _names(X):
+    return [*(X.column_names if _library(X) == "pyarrow" else X.columns)]
+
+
 def read_columns(X):
     """Read the columns of a table one by one.
 
@@ -82,8 +92,6 @@ def read_columns(X):
 
     Raises
     ------
-    ValueError
-        If two columns have one name.
     TypeError
         If a column holds lists or the like.
     """
@@ -92,17 +100,13 @@ def read_columns(X):
         for position in range(X.shape[1]):
             yield _from_numpy(X[:, position], str(position))
         return
-    names = [*(X.column_names if library == "pyarrow" else X.columns)]
-    if len({*names}) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"X has {names.count(twice)} columns named {twice!r}: rename all but one.")
     if library == "pandas":
         for name, series in X.items():
             yield _from_pandas(series, repr(name))
     else:
         read = _from_polars if library == "polars" else _from_arrow
         columns = X.get_columns() if library == "polars" else X.columns
-        for name, column in zip(names, columns, strict=True):
+        for name, column in zip(_names(X), columns, strict=True):
             yield read(column, repr(name))
 
 

@@ -10,6 +10,7 @@ import pytest
 import sklearn.neural_network
 from numpy.testing import assert_allclose
 from scipy.special import expit
+from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -209,6 +210,24 @@ def test_imbalanced(run):
     assert "stopped by the accuracy: 12 epochs" in printed
     metrics = found["models"]["stopped by the loss"].validation_metrics_
     assert metrics["roc_auc"][-1] > metrics["roc_auc"][0] + 0.2
+
+
+def test_table(run):
+    """Close to the formula that made the table, which no model can beat but by chance."""
+    found, printed = run("table")
+    best = r2_score(found["y_test"], found["expected"][found["y_test"].index])
+    score = found["model"].score(found["X_test"], found["y_test"])
+    assert best - 0.03 < score < best + 0.01
+    assert f"{score:.3f}, of the formula itself {best:.3f}" in printed
+    importances = dict(zip(found["X"].columns, found["importances"], strict=True))
+    assert max(importances, key=importances.get) == "area"
+    assert abs(importances["rooms"]) < 0.02  # which the formula does not use
+    assert min(importances[name] for name in ("district", "floor", "lift", "let on")) > 0.03
+    np.testing.assert_array_equal(
+        found["loaded"].predict(found["X_test"]), found["model"].predict(found["X_test"])
+    )
+    formula = 22 * 64.5**0.85 * 1.3 * 0.97**3 * 1.03 ** (3408 / 365)
+    assert found["rent"][0] == pytest.approx(formula, rel=0.06)
 
 
 def test_cpu_vs_gpu(run):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_CATEGORIES = TableEncoder().max_categories
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
-_FEW = 0.5  # share of values that are no numbers below which text is suspect
+_FEW = 0.2  # share of values that are no numbers below which text is suspect
 
 
 def read_for_training(path, reading=None, categorical=()):

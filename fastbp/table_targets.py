@@ -10,7 +10,7 @@ from fastbp.late import imported
 from fastbp.table_columns import and_others, as_numbers, as_text, first_wrong
 
 CLASSIFICATION, REGRESSION = TASKS = "classification", "regression"
-MOST_CLASSES = 10  # of whole numbers: one number more, and it is a regression
+MOST_CLASSES = 10  # of whole numbers, each in two rows on average: otherwise it is a regression
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def read_target(table, name, task=None):
     name : str
         Of a column that is there.
     task : {"classification", "regression"} or None
-        None decides: regression is of numbers, unless they are at most 10 different whole ones.
+        None decides: regression is of numbers, unless they are at most 10 different whole ones,
+        each in two rows on average.
 
     Returns
     -------
@@ -91,7 +92,8 @@ def _decide(known, is_number):
     n, are_whole = len(values), bool((values == np.floor(values)).all())
     if not are_whole:
         return REGRESSION, f"as it has {n:,} different numbers"
-    task, other = (CLASSIFICATION, REGRESSION)[:: 1 if n <= MOST_CLASSES else -1]
+    are_classes = n <= min(MOST_CLASSES, len(known) / 2)
+    task, other = TASKS if are_classes else reversed(TASKS)
     return task, f"as it has {n:,} different whole numbers (--task {other} changes that)"
 
 

@@ -261,11 +261,11 @@ def test_numbers_that_are_categories(file):
 
 
 def test_text_that_may_be_meant_as_numbers_is_told(file):
-    path = file("a,b,c\n1,x,3\n2,y,4\n?,1,5\n3,z,6\n")
+    path = file("a,b,c\n1,x,3\n2,y,4\n?,1,5\n3,z,6\n4,z,7\n5,z,7\n")
     table, ((_, note),) = read_for_training(path)
     assert note.startswith(f"{path}, line 4, column 'a': '?' is no number, so")
     assert note.endswith("--missing '?'")
-    assert table.frame["a"].tolist() == ["1", "2", "?", "3"]
+    assert table.frame["a"].tolist() == ["1", "2", "?", "3", "4", "5"]
     _, ((_, note),) = read_for_training(file("a;b\n1,5;1\n2,5;2\n"))
     assert note.endswith("numbers with ',' as decimal point: --decimal ,")
 

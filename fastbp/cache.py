@@ -17,7 +17,10 @@ from pathlib import Path
 from fastbp.warned import warn
 
 # Modules next to this one that kernels are made of, on every device.
-FORMULA_MODULES = "activations", "dropout", "losses", "optimizers", "schedules", "switches"
+FORMULA_MODULES = (
+    "activations", "dropout", "embedding", "losses", "optimizers", "parameter_groups", "schedules",
+    "switches",
+)  # fmt: skip
 _VARIABLES = "FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR"  # those that name a folder
 _FOLDER_MODE = 0o755  # others may read what an administrator has filled
 _MOST_LINKS = 40  # symbolic links that are followed, as in Linux

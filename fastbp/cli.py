@@ -1,8 +1,7 @@
-"""The command line: train on MNIST, measure, fill the kernel cache, describe this machine."""
+"""The command line: train, predict, measure, fill the kernel cache, describe this machine."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -15,8 +14,17 @@ import numpy as np
 
 # scikit-learn and what needs it are imported by the commands, while data are being read.
 import fastbp
-from fastbp import datasets, files, recipes
+from fastbp import datasets, recipes, table_commands
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
+from fastbp.cli_options import (
+    ERROR,
+    Parser,
+    folder,
+    layer_sizes,
+    positive_integer,
+    positive_number,
+    seed,
+)
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 from fastbp.late import postpone
 from fastbp.optimizers import STOCHASTIC_SOLVERS
@@ -28,7 +36,7 @@ OF_DIGITS = {"max_iter": 30, "batch_size": 32}  # they are few: more epochs
 BATCH_SIZE = recipes.FAST["batch_size"]
 SGD_RATE = recipes.FAST["learning_rate_init"]
 ADAPTIVE_RATE = 0.001  # of all solvers but sgd, which scale their steps themselves
-ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # exit statuses; shells give the last two
+INTERRUPTED, BROKEN_PIPE = 130, 141  # exit statuses; shells give them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,56 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- arguments ------------------------------------------------------------------------------
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message):
-        self.exit(ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def positive_integer(text):
-    """Read a whole number, 1 to 2³¹ − 1."""
-    # Any limit would do for epochs, rows and threads; more digits than 4300 Python does not read.
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 2147483647")
-    return int(text)
-
-
-def layer_sizes(text):
-    """Read numbers of hidden units, such as 256 or 256,128."""
-    try:
-        return tuple(positive_integer(size.strip()) for size in text.split(","))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; give sizes such as 256 or 256,128") from None
-
-
-def positive_number(text):
-    """Read a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.0 < number < inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
-def folder(text):
-    """Read the name of a folder that exists."""
-    path = Path(files.expand_home(text) or text)
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "does not exist"
-        raise argparse.ArgumentTypeError(f"{text!r} {problem}")
-    return path
-
-
-def seed(text):
-    """Read a seed, 0 to 2³² − 1."""
-    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
-    return int(text)
-
-
 def make_parser():
     """Make the parser of all commands. Each puts its function into `command`."""
     parser = Parser(prog="fastbp", description="Multilayer perceptrons by compiled kernels.")
@@ -137,6 +95,8 @@ def make_parser():
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=command)
         return added
+
+    table_commands.add_to(add)
 
     mnist = add("mnist", train_on_mnist, "train on MNIST and show how accurate and how fast")
     option = mnist.add_argument

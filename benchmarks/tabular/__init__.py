@@ -1,0 +1,1 @@
+"""Tables: how good and how fast fastbp's presets are beside trees and RealMLP, on real data."""

@@ -19,8 +19,13 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from fastbp.loading import load
     from fastbp.many import fit_many
     from fastbp.regressor import MLPRegressor
+    from fastbp.tabular.classifier import TabularMLPClassifier
+    from fastbp.tabular.regressor import TabularMLPRegressor
 
-__all__ = ["HiddenFeatures", "MLPClassifier", "MLPRegressor", "__version__", "fit_many", "load"]
+__all__ = [
+    "HiddenFeatures", "MLPClassifier", "MLPRegressor", "TabularMLPClassifier",
+    "TabularMLPRegressor", "__version__", "fit_many", "load",
+]  # fmt: skip
 
 __version__ = "0.1.0"  # the only place; the package's metadata are read from here
 
@@ -29,6 +34,8 @@ _HOMES = {
     "HiddenFeatures": "hidden_features",
     "MLPClassifier": "classifier",
     "MLPRegressor": "regressor",
+    "TabularMLPClassifier": "tabular.classifier",
+    "TabularMLPRegressor": "tabular.regressor",
     "fit_many": "many",
     "load": "loading",
 }

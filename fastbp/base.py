@@ -106,17 +106,28 @@ class BaseMLP(
         max_fun: int
         loss: str
         weight_decay: float
+        weight_decay_schedule: Schedule
         warmup: float
+        drop_last: bool
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"]
         dropout: float | Sequence[float]
         input_dropout: float
+        dropout_schedule: Schedule
         max_grad_norm: float | None
         ema_decay: float | None
+        learning_rate_factors: dict[str, float] | None
+        parametrization: Literal["standard", "neural_tangent"]
+        initialization: str
+        scaling_layer: bool
+        parametric_activation: bool
+        numerical_embedding: Literal["pbld"] | None
+        embedded_features: int | None
         n_threads: int | None
         input_scale: float
         device: Literal["cpu", "cuda", "auto"]
         callback: Callable[[EpochReport], object] | None
         scoring: Scoring
+        ties: Literal["first", "last"]
         checkpoint: Path | None
         checkpoint_every: int
         loss_: float
@@ -245,7 +256,7 @@ class BaseMLP(
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.numerical_embedding is None
         return tags
 
     # ---- targets and outputs ------------------------------------------------------------------

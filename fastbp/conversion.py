@@ -53,8 +53,8 @@ _THEIR_CHOICES = {
 # that scikit-learn lacks and that is named anyway, or that are looked at by themselves.
 _NO_LOSS = {
     "precision", "n_threads", "device", "callback", "checkpoint", "checkpoint_every",
-    "weight_decay", "focal_gamma", "huber_delta", "quantile",
-    "input_scale", "loss", "out_activation",
+    "weight_decay", "weight_decay_schedule", "dropout_schedule", "focal_gamma", "huber_delta",
+    "quantile", "initialization", "embedded_features", "input_scale", "loss", "out_activation",
 }  # fmt: skip
 _TO_PREDICT = "To export the model for predictions alone use fastbp.onnx.to_onnx."
 _LABEL_KINDS = {
@@ -113,9 +113,10 @@ class ConversionMixin:
             If the model has not been fitted.
         ValueError
             If scikit-learn cannot compute the same predictions: with hidden activations that
-            differ or that it does not have, squared error with more than two classes, several
-            quantiles, or `scale_targets` with an output activation; before version 1.7 also with
-            the output activation 'exp', and so with the Poisson and gamma losses. For predictions
+            differ or that it does not have, a `parametric_activation`, a `numerical_embedding`,
+            squared error with more than two classes, several quantiles, or `scale_targets` with an
+            output activation; before version 1.7 also with the output activation 'exp', and so
+            with the Poisson and gamma losses. For predictions
             alone `fastbp.onnx.to_onnx` exports these models, too.
 
         Warns
@@ -268,6 +269,11 @@ def _lost(estimator, network):
             f"out_activation={network.output_activation!r}, with loss={network.loss!r}, cannot be "
             f"converted: this version of scikit-learn, {sklearn.__version__}, has only "
             f"{sorted(_their_activations())}. 'exp' comes with scikit-learn 1.7. {_TO_PREDICT}"
+        )
+    if network.extra_shapes:
+        has = "parametric_activation" if network.has_slopes else "numerical_embedding"
+        raise ValueError(
+            f"A model with a {has} cannot be converted: scikit-learn has none. {_TO_PREDICT}"
         )
     theirs = _counterpart(type(estimator))
     if isinstance(estimator, ClassifierMixin):

@@ -67,6 +67,11 @@ def make_engine(network, dtype, n_threads, device, precision=None):
         A ValueError, for a precision that the CPU does not have.
     """
     device, reason = resolve(device)
+    if device == "cuda" and network.extra_shapes:
+        raise InvalidParameterError(
+            "device='cuda' does not compute slopes of activations or embeddings, which this model "
+            "has. Use device='cpu'."
+        )
     if device == "cuda":
         return cuda_engine()(network, dtype, precision)
     if precision in TENSOR_CORE_PRECISIONS:

@@ -12,21 +12,28 @@ from fastbp import parameters as params
 from fastbp.callbacks import watchers_of
 from fastbp.data import Data
 from fastbp.generators import check_state
+from fastbp.initialisation import initialise
 from fastbp.judging import OwnRows, make_judge
 from fastbp.late import imported
 from fastbp.model import Model, View, model_of
 from fastbp.network import Network
 from fastbp.preparing import (
     choose_device,
-    continue_average,
     describe_network,
+    draw_sample,
+    go_on_from,
     make_dropout,
     make_optimizer,
 )
 from fastbp.progress import Progress, check_progress
 from fastbp.scoring import read_scoring
 from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
-from fastbp.validation import check_sample_weight, check_training_data, kind_of_targets
+from fastbp.validation import (
+    check_sample_weight,
+    check_training_data,
+    kind_of_targets,
+    refuse_sparse,
+)
 
 _MISSING = object()
 
@@ -105,6 +112,7 @@ class Fit:
         X as it was given.
     y : ndarray
         Checked, before it is encoded.
+    device : {"cpu", "cuda"}
     dtype : numpy dtype
         Of the parameters.
     before : Model or None
@@ -148,7 +156,7 @@ class Fit:
         given : GivenData or fastbp.shared_data.SharedData
         """
         estimator = self.estimator
-        device = choose_device(estimator)
+        device = self.device = choose_device(estimator)
         read_scoring(estimator.scoring)  # also where there is nothing to score
         X, self.y, self._feature_names, weight = given.check(estimator, self.before)
         own = given.check_validation(estimator, X.shape[1], self._feature_names)
@@ -162,13 +170,15 @@ class Fit:
         )  # fmt: skip
         self._check_units()
         self.network = describe_network(estimator, X.shape[1], self.labels, supervision)
+        for each in (X, X if own is None else own.X):
+            refuse_sparse(self.network, each)
         rows, data_rows = given.rows, X
         if rows is not None and estimator.solver == "lbfgs":
             rows, data_rows = None, X[rows]
         elif rows is not None:  # the draws need only the shape of X
             data_rows = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
         data = Data(data_rows, targets, weight, float(estimator.input_scale))
-        self.training = self._begin(data, dtype, own)
+        self.training = self._begin(X if rows is None else X[rows], data, dtype, own)
         if rows is not None:
             _spread(self.training, X, rows)
         self.training.watchers = watchers_of(self, given)
@@ -189,11 +199,11 @@ class Fit:
         """Turn y into targets: see the estimators' `_encode`."""
         return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
-    def _begin(self, data, dtype, own):
-        """Make the `Training`, which has no engine yet."""
+    def _begin(self, X, data, dtype, own):
+        """Make the `Training`, which has no engine yet; X are the rows of `data`."""
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
-        start = self._first_parameters(dtype, random_state)
+        start = self._first_parameters(X, dtype, random_state)
         settings = Settings(
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
@@ -212,7 +222,7 @@ class Fit:
             training.split = self._split_rows(training, own, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
             training.optimizer = make_optimizer(estimator, self.network, dtype, before)
-            training.start = continue_average(training.optimizer, before, start)
+            training.start = go_on_from(training.optimizer, self.network, before, start)
             training.optimizer.dropout = make_dropout(estimator, before, random_state)
             training.random_state = random_state
         if self.resume:
@@ -230,22 +240,28 @@ class Fit:
         is_single = X.dtype == np.float32 or device == "cuda"
         return np.dtype(np.float32 if is_single else np.float64)
 
-    def _first_parameters(self, dtype, random_state):
-        """Draw the initial parameters, or take those that training continues from."""
+    def _first_parameters(self, X, dtype, random_state):
+        """Draw the initial parameters, or take those that training continues from.
+
+        X are the rows that are given to this fit, or a function that returns them.
+        """
         estimator, network = self.estimator, self.network
         if not self.goes_on:
             default = params.default_activation(estimator.activation)
-            return network.initialise(random_state, dtype, default_activation=default)
-        before = network if self.before is None else self.before.network
+            method = estimator.initialization
+            sample = draw_sample(method, X, estimator.input_scale, random_state)
+            return initialise(network, method, random_state, dtype, default, sample)
+        folded = network.folded()
+        before = folded if self.before is None else self.before.network
         for each in fields(Network):
-            old, new = getattr(before, each.name), getattr(network, each.name)
+            old, new = getattr(before, each.name), getattr(folded, each.name)
             if old != new:
                 raise ValueError(
                     f"Training cannot go on: the model was fitted with {each.name}={old}, but the "
                     f"parameters and y now make {each.name}={new}. Keep them as they were, or "
                     "train a new model by fit with warm_start=False."
                 )
-        return replace(self.start, network=network).flat(dtype)
+        return network.unfold(replace(self.start, network=folded).flat(dtype))
 
     def _progress_so_far(self, has_own_rows):
         """The progress that training continues from, as the estimator's attributes say."""
@@ -330,7 +346,7 @@ class Fit:
             self.network,
             training.start.dtype,
             n_threads,
-            self.estimator.device,
+            self.device,
             precision if precision in devices.TENSOR_CORE_PRECISIONS else None,
         ) as engine:
             training.use(engine)
@@ -369,11 +385,10 @@ class Fit:
     def _fitted_attributes(self, parameters):
         """The attributes of an estimator that has these parameters at the present state."""
         progress = self.training.progress
-        coefs, intercepts = self.network.views(parameters)
         return {
-            "_model": Model(
-                self.network, coefs, intercepts, self.labels, self._feature_names,
-                self.training.data.input_scale, self.units,
+            "_model": Model.of(
+                self.network, parameters, labels=self.labels, feature_names=self._feature_names,
+                input_scale=self.training.data.input_scale, targets=self.units,
             ),
             "_optimizer": self.training.optimizer,
             "_holdout_state": self.training.holdout_state,

@@ -182,7 +182,7 @@ def backprop_trace(
     for engine, inputs, outputs in _layers(model):
         pre_activations.append(engine.predict(inputs, activation="identity"))
         activations.append(outputs)
-    engine = model.make_engine(model.network)
+    engine = model.make_engine()
     deltas = _deltas(engine, model.data)
     loss, gradient = penalised_loss_and_gradient(engine, model.data, model.alpha)
     gradients = model.network.views(gradient)
@@ -261,9 +261,26 @@ class _Model:
     n_threads: int | None = None
     device: str = "cpu"
 
-    def make_engine(self, network, start=0):
-        """Make an engine for a network whose parameters begin at `start` among all."""
-        parameters = self.parameters[start : start + network.n_parameters]
+    def make_engine(self):
+        """Make an engine for all of it."""
+        return self._engine_of(self.network, self.parameters)
+
+    def layer_engine(self, layer, embedding):
+        """Make an engine for a layer alone; the first one comes with the embedding, if any."""
+        coefs, intercepts = self.network.views(self.parameters)
+        n_inputs, n_outputs = self.network.shapes[layer]
+        n_embedded = self.network.n_embedded if layer == 0 else 0
+        if layer == 0:
+            n_inputs = self.network.layer_sizes[0]
+        # Its loss matters to no prediction, and as an output any activation can be asked for.
+        alone = Network(
+            (n_inputs, n_outputs), (), "identity", "squared_error", n_embedded=n_embedded
+        )
+        own = [coefs[layer]], [intercepts[layer]]
+        extras = embedding if n_embedded else ()
+        return self._engine_of(alone, alone.flatten(*own, self.parameters.dtype, extras))
+
+    def _engine_of(self, network, parameters):
         engine = make_engine(network, parameters.dtype, self.n_threads, self.device)
         engine.load_parameters(parameters)
         return engine
@@ -272,16 +289,17 @@ class _Model:
 def _layers(model):
     """Yield an engine for each layer alone, its inputs as `Data`, and its outputs.
 
-    A layer computes the same bits alone as among others.
+    A layer computes the same bits alone as among others, apart from what slopes add.
     """
     network, inputs = model.network, model.data
-    for shape, start, activation in zip(
-        network.shapes, network.starts, network.activations, strict=True
-    ):
-        # Its loss matters to no prediction, and as an output any activation can be asked for.
-        alone = Network(shape, (), "identity", "squared_error")
-        engine = model.make_engine(alone, start)
+    extras = network.extras(model.parameters)
+    slopes = [*extras.get("slopes", ()), None]
+    for layer, activation in enumerate(network.activations):
+        engine = model.layer_engine(layer, extras.get("embedding", ()))
         outputs = engine.predict(inputs, activation=activation)
+        if extras.get("slopes") and slopes[layer] is not None:
+            logits = engine.predict(inputs, activation="identity")
+            outputs = logits + slopes[layer] * (outputs - logits)
         yield engine, inputs, outputs
         inputs = Data(outputs)
 
@@ -351,4 +369,5 @@ def _read_network(network, X, y, parameters, sample_weight):
             f"makes it; got {'none' if parameters is None else np.shape(parameters)}."
         )
     data = Data(X, y.astype(np.int64) if is_class else y, check_sample_weight(sample_weight, X))
-    return _Model(network, np.asarray(parameters, np.float64), data)
+    parameters = network.fold(np.asarray(parameters, np.float64))
+    return _Model(network.folded(), parameters, data)

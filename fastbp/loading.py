@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import reprlib
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from fastbp import container, generators, values
 from fastbp.dropout import Dropout
 from fastbp.labels import Labels
+from fastbp.late import imported
 from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.network import Network
@@ -30,6 +31,7 @@ from fastbp.saving import (
     LOSSES,
     METRICS,
     NUMBERS,
+    OF_TABLES,
     OPTIMIZER_FIELDS,
     OPTIONAL_FIELDS,
     REQUIRED,
@@ -44,17 +46,21 @@ if TYPE_CHECKING:
     from fastbp.classifier import MLPClassifier
     from fastbp.hints import Path
     from fastbp.regressor import MLPRegressor
+    from fastbp.tabular.classifier import TabularMLPClassifier
+    from fastbp.tabular.regressor import TabularMLPRegressor
 
 
 _LISTS = "layer_sizes", "hidden_activations", "loss_coefficients"  # in files, else tuples
 
 
-def load(path: Path) -> MLPClassifier | MLPRegressor:
+def load(
+    path: Path,
+) -> MLPClassifier | MLPRegressor | TabularMLPClassifier | TabularMLPRegressor:
     """Load a model from a file that `save` has written, here or by anybody.
 
     Nothing in the file is run, everything in it is checked, and memory is bounded by its size. The
     model predicts and, unless the state of the optimizer was left out, trains as the one that was
-    saved, to the bit.
+    saved, to the bit. One for tables predicts so, with its preprocessing.
 
     Parameters
     ----------
@@ -62,7 +68,7 @@ def load(path: Path) -> MLPClassifier | MLPRegressor:
 
     Returns
     -------
-    model : MLPClassifier or MLPRegressor
+    model : MLPClassifier, MLPRegressor, TabularMLPClassifier or TabularMLPRegressor
 
     Raises
     ------
@@ -92,7 +98,7 @@ def load(path: Path) -> MLPClassifier | MLPRegressor:
     path = os.fspath(path)
     arrays, description = container.read(path)
     try:
-        estimator, checkpoint = _restore(arrays, description)
+        estimator, checkpoint = restore(arrays, description)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         why = container.shortened(error)
         raise ValueError(f"{os.fsdecode(path)} cannot be loaded: {why}") from error
@@ -107,33 +113,34 @@ def load(path: Path) -> MLPClassifier | MLPRegressor:
     return estimator
 
 
-def _restore(arrays, description):
+def restore(arrays, description):
     """An estimator from a file's content, and the checkpoint that it had."""
     import fastbp
 
     _check_format(description)
+    if description.get("class") in list(OF_TABLES):
+        return imported("fastbp.tabular.files").restore(arrays, description), None
     description = {"targets": None} | description  # the first version had none
-    _check_keys("The file", description, KEYS)
+    check_keys("The file", description, KEYS)
     if not isinstance(description["fastbp"], str):
         raise ValueError(f"fastbp must be a version, got {description['fastbp']!r}.")
     if description["class"] not in list(CLASSES):
         raise ValueError(
-            f"class must be one of {CLASSES}, got {reprlib.repr(description['class'])}."
+            f"class must be one of {(*CLASSES, *OF_TABLES)}, got "
+            f"{reprlib.repr(description['class'])}."
         )
     estimator_class = getattr(fastbp, description["class"])
-    parameters = _restore_parameters(estimator_class, description["parameters"], arrays)
+    parameters = restore_parameters(estimator_class, description["parameters"], arrays)
     estimator = estimator_class(**parameters)
     check_parameters(estimator)
     checkpoint, estimator.checkpoint = estimator.checkpoint, None
     model = _restore_model(estimator_class, description, arrays)
     attributes = {"_model": model, **_restore_progress(description["progress"], arrays)}
     check_progress(attributes)
-    attributes["_optimizer"] = _restore_optimizer(
-        description["optimizer"], model.network.n_parameters, arrays
-    )
+    attributes["_optimizer"] = _restore_optimizer(description["optimizer"], model.network, arrays)
     attributes["_holdout_state"] = None
     if description["holdout"] is not None:
-        keys = _take(arrays, "holdout")
+        keys = take(arrays, "holdout")
         attributes["_holdout_state"] = generators.put_together(keys, description["holdout"])
     if arrays:
         raise ValueError(f"It has arrays that do not belong to it: {reprlib.repr([*arrays])}.")
@@ -162,7 +169,7 @@ def _check_format(description):
         )
 
 
-def _check_keys(name, found, expected, optional=()):
+def check_keys(name, found, expected, optional=()):
     """See that a field is a dict with these keys, of which some may be missing."""
     if not isinstance(found, dict):
         raise ValueError(f"{name} must be described by a dict, got {reprlib.repr(found)}.")
@@ -174,7 +181,7 @@ def _check_keys(name, found, expected, optional=()):
         raise ValueError(f"{name} has unknown fields: {reprlib.repr(sorted(unknown))}.")
 
 
-def _take(arrays, name):
+def take(arrays, name):
     """Take an array out of those that have not been used."""
     if name not in arrays:
         raise ValueError(f"The array {name!r} is missing.")
@@ -194,16 +201,16 @@ def _number(name, value, counts=False):
     return number
 
 
-def _restore_parameters(estimator_class, described, arrays):
+def restore_parameters(estimator_class, described, arrays):
     names = parameter_names(estimator_class)
     # Older versions had fewer; defaults take their place.
-    _check_keys("parameters", described, names, optional=names)
+    check_keys("parameters", described, names, optional=names)
     restored = {}
     for name, value in described.items():
         try:
             if isinstance(value, dict) and "generator" in value and name == "random_state":
-                _check_keys("random_state", value, ["generator"])
-                state = generators.put_together(_take(arrays, name), value["generator"])
+                check_keys("random_state", value, ["generator"])
+                state = generators.put_together(take(arrays, name), value["generator"])
                 restored[name] = np.random.RandomState()
                 restored[name].set_state(state)
             else:
@@ -221,16 +228,17 @@ def _restore_model(estimator_class, description, arrays):
             ("coefs", coefs, shape),
             ("intercepts", intercepts, shape[1:]),
         ):
-            array = _take(arrays, f"{name}.{index}")
-            dtype = array.dtype if not coefs else coefs[0].dtype
-            if array.shape != expected or array.dtype != dtype or dtype not in ("f4", "f8"):
-                raise ValueError(
-                    f"{name}.{index} must be of shape {expected} and float32 or float64 as all "
-                    f"weights, got {array.shape} and {array.dtype}."
-                )
-            found.append(array)
-    # One vector, as after a fit.
-    coefs, intercepts = network.views(network.flatten(coefs, intercepts, coefs[0].dtype))
+            dtype = coefs[0].dtype if coefs else None
+            found.append(_take_like(arrays, f"{name}.{index}", expected, dtype))
+    dtype = coefs[0].dtype
+    extras = [
+        _take_like(arrays, f"extras.{index}", shape, dtype)
+        for index, (_, shape) in enumerate(network.extra_shapes)
+    ]
+    scales = None
+    if "scales" in arrays:
+        scales = _take_like(arrays, "scales", (network.n_inputs,), dtype)
+    parameters = network.flatten(coefs, intercepts, dtype, extras)  # one vector, as after a fit
     names = description["feature_names"]
     if names is not None:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -238,7 +246,11 @@ def _restore_model(estimator_class, description, arrays):
         names = np.array(names, dtype=object)
     labels = _restore_labels(description["labels"], arrays)
     targets = _restore_targets(description["targets"])
-    model = Model(network, coefs, intercepts, labels, names, description["input_scale"], targets)
+    model = Model.of(
+        network, parameters, labels=labels, feature_names=names,
+        input_scale=description["input_scale"], targets=targets,
+    )  # fmt: skip
+    model = replace(model, scales=scales)
     model.check()
     if estimator_class._numeric_targets != (labels is None):
         raise ValueError(f"labels do not belong to the class {estimator_class.__name__}.")
@@ -254,15 +266,33 @@ def _restore_model(estimator_class, description, arrays):
     return model
 
 
+def _take_like(arrays, name, shape, dtype):
+    """An array of this shape and, unless it is the first, this dtype."""
+    array = take(arrays, name)
+    dtype = array.dtype if dtype is None else dtype
+    if array.shape != shape or array.dtype != dtype or dtype not in ("f4", "f8"):
+        raise ValueError(
+            f"{name} must be of shape {shape} and float32 or float64 as all weights, got "
+            f"{array.shape} and {array.dtype}."
+        )
+    return array
+
+
+# Fields of networks that older files do not have.
+_NEWER = "loss_coefficients", "label_smoothing", "has_slopes", "has_scales", "n_embedded"
+
+
 def _restore_network(described):
-    names, newer = [each.name for each in fields(Network)], ("loss_coefficients", "label_smoothing")
-    _check_keys("network", described, names, optional=newer)
+    names, newer = [each.name for each in fields(Network)], _NEWER
+    check_keys("network", described, names, optional=newer)
     lists = {name: described[name] for name in names if name in described and name in _LISTS}
     for name, value in lists.items():
         if not isinstance(value, list) or any(isinstance(each, bool) for each in value):
             raise ValueError(f"{name} must be a list, got {reprlib.repr(value)}.")
     network = Network(**described | {name: tuple(value) for name, value in lists.items()})
     network.check()
+    if network.has_scales:
+        raise ValueError("has_scales must be false: weights contain the scales.")
     return network
 
 
@@ -270,7 +300,7 @@ def _restore_targets(described):
     if described is None:
         return None
     names = [each.name for each in fields(Targets)]
-    _check_keys("targets", described, names)
+    check_keys("targets", described, names)
     restored = dict(described)
     for name in ("means", "deviations", "quantiles"):
         if isinstance(described[name], list):
@@ -281,10 +311,10 @@ def _restore_targets(described):
 def _restore_labels(described, arrays):
     if described is None:
         return None
-    _check_keys("labels", described, [each.name for each in fields(Labels)])
+    check_keys("labels", described, [each.name for each in fields(Labels)])
     classes = described["classes"]
     if isinstance(classes, dict) and {*classes} == {"dtype"}:
-        dtype, found = values.array_type(classes["dtype"]), _take(arrays, "classes")
+        dtype, found = values.array_type(classes["dtype"]), take(arrays, "classes")
         native = dtype.newbyteorder("=")
         if found.dtype != (np.int64 if dtype.kind in "mM" else native):
             raise ValueError(f"classes must be of dtype {dtype}, got {found.dtype}.")
@@ -333,7 +363,7 @@ def _restore_metrics(names, arrays):
     known = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not known or len(set(names)) < len(names):
         raise ValueError(f"{METRICS} must be different names, got {reprlib.repr(names)}.")
-    metrics = {name: _take(arrays, f"{METRICS}.{index}") for index, name in enumerate(names)}
+    metrics = {name: take(arrays, f"{METRICS}.{index}") for index, name in enumerate(names)}
     for name, curve in metrics.items():
         if curve.ndim != 1 or curve.dtype != np.float64:
             raise ValueError(
@@ -343,11 +373,11 @@ def _restore_metrics(names, arrays):
     return {name: curve.tolist() for name, curve in metrics.items()}
 
 
-def _restore_optimizer(described, n_parameters, arrays):
+def _restore_optimizer(described, network, arrays):
     if described is None:
         return None
     optional = [name for name in OPTIONAL_FIELDS if name in described]
-    _check_keys("optimizer", described, (*OPTIMIZER_FIELDS, *optional))
+    check_keys("optimizer", described, (*OPTIMIZER_FIELDS, *optional))
     solver = described["solver"]
     if solver not in list(STOCHASTIC_SOLVERS):
         raise ValueError(f"solver must be one of {STOCHASTIC_SOLVERS}, got {reprlib.repr(solver)}.")
@@ -366,8 +396,9 @@ def _restore_optimizer(described, n_parameters, arrays):
             raise ValueError(f"dropout must be a list of numbers, got {reprlib.repr(numbers)}.")
         optimizer.dropout = Dropout(numbers[0], tuple(numbers[1:]))
     count = RULES[solver].n_moments + (optimizer.ema_decay is not None)
-    optimizer.moments = [_take(arrays, f"moments.{index}") for index in range(count)]
+    optimizer.moments = [take(arrays, f"moments.{index}") for index in range(count)]
     if "parameters_to_train" in arrays:
-        optimizer.parameters = _take(arrays, "parameters_to_train")
-    optimizer.check(n_parameters)
+        optimizer.parameters = take(arrays, "parameters_to_train")
+    optimizer.has_scales = described.get("has_scales", False) is True
+    optimizer.check(network.unfolded(optimizer.has_scales).n_parameters)
     return optimizer

@@ -45,6 +45,10 @@ class Model(_Memory):
         By which X was multiplied in training.
     targets : Targets or None, default=None
         What a regressor keeps of its targets; None where nothing matters, and of a classifier.
+    extras : tuple of ndarray, default=()
+        The network's extra arrays: slopes and embedding.
+    scales : ndarray of shape (n_inputs,), or None, default=None
+        Factors of the inputs that training has found, for information: the weights contain them.
 
     Examples
     --------
@@ -61,6 +65,19 @@ class Model(_Memory):
     feature_names: np.ndarray | None = None
     input_scale: float = 1.0
     targets: Targets | None = None
+    extras: tuple = ()
+    scales: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, network, parameters, **others):
+        """The model with these parameters of a network, whose scales become part of the weights."""
+        scales = network.extras(parameters).get("scales", [None])[0]
+        network, parameters = network.folded(), network.fold(parameters)
+        extras = network.extras(parameters).values()
+        return cls(
+            network, *network.views(parameters), **others,
+            extras=tuple(array for arrays in extras for array in arrays), scales=scales,
+        )  # fmt: skip
 
     def predictions_of(self, outputs):
         """What a regressor predicts, from the network's outputs."""
@@ -87,15 +104,18 @@ class Model(_Memory):
         """
         network = self.network
         coefs, intercepts = _as_arrays("coefs_", self.coefs), self.intercepts
-        intercepts = _as_arrays("intercepts_", intercepts)
+        intercepts, extras = _as_arrays("intercepts_", intercepts), self.extras
+        if extras or network.extra_shapes:
+            extras = _as_arrays("the slopes and the embedding", extras)
         for name, arrays, shapes in (
             ("coefs_", coefs, network.shapes),
             ("intercepts_", intercepts, [shape[1:] for shape in network.shapes]),
+            ("the slopes and the embedding", extras, [shape for _, shape in network.extra_shapes]),
         ):
             found = [array.shape for array in arrays]
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype)
+        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype, extras)
 
     def checked(self):
         """Return this model; check it at its first use, and again where it has other fields.
@@ -118,6 +138,12 @@ class Model(_Memory):
             object.__setattr__(self, "_known", known)
         return self
 
+    def extras_of(self, kind):
+        """The extra arrays of a kind, or None if the network has none of them."""
+        kinds = [name for name, _ in self.network.extra_shapes]
+        found = [array for name, array in zip(kinds, self.extras, strict=True) if name == kind]
+        return found or None
+
     def __getstate__(self):
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
@@ -132,7 +158,14 @@ class Model(_Memory):
         if not isinstance(self.network, Network):
             raise ValueError(f"network must be a Network, got {self.network!r}.")
         self.network.check()
+        if self.network.has_scales:
+            raise ValueError("network must not have scales apart from its weights.")
         self.flat(self.parameter_dtype(), copy=False)
+        if self.scales is not None and np.shape(self.scales) != (self.network.n_inputs,):
+            raise ValueError(
+                f"feature_scales_ must be a vector of {self.network.n_inputs} numbers, got an "
+                f"array of shape {np.shape(self.scales)}."
+            )
         if self.labels is not None:
             if not isinstance(self.labels, Labels):
                 raise ValueError(f"labels must be a Labels, got {self.labels!r}.")
@@ -279,6 +312,9 @@ class FittedViews:
         n_layers_: int
         n_outputs_: int
         out_activation_: str
+        feature_scales_: FloatArray
+        activation_slopes_: list[FloatArray]
+        embedding_: list[FloatArray]
     else:
         coefs_ = View(lambda model: model.coefs, lambda model, value: {"coefs": value})
         intercepts_ = View(
@@ -289,6 +325,9 @@ class FittedViews:
         n_layers_ = View(lambda model: len(model.network.layer_sizes))
         n_outputs_ = View(lambda model: model.network.layer_sizes[-1])
         out_activation_ = View(lambda model: model.network.output_activation)
+        feature_scales_ = View(lambda model: model.scales)
+        activation_slopes_ = View(lambda model: model.extras_of("slopes"))
+        embedding_ = View(lambda model: model.extras_of("embedding"))
 
     def __sklearn_is_fitted__(self):
         return vars(self).get("_model") is not None

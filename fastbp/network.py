@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate
-from math import inf
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.activations import ACTIVATIONS, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
+from fastbp.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
+from fastbp.embedding import FREQUENCIES, NUMBERS
 from fastbp.losses import LOSSES, coefficient_of, find_loss
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Network:
     """A multilayer perceptron's shape, without its numbers.
 
     All engines exchange parameters, gradients and optimizer state as one flat vector in the order
-    W₀ b₀ W₁ b₁ …, each weight matrix row by row with shape (fan_in, fan_out).
+    W₀ b₀ W₁ b₁ …, each weight matrix row by row with shape (fan_in, fan_out). What a network has
+    besides, its extras, comes after these: slopes, scales, embedding.
 
     Parameters
     ----------
@@ -51,6 +53,13 @@ class Network:
     label_smoothing : float, default=0.0
         What is taken from the targets of a classifier and shared out evenly: among all outputs
         where they are exclusive classes, else between 0 and 1.
+    has_slopes : bool, default=False
+        Whether the outputs of a hidden layer are z + a (f(z) − z) with a slope a of every unit.
+    has_scales : bool, default=False
+        Whether every input of the first layer has a factor. Only training tells it from the
+        weights: see `folded`.
+    n_embedded : int, default=0
+        So many of the features, the first ones, are embedded (`fastbp.embedding`).
 
     Examples
     --------
@@ -70,6 +79,9 @@ class Network:
     average_outputs: bool = False
     loss_coefficients: tuple[float, ...] = ()
     label_smoothing: float = 0.0
+    has_slopes: bool = False
+    has_scales: bool = False
+    n_embedded: int = 0
 
     def check(self) -> None:
         """See that the fields make a network that kernels can compute, which trust them blindly.
@@ -120,6 +132,7 @@ class Network:
         if not isinstance(self.average_outputs, bool):
             raise ValueError(f"average_outputs must be a bool, got {self.average_outputs!r}.")
         self._check_coefficients()
+        self._check_extras()
         smoothing = self.label_smoothing
         if type(smoothing) is not float or not 0 <= smoothing < 1:
             raise ValueError(
@@ -142,15 +155,54 @@ class Network:
                 f"from 0 to {highest:g} with loss={self.loss!r}, got {found!r}."
             )
 
+    def _check_extras(self):
+        for name in ("has_slopes", "has_scales"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be a bool, got {getattr(self, name)!r}.")
+        n_features = self.layer_sizes[0]
+        if type(self.n_embedded) is not int or not 0 <= self.n_embedded <= n_features:
+            raise ValueError(
+                f"n_embedded must be a number of type int from 0 to {n_features}, the number of "
+                f"features, got {self.n_embedded!r}."
+            )
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the one output tells two classes apart, as the difference of two units would."""
+        return self.output_activation == "logistic" and self.layer_sizes[-1] == 1
+
+    @property
+    def n_inputs(self) -> int:
+        """Inputs of the first layer: the numbers of embedded features, and all features."""
+        return self.layer_sizes[0] + NUMBERS * self.n_embedded
+
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """The weight matrices' shapes (fan_in, fan_out), first layer first."""
-        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+        sizes = self.n_inputs, *self.layer_sizes[1:]
+        return list(pairwise(sizes))
+
+    @property
+    def extra_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The kind and the shape of every extra array, in the flat vector's order.
+
+        Of "embedding" there are four: frequencies, phases, weights and biases.
+        """
+        found: list[tuple[str, tuple[int, ...]]] = []
+        if self.has_slopes:
+            found += [("slopes", (size,)) for size in self.layer_sizes[1:-1]]
+        if self.has_scales:
+            found.append(("scales", (self.n_inputs,)))
+        if self.n_embedded:
+            each = (FREQUENCIES,), (FREQUENCIES,), (FREQUENCIES, NUMBERS), (NUMBERS,)
+            found += [("embedding", (self.n_embedded, *shape)) for shape in each]
+        return found
 
     @property
     def n_parameters(self) -> int:
         """How many numbers the flat vector holds."""
-        return sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes)
+        n_extras = sum(prod(shape) for _, shape in self.extra_shapes)
+        return n_extras + sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes)
 
     @property
     def starts(self) -> list[int]:
@@ -182,39 +234,101 @@ class Network:
             intercepts.append(parameters[stop : stop + fan_out])
         return coefs, intercepts
 
+    def extras(self, parameters: FloatArray) -> dict[str, list[FloatArray]]:
+        """The extra arrays in a flat vector by their kinds, without copying.
+
+        Examples
+        --------
+        >>> network = Network((2, 3, 1), ("relu",), "logistic", "log_loss", has_slopes=True)
+        >>> network.extras(np.arange(network.n_parameters))
+        {'slopes': [array([13, 14, 15])]}
+        """
+        found: dict[str, list[FloatArray]] = {}
+        sizes = [prod(shape) for _, shape in self.extra_shapes]
+        start = len(parameters) - sum(sizes)
+        for (kind, shape), size in zip(self.extra_shapes, sizes, strict=True):
+            array = parameters[start : start + size].reshape(shape)
+            found.setdefault(kind, []).append(array)
+            start += size
+        return found
+
     def flatten(
-        self, coefs: Sequence[ArrayLike], intercepts: Sequence[ArrayLike], dtype: DTypeLike
+        self,
+        coefs: Sequence[ArrayLike],
+        intercepts: Sequence[ArrayLike],
+        dtype: DTypeLike,
+        extras: Sequence[ArrayLike] = (),
     ) -> FloatArray:
-        """Copy weight matrices and biases into one new flat vector of the given dtype."""
+        """Copy weight matrices, biases and extras into one new flat vector of the given dtype."""
         parameters = np.empty(self.n_parameters, dtype)
-        for views, arrays in zip(self.views(parameters), (coefs, intercepts), strict=True):
+        own = [array for arrays in self.extras(parameters).values() for array in arrays]
+        groups = (*self.views(parameters), own), (coefs, intercepts, extras)
+        for views, arrays in zip(*groups, strict=True):
             for view, array in zip(views, arrays, strict=True):
                 view[...] = array
         return parameters
 
     def as_flat(
-        self, coefs: Sequence[ArrayLike], intercepts: Sequence[ArrayLike], dtype: DTypeLike
+        self,
+        coefs: Sequence[ArrayLike],
+        intercepts: Sequence[ArrayLike],
+        dtype: DTypeLike,
+        extras: Sequence[ArrayLike] = (),
     ) -> FloatArray:
         """Return the flat vector whose views these arrays are, as after a fit; else a copy."""
         base, shape = coefs[0].base, (self.n_parameters,)
         if not isinstance(base, np.ndarray) or base.shape != shape or base.dtype != dtype:
-            return self.flatten(coefs, intercepts, dtype)  # base may be bytes, after unpickling
+            # base may be bytes, after unpickling
+            return self.flatten(coefs, intercepts, dtype, extras)
         address = base.__array_interface__["data"][0]
-        for pair in zip(coefs, intercepts, strict=True):
-            for array in pair:
-                found = array.__array_interface__
-                if found["data"][0] != address or found["strides"] or array.dtype != dtype:
-                    return self.flatten(coefs, intercepts, dtype)
-                address += array.nbytes
+        pairs = zip(coefs, intercepts, strict=True)
+        for array in (*(each for pair in pairs for each in pair), *extras):
+            found = array.__array_interface__
+            if found["data"][0] != address or found["strides"] or array.dtype != dtype:
+                return self.flatten(coefs, intercepts, dtype, extras)
+            address += array.nbytes
         return base
+
+    def unfolded(self, has_scales: bool) -> Network:
+        """The same network, with scales of its own or without."""
+        return replace(self, has_scales=bool(has_scales))
+
+    def folded(self) -> Network:
+        """The network that computes the same without scales, which are part of its weights."""
+        return self.unfolded(False) if self.has_scales else self
+
+    def fold(self, parameters: FloatArray) -> FloatArray:
+        """The parameters of `folded`: a new vector, if there are scales.
+
+        Examples
+        --------
+        >>> network = Network((2, 1), (), "identity", "squared_error", has_scales=True)
+        >>> network.fold(np.array([1.0, 2.0, 5.0, 10.0, 20.0]))  # W, b, scales
+        array([10., 40.,  5.])
+        """
+        if not self.has_scales:
+            return parameters
+        (coefs, intercepts), extras = self.views(parameters), self.extras(parameters)
+        (scales,) = extras.pop("scales")
+        coefs[0] = coefs[0] * scales[:, np.newaxis]
+        others = [array for arrays in extras.values() for array in arrays]
+        return self.folded().flatten(coefs, intercepts, parameters.dtype, others)
+
+    def unfold(self, parameters: FloatArray) -> FloatArray:
+        """Parameters with scales of 1 that `fold` to these."""
+        if not self.has_scales:
+            return parameters
+        folded = self.folded()
+        (coefs, intercepts), extras = folded.views(parameters), folded.extras(parameters)
+        extras["scales"] = [np.ones(self.n_inputs, parameters.dtype)]
+        kinds = dict.fromkeys(kind for kind, _ in self.extra_shapes)
+        others = [array for kind in kinds for array in extras[kind]]
+        return self.flatten(coefs, intercepts, parameters.dtype, others)
 
     def initialise(
         self, random_state: np.random.RandomState, dtype: DTypeLike, *, default_activation: str
     ) -> FloatArray:
-        """Draw the initial parameters: Glorot and Bengio (2010), uniform, as scikit-learn does.
-
-        Biases come from the same bound as the weights. The draws are made in float64 whatever the
-        dtype, so that float32 and float64 models start alike.
+        """Draw initial parameters as scikit-learn does: see `fastbp.initialisation`.
 
         Parameters
         ----------
@@ -227,13 +341,6 @@ class Network:
         -------
         parameters : ndarray of shape (n_parameters,)
         """
-        # The output layer takes the bound of the hidden layer before it, as in scikit-learn.
-        names = self.hidden_activations or (default_activation,)
-        names = (*names, names[-1])[: len(self.shapes)]
-        parameters = np.empty(self.n_parameters, dtype)
-        coefs, intercepts = self.views(parameters)
-        for weights, bias, name in zip(coefs, intercepts, names, strict=True):
-            bound = np.sqrt(ACTIVATIONS[name].glorot_factor / sum(weights.shape))
-            weights[...] = random_state.uniform(-bound, bound, weights.shape)
-            bias[...] = random_state.uniform(-bound, bound, bias.shape)
-        return parameters
+        from fastbp.initialisation import initialise
+
+        return initialise(self, "glorot", random_state, dtype, default_activation)

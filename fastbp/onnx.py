@@ -13,9 +13,11 @@ from scipy.sparse import issparse
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp.activations import ACTIVATIONS
 from fastbp.classifier import MLPClassifier
+from fastbp.embedding import TURN
 from fastbp.hidden_features import HiddenFeatures
+from fastbp.onnx_formulas import FORMULAS as FORMULAS
+from fastbp.onnx_formulas import apply_formula, softplus
 from fastbp.regressor import MLPRegressor
 
 try:
@@ -149,62 +151,6 @@ def _mentions_zipmap(options):
     )
 
 
-# ---- formulas -----------------------------------------------------------------------------------
-# onnxruntime computes many of ONNX's activations in float32 alone: these use what both types have.
-
-
-def _softplus(node, z):
-    """log(1 + exp(z)), without overflow."""
-    rest = node("Exp", node("Neg", node("Abs", z)))
-    return node("Add", node("Relu", z), node("Log", node("Add", rest, 1.0)))
-
-
-def _exp_below_zero(node, z):
-    """exp(z) − 1 for negative z, and 0 for others."""
-    return node("Sub", node("Exp", node("Neg", node("Relu", node("Neg", z)))), 1.0)
-
-
-def _selu(node, z):
-    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-    below = node("Mul", _exp_below_zero(node, z), scale * alpha)
-    return node("Add", node("Mul", node("Relu", z), scale), below)
-
-
-def _gelu(node, z):
-    """z Φ(z); the error function is computed in float32."""
-    erf = node.in_float32("Erf", node("Mul", z, np.sqrt(0.5)))
-    return node("Mul", node("Mul", z, 0.5), node("Add", erf, 1.0))
-
-
-# Activation -> function of (node, z) that adds nodes to the graph and returns the last one's name.
-FORMULAS = {
-    "identity": lambda node, z: z,
-    "logistic": lambda node, z: node("Sigmoid", z),
-    "tanh": lambda node, z: node("Tanh", z),
-    "relu": lambda node, z: node("Relu", z),
-    "softmax": lambda node, z: node("Softmax", z, axis=1),
-    "exp": lambda node, z: node("Exp", z),
-    "gelu": _gelu,
-    "leaky_relu": lambda node, z: node("Max", z, node("Mul", z, 0.01)),
-    "elu": lambda node, z: node("Add", node("Relu", z), _exp_below_zero(node, z)),
-    "selu": _selu,
-    "softplus": _softplus,
-    "silu": lambda node, z: node("Mul", z, node("Sigmoid", z)),
-    "mish": lambda node, z: node("Mul", z, node("Tanh", _softplus(node, z))),
-}
-
-
-def _apply(node, name, z):
-    if name not in FORMULAS:
-        known = sorted(FORMULAS.keys() & ACTIVATIONS.keys())
-        raise ValueError(
-            f"activation={name!r} cannot be exported: fastbp.onnx has formulas of {known} only. "
-            f"Give it one, fastbp.onnx.FORMULAS[{name!r}] = lambda node, z: ..., made of nodes as "
-            'node("Tanh", z).'
-        )
-    return FORMULAS[name](node, z)
-
-
 class _Nodes:
     """Adds nodes to a graph: called with an operator and its inputs, it returns the output's name.
 
@@ -234,6 +180,10 @@ class _Nodes:
         self._container.add_initializer(name, onnx_type, np.shape(value), np.ravel(value))
         return name
 
+    def integers(self, values):
+        """Add whole numbers, and return their name."""
+        return self.constant(values, onnx_proto.TensorProto.INT64)
+
     def in_float32(self, operator, z):
         """Apply an operator that onnxruntime has for float32 alone."""
         if self.dtype == np.float32:
@@ -252,12 +202,44 @@ def _logits(node, operator, model, n_layers):
     if model.input_scale != 1:
         h = node("Mul", h, model.input_scale)
     network = model.network
-    coefs, intercepts = network.views(model.flat(model.parameter_dtype()))
+    parameters = model.flat(model.parameter_dtype())
+    coefs, intercepts = network.views(parameters)
+    if network.n_embedded:
+        h = _embed(node, h, *network.extras(parameters)["embedding"])
     for layer in range(n_layers):
         if layer > 0:
-            h = _apply(node, network.activations[layer - 1], h)
+            h = _hidden(node, model, layer - 1, h)
         h = node("Add", node("MatMul", h, coefs[layer]), intercepts[layer])
     return h
+
+
+def _hidden(node, model, layer, z):
+    """Add a hidden layer's activation and, where its units have slopes, what these make of it."""
+    outputs = apply_formula(node, model.network.activations[layer], z)
+    slopes = model.extras_of("slopes")
+    if slopes is None:
+        return outputs
+    return node("Add", z, node("Mul", node("Sub", outputs, z), slopes[layer]))
+
+
+def _embed(node, h, frequencies, phases, weights, biases):
+    """Add the numbers of embedded features before all features: see `fastbp.embedding`.
+
+    All features go through one product with a block matrix. Runtimes have the cosine in float32
+    alone: its argument is brought into one turn before.
+    """
+    n_embedded, n_frequencies, n_numbers = weights.shape
+    first = node("Slice", h, *(node.integers([each]) for each in (0, n_embedded, 1)))
+    spread = np.kron(np.eye(n_embedded), np.ones((1, n_frequencies))) * frequencies.ravel()
+    turns = node("Add", node("MatMul", first, spread), phases.ravel() / TURN)
+    turns = node("Sub", turns, node("Floor", node("Add", turns, 0.5)))
+    waves = node.in_float32("Cos", node("Mul", turns, TURN))
+    joined = np.zeros((n_embedded * n_frequencies, n_embedded * n_numbers))
+    for feature, block in enumerate(weights):
+        rows = slice(feature * n_frequencies, (feature + 1) * n_frequencies)
+        joined[rows, feature * n_numbers : (feature + 1) * n_numbers] = block
+    numbers = node("Add", node("MatMul", waves, joined), biases.ravel())
+    return node("Concat", numbers, h, axis=1)
 
 
 def _number_type(operator):
@@ -274,17 +256,17 @@ def _convert_classifier(scope, operator, container):
     kind, activation = model.labels.kind, model.network.output_activation
     if kind == "binary":
         both = node("Concat", node("Neg", z), z, axis=1)
-        probabilities = _apply(node, activation, both)
+        probabilities = apply_formula(node, activation, both)
         shape = node.constant([-1], onnx_proto.TensorProto.INT64)
         decided = node("Reshape", node("Cast", node("Greater", z, 0.0), **to_integers), shape)
     elif kind == "multiclass":
-        probabilities = outputs = _apply(node, activation, z)
+        probabilities = outputs = apply_formula(node, activation, z)
         if activation == "logistic":  # shares of the outputs, which may all be as good as 0
-            logarithms = node("Neg", _softplus(node, node("Neg", z)))
+            logarithms = node("Neg", softplus(node, node("Neg", z)))
             probabilities = node("Softmax", logarithms, axis=1)
         decided = node("ArgMax", outputs, axis=1, keepdims=0)
     else:
-        probabilities = _apply(node, activation, z)
+        probabilities = apply_formula(node, activation, z)
         decided = node("Cast", node("Greater", z, 0.0), **to_integers)
     if kind != "multilabel":
         decided = node("Gather", _classes(node, operator), decided, axis=0)
@@ -298,7 +280,7 @@ def _convert_regressor(scope, operator, container):
     model = operator.raw_operator._fitted()
     n_outputs = model.network.layer_sizes[-1]
     z = _logits(node, operator, model, len(model.network.shapes))
-    outputs, units = _apply(node, model.network.output_activation, z), model.targets
+    outputs, units = apply_formula(node, model.network.output_activation, z), model.targets
     if units is not None and units.is_scaled:
         scaled = node("Mul", outputs, np.array(units.deviations))
         outputs = node("Add", scaled, np.array(units.means))
@@ -317,7 +299,7 @@ def _convert_hidden_features(scope, operator, container):
     node = _Nodes(scope, operator, container)
     model, layer = operator.raw_operator._chosen()
     z = _logits(node, operator, model, layer + 1)
-    features = _apply(node, model.network.activations[layer], z)
+    features = _hidden(node, model, layer, z)
     node("Identity", features, output=operator.outputs[0].full_name)
 
 

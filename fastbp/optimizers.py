@@ -235,6 +235,9 @@ def code_of(rule):
     return list(RULES).index(rule.name)
 
 
+SCHEDULE_FIELDS = "schedule", "weight_decay_schedule", "dropout_schedule"  # of an `Optimizer`
+
+
 @dataclass
 class Optimizer:
     """Hyper-parameters and state of a stochastic optimizer, apart from any device.
@@ -261,6 +264,8 @@ class Optimizer:
         Bound of the norm of all gradients together.
     ema_decay : float or None, default=None
         What the average of the parameters keeps of itself at each update; None for no average.
+    weight_decay_schedule, dropout_schedule : str or callable, default="constant"
+        How λ, and the probabilities of dropout, change: see `fastbp.schedules.PLANS`.
 
     Attributes
     ----------
@@ -273,8 +278,13 @@ class Optimizer:
         average of the parameters, if there is one; empty until `reset`.
     dropout : Dropout or None
         What is left out of the updates.
+    has_scales : bool
+        Whether it trains scales: see `fastbp.network.Network`.
+    factors : ndarray or None
+        Of groups of parameters: see `fastbp.parameter_groups`.
     parameters : ndarray of shape (n_parameters,), or None
-        Where the model has averages: the parameters from which training goes on.
+        Where the model has others, averages or weights that contain scales: the parameters from
+        which training goes on.
     """
 
     solver: str
@@ -291,11 +301,15 @@ class Optimizer:
     momentum_decay: ClassVar[float] = 0.004  # of NAdam: PyTorch's and Keras's
     max_grad_norm: float | None = None
     ema_decay: float | None = None
+    weight_decay_schedule: object = "constant"
+    dropout_schedule: object = "constant"
     learning_rate: float = field(init=False)
     step: int = field(init=False, default=0)
     epochs: int = field(init=False, default=0)
     moments: list = field(init=False, default_factory=list)
     dropout: Dropout | None = field(init=False, default=None)
+    has_scales: bool = field(init=False, default=False)
+    factors: np.ndarray | None = field(init=False, default=None)
     parameters: np.ndarray | None = field(init=False, default=None)
 
     def __post_init__(self):

@@ -5,6 +5,7 @@
 
 import functools
 import os
+from inspect import signature
 from numbers import Integral, Real
 
 import numpy as np
@@ -20,10 +21,13 @@ from sklearn.utils._param_validation import (
 
 from fastbp.activations import ACTIVATIONS, ALIASES, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
 from fastbp.devices import DEVICES, TENSOR_CORE_PRECISIONS
+from fastbp.initialisation import INITIALISATIONS
 from fastbp.losses import LOSSES
 from fastbp.network import LARGEST_LAYER
 from fastbp.optimizers import STOCHASTIC_SOLVERS
-from fastbp.schedules import SCHEDULES
+from fastbp.parameter_groups import NAMES as GROUPS
+from fastbp.parameter_groups import PARAMETRIZATIONS
+from fastbp.schedules import PLANS, SCHEDULES
 
 # Output activations of a regressor: all that act on each unit by itself.
 OUTPUT_CHOICES = {
@@ -63,17 +67,28 @@ CONSTRAINTS = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "weight_decay_schedule": [StrOptions({*PLANS}), callable],
     "warmup": [Interval(Real, 0, 1, closed="left")],
+    "drop_last": ["boolean"],
     "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
+    "dropout_schedule": [StrOptions({*PLANS}), callable],
     "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
     "ema_decay": [Interval(Real, 0, 1, closed="left"), None],
+    "learning_rate_factors": [dict, None],
+    "parametrization": [StrOptions({*PARAMETRIZATIONS})],
+    "initialization": [StrOptions({*INITIALISATIONS})],
+    "scaling_layer": ["boolean"],
+    "parametric_activation": ["boolean"],
+    "numerical_embedding": [StrOptions({"pbld"}), None],
+    "embedded_features": [Interval(Integral, 1, None, closed="left"), None],
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "input_scale": [Interval(Real, 0, None, closed="neither")],
     "device": [StrOptions({*DEVICES})],
     "callback": [callable, None],
     "scoring": [str, callable, list, tuple, dict, None],
+    "ties": [StrOptions({"first", "last"})],
     "checkpoint": [str, os.PathLike, None],
     "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
 }
@@ -217,20 +232,64 @@ def dropout_rates(input_dropout, dropout, n_hidden):
     return (float(input_dropout), *map(float, rates))
 
 
+def refuse(estimator, names, why):
+    """Raise where a parameter has another value than its default, which is neutral."""
+    defaults = signature(type(estimator)).parameters
+    for name in names:
+        value, neutral = getattr(estimator, name), defaults[name].default
+        if np.any(value) if neutral == 0.0 else value != neutral:
+            raise InvalidParameterError(f"{name}={value!r} {why} {name}={neutral!r}.")
+
+
+_BY_MINI_BATCHES = (
+    "dropout", "input_dropout", "max_grad_norm", "ema_decay", "learning_rate_factors",
+    "parametrization",
+)  # fmt: skip
+
+
 def refuse_for_lbfgs(estimator):
     """Raise where a parameter asks for something that only updates by mini-batches have."""
-    for name, neutral in (
-        ("dropout", 0.0),
-        ("input_dropout", 0.0),
-        ("max_grad_norm", None),
-        ("ema_decay", None),
-    ):
-        value = getattr(estimator, name)
-        if np.any(value) if neutral == 0.0 else value is not None:
+    why = (
+        "is for training by mini-batches, which solver='lbfgs' does not do. Use another solver, or"
+    )
+    refuse(estimator, _BY_MINI_BATCHES, why)
+
+
+def learning_rate_factors(given):
+    """Read `learning_rate_factors`.
+
+    Returns
+    -------
+    factors : dict of str to float
+
+    Raises
+    ------
+    InvalidParameterError
+        A ValueError: an unknown name, or what is no positive number.
+    """
+    for name, factor in (given or {}).items():
+        if name not in GROUPS:
             raise InvalidParameterError(
-                f"{name}={value!r} is for training by mini-batches, which solver='lbfgs' does not "
-                f"do. Set {name}={neutral}, or use another solver."
+                f"learning_rate_factors={given!r}: {name!r} is not known. Choose among {GROUPS}."
             )
+        if not isinstance(factor, Real) or not 0 < factor < np.inf:
+            raise InvalidParameterError(
+                f"learning_rate_factors={given!r}: the factor of {name!r} must be a positive "
+                f"number, got {factor!r}."
+            )
+    return {name: float(factor) for name, factor in (given or {}).items()}
+
+
+def n_embedded(estimator, n_features):
+    """The number of features that are embedded, the first ones; 0 without an embedding."""
+    chosen = estimator.embedded_features
+    if estimator.numerical_embedding is None:
+        return 0
+    if chosen is not None and chosen > n_features:
+        raise InvalidParameterError(
+            f"embedded_features={chosen} must be at most {n_features}, the number of features of X."
+        )
+    return n_features if chosen is None else int(chosen)
 
 
 def default_activation(activation):

@@ -12,7 +12,7 @@ from sklearn.base import _clone_parametrized
 from fastbp.generators import check_state
 from fastbp.losses import is_averaged
 from fastbp.model import Model
-from fastbp.optimizers import Optimizer
+from fastbp.optimizers import SCHEDULE_FIELDS, Optimizer
 from fastbp.progress import check_progress
 
 STATE_VERSION = 2  # raise it where a state changes such that older programs would misread it
@@ -31,9 +31,10 @@ class PicklingMixin:
         state = dict(super().__getstate__(), _state_version=STATE_VERSION)
         state["_fastbp_version"] = __version__
         optimizer = state.get("_optimizer")
-        if callable(getattr(optimizer, "schedule", None)):  # training reads the estimator's
+        functions = [name for name in SCHEDULE_FIELDS if callable(getattr(optimizer, name, None))]
+        if functions:  # training reads the estimator's
             state["_optimizer"] = optimizer = copy.copy(optimizer)
-            optimizer.schedule = "constant"
+            vars(optimizer).update(dict.fromkeys(functions, "constant"))
         if callable(state.get("callback")):
             state["callback"] = _Carried(state["callback"])
         return state
@@ -99,6 +100,11 @@ def _itself(value):
     return value
 
 
+def carried(callback):
+    """A callback from a state, which wraps it where no pickle has been in between."""
+    return callback.callback if isinstance(callback, _Carried) else callback
+
+
 # ---- checks -----------------------------------------------------------------------------------
 
 
@@ -123,8 +129,8 @@ def _checked_state(estimator_class, state):
             f"This {name} was pickled by fastbp {writer} in state version {version!r}; fastbp "
             f"{__version__} reads versions up to {STATE_VERSION}. Update fastbp, or train anew."
         )
-    if isinstance(state.get("callback"), _Carried):
-        state["callback"] = state["callback"].callback
+    if "callback" in state:
+        state["callback"] = carried(state["callback"])
     try:
         if version == 1:
             state = _from_version_1(state)
@@ -176,7 +182,7 @@ def _check(estimator_class, state):
     if optimizer is not None:
         if not isinstance(optimizer, Optimizer):
             raise ValueError(f"Its optimizer is {optimizer!r}.")
-        optimizer.check(model.network.n_parameters)
+        optimizer.check(model.network.unfolded(optimizer.has_scales).n_parameters)
     holdout = state.get("_holdout_state")
     if holdout is not None:
         check_state(holdout)

@@ -154,8 +154,11 @@ class Progress:
         """Whether the score decides, and not the loss."""
         return self.best_validation_score is not None
 
-    def end_epoch(self, loss, judgement, n_samples, tol):
-        """Record an epoch, with its `Judgement` or None; return whether it was the best so far."""
+    def end_epoch(self, loss, judgement, n_samples, tol, ties="first"):
+        """Record an epoch, with its `Judgement` or None; return whether it was the best so far.
+
+        Of epochs with equal scores the first or the last counts as the best, as `ties` says.
+        """
         self.n_iter += 1
         self.n_samples_seen += n_samples
         self.loss = loss = np.float64(loss)  # np.float64, as in scikit-learn
@@ -172,6 +175,7 @@ class Progress:
             score = judgement.score
             improved = score >= self.best_validation_score + tol
             best = score > self.best_validation_score
+            best |= ties == "last" and score == self.best_validation_score
             if best:
                 self.best_validation_score = score
         if best:

@@ -112,8 +112,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Number of rows in a mini-batch; 'auto' is min(200, n_samples). The last batch of an epoch
         may be smaller. Not used by 'lbfgs'.
 
-    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle', 'linear', \
-            'exponential'} or callable, default='constant'
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'log_cosine', \
+            'flat_cosine', 'one_cycle', 'linear', 'exponential'} or callable, default='constant'
         Schedule of the learning rate. Three go by what has happened; 'adam' does not follow the
         second and the third, as in scikit-learn:
 
@@ -127,6 +127,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         every solver but 'lbfgs':
 
         - 'cosine' brings it from `learning_rate_init` to 0 by half a cosine [12]_;
+        - 'log_cosine' brings it from 0 up to `learning_rate_init` and back, four times, each
+          time twice as long as the time before [20]_;
+        - 'flat_cosine' keeps it for half of the training, then brings it to 0 by half a cosine;
         - 'linear' brings it to 0 in a straight line;
         - 'exponential' brings it to a hundredth, by the same factor in equal times;
         - 'one_cycle' brings it from a 25th of `learning_rate_init` up to that in the first three
@@ -227,10 +230,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         subtracts learning rate * weight_decay * weight [3]_. Not used by the other solvers. The
         penalty `alpha` stays in force: 0 switches it off.
 
+    weight_decay_schedule : str or callable, default='constant'
+        How `weight_decay` changes over the training, beside the learning rate: one of the plans of
+        `learning_rate` ('cosine', 'log_cosine', 'flat_cosine', 'one_cycle', 'linear',
+        'exponential'), or a callable like there, whose factors multiply it.
+
     warmup : float, default=0.0
         Share of the training, `max_iter` epochs, in which the learning rate rises from 0 in a
         straight line, below 1: it multiplies whatever `learning_rate` says, update by update, with
         every solver but 'lbfgs'. Lack of improvement counts from its end on.
+
+    drop_last : bool, default=False
+        Whether an epoch leaves out the rows that do not fill its last batch: others in each epoch,
+        as long as it shuffles. Not used by 'lbfgs'.
 
     precision : {'auto', 'float32', 'float64', 'tf32', 'bfloat16'}, default='auto'
         Type of the arithmetic and of the weights. 'auto' is float32 where X is float32 or on a GPU,
@@ -248,6 +260,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     input_dropout : float, default=0.0
         The same for the features of X.
 
+    dropout_schedule : str or callable, default='constant'
+        How the probabilities of `dropout` and `input_dropout` change over the training: a plan as
+        in `weight_decay_schedule`. Factors above 1 count as 1.
+
     max_grad_norm : float or None, default=None
         Largest Euclidean norm of an update's gradient, of all weights and biases together; a larger
         one is scaled down [15]_, as by PyTorch's `clip_grad_norm_`. The gradient is that of the
@@ -258,6 +274,48 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         first update it is the weights, then ema_decay * average + (1 - ema_decay) * weights. Scores
         and predictions use the average, and it is what `coefs_` holds; training goes on from the
         weights themselves. Typical is 0.99 to 0.9999. 'lbfgs' refuses it.
+
+    learning_rate_factors : dict or None, default=None
+        Factors of the learning rate for some kinds of parameters, by name: 'intercepts', 'scales'
+        (of a `scaling_layer`), 'slopes' (of a `parametric_activation`) and 'embedding' (of a
+        `numerical_embedding`). Those that are not in it have 1. `weight_decay` is multiplied by the
+        factor, too. 'lbfgs' refuses it.
+
+    parametrization : {'standard', 'neural_tangent'}, default='standard'
+        'neural_tangent' trains as if a layer computed z = x W / sqrt(fan_in) + b from weights W of
+        the order of 1 [21]_: `coefs_` are W / sqrt(fan_in), whose gradients and learning rates are
+        divided by sqrt(fan_in). The one output unit of two classes moves as the difference of
+        two units. 'lbfgs' refuses it.
+
+    initialization : {'glorot', 'normal', 'data_driven'}, default='glorot'
+        How the initial weights are drawn:
+
+        - 'glorot': uniformly, as scikit-learn does; see `activation`;
+        - 'normal': weights from N(0, 1 / fan_in), intercepts from N(0, 1), and zeros in the output
+          layer [20]_;
+        - 'data_driven': weights from a normal distribution, scaled so that every unit's z has the
+          variance 1 on the rows of X (up to 4,096 of them); minus the intercept is a random mean
+          of five rows' z [20]_.
+
+    scaling_layer : bool, default=False
+        Whether every input has a trainable factor, from 1 on, before the first layer [20]_. With a
+        learning rate of its own ('scales' in `learning_rate_factors`) it soon mutes what does
+        not help. After training `coefs_` contain the factors, and `feature_scales_` tells them.
+
+    parametric_activation : bool, default=False
+        Whether every hidden unit has a trainable slope a, from 1 on: its output is
+        z + a (f(z) - z), with the activation f [20]_. They are in `activation_slopes_`.
+
+    numerical_embedding : {'pbld', None}, default=None
+        'pbld' feeds the first layer, for every numerical feature x, three more numbers beside x:
+        V cos(2 pi w x + b) + c, with 16 trainable frequencies w and phases b a feature, and V and c
+        trainable, too [22]_ [20]_. Scale the features to the order of 1 before. X must be dense.
+        The first of `coefs_` has the rows of these numbers, feature by feature, before those of the
+        features. The parameters are in `embedding_`.
+
+    embedded_features : int or None, default=None
+        Number of features that are numerical, the first ones of X; None for all. The others go to
+        the first layer as they are. Not used without `numerical_embedding`.
 
     n_threads : int or None, default=None
         Maximum number of threads; None for the available cores. Fewer are used where that is
@@ -302,6 +360,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
           weights and it takes them; `estimator` has the weights of the epoch;
         - several of these in a list, a tuple or a dict from names: the first decides, and all are
           kept in `validation_metrics_`.
+
+    ties : {'first', 'last'}, default='first'
+        Which of several epochs with the same best score keeps its weights under early stopping. The
+        first is scikit-learn's choice; the last has often trained further where the score is the
+        accuracy of few rows.
 
     checkpoint : str, path-like or None, default=None
         File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
@@ -365,6 +428,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     out_activation_ : str
         Activation of the output layer.
 
+    feature_scales_ : ndarray of shape (n_inputs,)
+        Factors of the first layer's inputs that a `scaling_layer` has found; `coefs_` contain them.
+
+    activation_slopes_ : list of ndarray of shape (n_units,)
+        Slopes of each hidden layer's units, with a `parametric_activation`.
+
+    embedding_ : list of ndarray
+        Frequencies and phases, of shape (n_embedded, 16), weights (n_embedded, 16, 3) and biases
+        (n_embedded, 3) of a `numerical_embedding`.
+
     n_features_in_ : int
         Number of features of X.
 
@@ -427,6 +500,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     .. [18] Koenker and Bassett, "Regression Quantiles", Econometrica, 1978.
     .. [19] Chernozhukov, Fernandez-Val and Galichon, "Quantile and Probability Curves Without
        Crossing", Econometrica, 2010.
+    .. [20] Holzmüller, Grinsztajn and Steinwart, "Better by Default: Strong Pre-Tuned MLPs and
+       Boosted Trees on Tabular Data", NeurIPS 2024, arXiv:2407.04491.
+    .. [21] Jacot, Gabriel and Hongler, "Neural Tangent Kernel: Convergence and Generalization in
+       Neural Networks", NeurIPS 2018, arXiv:1806.07572.
+    .. [22] Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features in Tabular Deep
+       Learning", NeurIPS 2022, arXiv:2203.05556.
 
     Examples
     --------
@@ -491,12 +570,22 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         huber_delta: float = 1.35,
         quantile: float | Sequence[float] = 0.5,
         weight_decay: float = 0.01,
+        weight_decay_schedule: Schedule = "constant",
         warmup: float = 0.0,
+        drop_last: bool = False,
         precision: Literal["auto", "float32", "float64", "tf32", "bfloat16"] = "auto",
         dropout: float | Sequence[float] = 0.0,
         input_dropout: float = 0.0,
+        dropout_schedule: Schedule = "constant",
         max_grad_norm: float | None = None,
         ema_decay: float | None = None,
+        learning_rate_factors: dict[str, float] | None = None,
+        parametrization: Literal["standard", "neural_tangent"] = "standard",
+        initialization: str = "glorot",
+        scaling_layer: bool = False,
+        parametric_activation: bool = False,
+        numerical_embedding: Literal["pbld"] | None = None,
+        embedded_features: int | None = None,
         n_threads: int | None = None,
         input_scale: float = 1.0,
         scale_targets: bool = False,
@@ -504,6 +593,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
         scoring: Scoring = None,
+        ties: Literal["first", "last"] = "first",
         checkpoint: Path | None = None,
         checkpoint_every: int = 1,
     ) -> None:

@@ -32,6 +32,7 @@ KEYS = (
     "input_scale", "progress", "optimizer", "holdout", "targets",
 )  # fmt: skip
 CLASSES = "MLPClassifier", "MLPRegressor"
+OF_TABLES = "TabularMLPClassifier", "TabularMLPRegressor"  # see fastbp.tabular.files
 # Names in files -> attributes of estimators.
 COUNTS = {"n_iter": "n_iter_", "n_samples_seen": "t_"}
 COUNTS |= {"no_improvement_count": "_no_improvement_count", "best_iter": "best_iter_"}
@@ -45,7 +46,7 @@ REQUIRED = {"n_iter", "n_samples_seen", "loss"}  # models of scikit-learn may la
 FITTED = {"_model", "_optimizer", "_holdout_state", *NUMBERS.values(), *CURVES.values()}
 FITTED.add(f"{METRICS}_")
 OPTIMIZER_FIELDS = "solver", "learning_rate_init", "learning_rate", "step", "epochs"
-OPTIONAL_FIELDS = "ema_decay", "dropout"  # of the optimizer
+OPTIONAL_FIELDS = "ema_decay", "dropout", "has_scales"  # of the optimizer
 
 
 class SavingMixin:
@@ -108,7 +109,7 @@ class SavingMixin:
         model.check()
         check_progress(attributes)
         arrays = {}
-        description = _describe(self, model, attributes, arrays, optimizer)
+        description = describe(self, model, attributes, arrays, optimizer)
         behind = sorted(attributes.keys() - FITTED - signature(type(self)).parameters.keys())
         if attributes["callback"] is not None:
             behind.insert(0, f"callback={attributes['callback']!r}")
@@ -139,11 +140,16 @@ def _check_class(estimator):
         )
 
 
-def _describe(estimator, model, attributes, arrays, with_optimizer):
+def describe(estimator, model, attributes, arrays, with_optimizer):
     """All but the arrays, which are added to `arrays`."""
     from fastbp import __version__
 
-    coefs, intercepts = model.network.views(model.flat(model.parameter_dtype(), copy=False))
+    parameters = model.flat(model.parameter_dtype(), copy=False)
+    coefs, intercepts = model.network.views(parameters)
+    extras = [each for found in model.network.extras(parameters).values() for each in found]
+    arrays.update({f"extras.{index}": array for index, array in enumerate(extras)})
+    if model.scales is not None:
+        arrays["scales"] = np.asarray(model.scales, parameters.dtype)
     for index, (weights, bias) in enumerate(zip(coefs, intercepts, strict=True)):
         arrays[f"coefs.{index}"], arrays[f"intercepts.{index}"] = weights, bias
     optimizer = attributes.get("_optimizer") if with_optimizer else None
@@ -153,7 +159,7 @@ def _describe(estimator, model, attributes, arrays, with_optimizer):
         "version": VERSION,
         "fastbp": __version__,
         "class": type(estimator).__name__,
-        "parameters": _describe_parameters(estimator, arrays),
+        "parameters": describe_parameters(estimator, arrays),
         "network": asdict(model.network),
         "labels": None if model.labels is None else _describe_labels(model.labels, arrays),
         "feature_names": None if names is None else [str(name) for name in names],
@@ -165,7 +171,7 @@ def _describe(estimator, model, attributes, arrays, with_optimizer):
     }
 
 
-def _describe_parameters(estimator, arrays):
+def describe_parameters(estimator, arrays):
     described = {}
     for name in parameter_names(type(estimator)):
         value = getattr(estimator, name)
@@ -178,10 +184,11 @@ def _describe_parameters(estimator, arrays):
                 f"{name}={value!r} cannot be saved: a file that is safe to load holds no function. "
                 f"Use set_params({name}={default!r}) if the model is trained, or a pickle."
             )
-        if name == "hidden_layer_sizes" and not isinstance(value, list | tuple | np.ndarray):
-            value = value if isinstance(value, Integral) else params.hidden_sizes(value)
+        is_plain = value is None or isinstance(value, Integral | list | tuple | np.ndarray)
+        if name == "hidden_layer_sizes" and not is_plain:
+            value = params.hidden_sizes(value)
         try:
-            described[name] = values.encode(_plain(value))
+            described[name] = values.encode(plain(value))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return described
@@ -194,14 +201,16 @@ def _entries(scoring):
     return scoring if isinstance(scoring, list | tuple) else []
 
 
-def _plain(value):
+def plain(value):
     """A parameter in Python's own types."""
     if isinstance(value, np.generic):
         value = value.item()
+    if hasattr(value, "to_numpy"):  # of pandas and polars
+        return value.to_numpy()
     if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
+        return {plain(key): plain(each) for key, each in value.items()}
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, os.PathLike):
@@ -230,7 +239,7 @@ def _describe_progress(attributes, arrays):
     described = {}
     for name, attribute in NUMBERS.items():
         if attribute in attributes:
-            described[name] = values.encode(_plain(attributes[attribute]))
+            described[name] = values.encode(plain(attributes[attribute]))
         elif name in REQUIRED:
             raise ValueError(f"The model cannot be saved without its attribute {attribute}.")
     for name, attribute in CURVES.items():
@@ -243,7 +252,7 @@ def _describe_progress(attributes, arrays):
             described[name] = None
     metrics = attributes.get(f"{METRICS}_")
     if metrics is not None:
-        described[METRICS] = [_plain(name) for name in metrics]
+        described[METRICS] = [plain(name) for name in metrics]
         for index, (name, curve) in enumerate(metrics.items()):
             try:
                 arrays[f"{METRICS}.{index}"] = np.array(curve, np.float64).reshape(-1)
@@ -261,14 +270,16 @@ def _describe_optimizer(optimizer, network, arrays):
         return None
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"The state of the optimizer is damaged: {optimizer!r}.")
-    optimizer.check(network.n_parameters)
+    optimizer.check(network.unfolded(optimizer.has_scales).n_parameters)
     for index, moment in enumerate(optimizer.moments):
         arrays[f"moments.{index}"] = moment
     if optimizer.parameters is not None:
         arrays["parameters_to_train"] = optimizer.parameters
-    described = {name: _plain(getattr(optimizer, name)) for name in OPTIMIZER_FIELDS}
+    described = {name: plain(getattr(optimizer, name)) for name in OPTIMIZER_FIELDS}
     if optimizer.ema_decay is not None:
-        described["ema_decay"] = _plain(optimizer.ema_decay)
+        described["ema_decay"] = plain(optimizer.ema_decay)
+    if optimizer.has_scales:
+        described["has_scales"] = True
     described = {name: values.encode(value) for name, value in described.items()}
     if optimizer.dropout is not None:
         described["dropout"] = [optimizer.dropout.seed, *optimizer.dropout.thresholds]

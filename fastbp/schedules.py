@@ -61,6 +61,23 @@ def linear(progress):
     return 1.0 - progress
 
 
+LOG_COSINE_CYCLES = 4
+
+
+def log_cosine(progress):
+    """Four cycles from 0 up to 1 and back to 0, each twice as long as the one before.
+
+    Holzmüller, Grinsztajn and Steinwart (2024), section 3: ½ (1 − cos(2π log₂(1 + 15t))).
+    """
+    cycles = np.log2(1.0 + (2.0**LOG_COSINE_CYCLES - 1.0) * progress)
+    return 0.5 * (1.0 - np.cos(2.0 * np.pi * cycles))
+
+
+def flat_cosine(progress):
+    """1 in the first half of training, then down to 0 by half a cosine: likewise, appendix A."""
+    return half_cosine(np.maximum(1.0, 2.0 * progress) - 1.0)
+
+
 SMALLEST_EXPONENTIAL = 0.01
 
 
@@ -91,10 +108,16 @@ SCHEDULES = {
         Schedule("invscaling", after_epoch=inverse_scaling),
         Schedule("adaptive", on_plateau=divided_by_five),
         Schedule("cosine", factor=half_cosine),
+        Schedule("log_cosine", factor=log_cosine),
+        Schedule("flat_cosine", factor=flat_cosine),
         Schedule("one_cycle", factor=one_cycle),
         Schedule("linear", factor=linear),
         Schedule("exponential", factor=exponential),
     )
+}
+# Those of other coefficients than the learning rate: by progress alone.
+PLANS = {"constant": None} | {
+    schedule.name: schedule.factor for schedule in SCHEDULES.values() if schedule.factor is not None
 }
 
 
@@ -106,13 +129,22 @@ def schedule_of(optimizer):
     return schedule if schedule.factor or optimizer.rule.follows_epochs else CONSTANT
 
 
+def plan_of(optimizer, name):
+    """The factor of a coefficient whose schedule has this name on the optimizer; None for 1."""
+    plan = getattr(optimizer, name)
+    return plan if callable(plan) else PLANS[plan]
+
+
 # ---- the step table ---------------------------------------------------------------------------
 
 # Columns, a row for each update: the batch's rows; its summed sample weight, by which δ are divided
 # (0 where the update is left out); the learning rate; the L2 penalty's share of the gradient,
 # α / weight; what decoupled decay takes from a weight; the share of the new weights in their
-# average; the update's number, from 1, by which dropout is drawn; and the rule's coefficients.
-ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, AVERAGING, UPDATE, COEFFICIENTS = range(8)
+# average; the update's number, from 1, by which dropout is drawn; the factor of its probabilities;
+# the factor of the gradient; and the rule's coefficients.
+(
+    ROWS, WEIGHT, RATE, PENALTY, SHRINKAGE, AVERAGING, UPDATE, DROPPING, GRADIENT, COEFFICIENTS,
+) = range(10)  # fmt: skip
 TABLE_WIDTH = COEFFICIENTS + N_COEFFICIENTS
 MOST_AHEAD = 4096  # rows that are planned ahead at most
 
@@ -134,6 +166,8 @@ class Steps:
         Bound of the Euclidean norm of all gradients together, the penalty's included.
     averages : bool, default=False
         Whether there is an average of the parameters, a moment after those of the rule.
+    factors : ndarray of shape (n_groups, N_FACTORS), or None, default=None
+        Of groups of parameters: see `fastbp.parameter_groups`.
 
     Attributes
     ----------
@@ -148,6 +182,7 @@ class Steps:
     dropout: Dropout | None = None
     max_grad_norm: float | None = None
     averages: bool = False
+    factors: np.ndarray | None = None
     made: int = field(init=False, default=0)
 
 
@@ -182,6 +217,8 @@ class StepPlanner:
         self._optimizer, self._weight = optimizer, sample_weight
         self._batch_size, self._alpha = batch_size, float(alpha)
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
+        self._decay_plan = plan_of(optimizer, "weight_decay_schedule")
+        self._dropout_plan = plan_of(optimizer, "dropout_schedule")
         self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
         self._table = empty_table(n_rows, batch_size)
         self._max_iter, self.last_rate = max_iter, optimizer.learning_rate
@@ -204,14 +241,15 @@ class StepPlanner:
         steps : Steps
             Its table is good until the next epoch.
         """
-        if self._weight is None and self._schedule.factor is None and not self.warms_up:
+        plans = self._schedule.factor, self._decay_plan, self._dropout_plan
+        if self._weight is None and not any(plans) and not self.warms_up:
             table = self._take_ahead()
         else:
             table = self._plan_anew(order)
         optimizer = self._optimizer
         return Steps(
             self._rule, table, self._batch_size, self._alpha, optimizer.dropout,
-            optimizer.max_grad_norm, optimizer.ema_decay is not None,
+            optimizer.max_grad_norm, optimizer.ema_decay is not None, optimizer.factors,
         )  # fmt: skip
 
     def _take_ahead(self):
@@ -249,22 +287,28 @@ class StepPlanner:
                 table[:, PENALTY] = self._alpha / weight
         updates, rates = optimizer.step + counts, optimizer.learning_rate
         if self._schedule.factor is not None:
-            rates = optimizer.learning_rate_init * self._factors(counts)
+            factors = self._factors("learning_rate", self._schedule.factor, counts)
+            rates = optimizer.learning_rate_init * factors
             optimizer.learning_rate = float(rates[-1])
         if self.warms_up:
             rates = rates * self._warm_up(counts)
         self.last_rate = float(np.broadcast_to(rates, counts.shape)[-1])
         self._fill(table, rates, updates)
+        if self._decay_plan is not None:
+            table[:, SHRINKAGE] *= self._factors("weight_decay_schedule", self._decay_plan, counts)
+        if self._dropout_plan is not None:
+            factors = self._factors("dropout_schedule", self._dropout_plan, counts)
+            table[:, DROPPING] = np.minimum(factors, 1.0)
         return table
 
-    def _factors(self, counts):
-        """The schedule's factors for an epoch's updates, checked: they may be the user's."""
+    def _factors(self, name, plan, counts):
+        """A plan's factors for an epoch's updates, checked: they may be the user's."""
         progress = np.clip(self._progress(counts - 1), 0.0, 1.0)
         try:
-            given = self._schedule.factor(progress)
+            given = plan(progress)
         except Exception as error:
             error.add_note(
-                "It comes from learning_rate, which is called with an array: the progress of each "
+                f"It comes from {name}, which is called with an array: the progress of each "
                 f"of an epoch's {len(progress)} updates."
             )
             raise
@@ -272,13 +316,12 @@ class StepPlanner:
         is_number = factors.dtype.kind in "biuf" and factors.shape in ((), progress.shape)
         if not (is_number and np.isfinite(factors).all()):
             raise ValueError(
-                "learning_rate as a callable must return finite factors of learning_rate_init, one "
-                f"for each of the {len(progress)} numbers that it is given; got {given!r}."
+                f"{name} as a callable must return finite factors, one for each of the "
+                f"{len(progress)} numbers that it is given; got {given!r}."
             )
         if factors.min() < 0:
             raise ValueError(
-                "learning_rate as a callable must not return negative factors, got "
-                f"{factors.min():g}."
+                f"{name} as a callable must not return negative factors, got {factors.min():g}."
             )
         return np.broadcast_to(factors.astype(np.float64), progress.shape)
 
@@ -340,6 +383,7 @@ def empty_table(n_rows, batch_size):
     starts = np.arange(0, n_rows, batch_size)
     table = np.zeros((len(starts), TABLE_WIDTH))
     table[:, ROWS] = np.minimum(batch_size, n_rows - starts)
+    table[:, DROPPING] = table[:, GRADIENT] = 1.0
     return table
 
 

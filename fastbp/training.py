@@ -56,9 +56,11 @@ class Settings:
     batch_size: int | str
     max_iter: int
     max_fun: int
+    drop_last: bool
     shuffle: bool
     tol: float
     n_iter_no_change: float
+    ties: str
     verbose: bool
     callback: Callable | None
 
@@ -164,7 +166,9 @@ class Training:
         judgement = None
         if self.judge is not None:
             judgement = self.judge.judge(self, self.progress.n_iter + 1)
-        best = self.progress.end_epoch(loss, judgement, n_samples, self.settings.tol)
+        best = self.progress.end_epoch(
+            loss, judgement, n_samples, self.settings.tol, self.settings.ties
+        )
         if best and self.is_scored:
             self.best_parameters = self.parameters()
         return judgement
@@ -195,7 +199,7 @@ class Training:
     def store_optimizer(self):
         """Let the optimizer keep what it needs to go on."""
         self.optimizer.moments = self.engine.store_moments()
-        if has_average(self.optimizer):
+        if has_average(self.optimizer) or self.optimizer.has_scales:
             self.optimizer.parameters = self.engine.store_parameters()
 
     def adopt_start(self):
@@ -298,9 +302,12 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     if not resumes:
         training.order = training.split.train.copy()
     n_rows = len(training.order)
+    batch_size = clip_batch_size(settings.batch_size, n_rows)
+    if settings.drop_last:
+        n_rows -= n_rows % batch_size
     planner = StepPlanner(
-        training.optimizer, n_rows, clip_batch_size(settings.batch_size, n_rows),
-        training.data.sample_weight, settings.alpha, settings.max_iter,
+        training.optimizer, n_rows, batch_size, training.data.sample_weight, settings.alpha,
+        settings.max_iter,
     )  # fmt: skip
     engine.load_moments(training.optimizer.moments)
     if goes_on and training.is_scored and not resumes:
@@ -308,7 +315,7 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     max_iter = 1 if incremental else settings.max_iter
     try:
         while training.ending is None:
-            if not run_epoch(training, planner):
+            if not run_epoch(training, planner, n_rows):
                 training.ending = "stopped"
             elif progress.n_iter == max_iter:
                 training.ending = "max_iter"
@@ -328,14 +335,16 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         if training.best_parameters is None:
             raise
         warn(f"{error} The parameters that scored best are restored.", ConvergenceWarning)
-        progress.end_epoch(nan, training.judge.failed(), n_rows, settings.tol)
+        progress.end_epoch(nan, training.judge.failed(), n_rows, settings.tol, settings.ties)
         training.optimizer = None
     return training.result()
 
 
-def run_epoch(training, planner):
-    """Train one epoch and score it; return whether to go on."""
-    rows = training.order
+def run_epoch(training, planner, n_rows):
+    """Train one epoch and score it; return whether to go on.
+
+    Rows beyond the first `n_rows` of the epoch's order are left out.
+    """
     engine, optimizer, progress = training.engine, training.optimizer, training.progress
     settings = training.settings
     started = time.perf_counter()
@@ -345,7 +354,8 @@ def run_epoch(training, planner):
         from fastbp.cpu.shuffling import shuffle  # may import numba, at the first fit
 
         # As in scikit-learn, from the last order on.
-        shuffle(training.random_state, rows, settings.max_iter)
+        shuffle(training.random_state, training.order, settings.max_iter)
+    rows = training.order[:n_rows]
     steps = planner.next_epoch(rows)
     try:
         loss = engine.train_epoch(training.data, rows, steps)

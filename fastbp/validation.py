@@ -62,6 +62,15 @@ def check_columns(estimator, X, model):
     return getattr(columns, "feature_names_in_", None)
 
 
+def refuse_sparse(network, X):
+    """Raise where a network embeds features, which is for dense rows."""
+    if network.n_embedded and issparse(X):
+        raise TypeError(
+            "Sparse data was passed for X, but numerical_embedding needs dense data: its numbers "
+            "are not 0 where x is. Use '.toarray()' to convert, or numerical_embedding=None."
+        )
+
+
 def check_rows(estimator, model, X):
     """Check rows to predict.
 
@@ -77,6 +86,7 @@ def check_rows(estimator, model, X):
     X : ndarray or CSR, its columns in order and none twice in a row
         Not copied where it came so, and in one of `fastbp.data.READABLE_DTYPES`.
     """
+    refuse_sparse(model.network, X)
     columns = _columns_of(estimator, model)
     X = validate_data(columns, _check_sparse(X), accept_sparse="csr", dtype=_X_DTYPES, reset=False)
     return with_plain_booleans(_in_order(X))

@@ -38,6 +38,7 @@ from fastbp.optimizers import code_of
 from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 
+NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
 FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
 FIRST_ROWS = tuple(map(np.arange, range(FEW_ROWS + 1)))  # all rows, if there are so many
@@ -88,6 +89,7 @@ class Engine:
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
         self.moments = []
+        self._scaled = self._nothing  # the first dense layer's weights times the inputs' scales
         self._gradient = self._nothing  # where its norm is bounded
         self._work = Work(network)
         self._at_work = []  # the team, if an interrupt has left it there
@@ -127,6 +129,8 @@ class Engine:
         if self._flat is not None:
             end_teams(self._at_work)
             self.layout.pack(self._flat, self._padded)
+            if self.network.has_scales:
+                self._scaled = self.layout.scaled(self._padded)
             self._flat = None
         return self._padded
 
@@ -167,7 +171,8 @@ class Engine:
     def _workspaces(self, rows, order, batch_size, size, learns=True, drops=False):
         """The working memory of each thread, for batches of the rows in `order`."""
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
-        skips_zeros = rows.pays_to_skip_zeros(order, units, passes)
+        skips_zeros = not self.network.n_embedded
+        skips_zeros = skips_zeros and rows.pays_to_skip_zeros(order, units, passes)
         return [
             self._pack(
                 make_workspace(
@@ -243,6 +248,7 @@ class Engine:
         buffers = self._buffers_for(data, order, batch_size, steps)
         max_grad_norm = math.inf if steps.max_grad_norm is None else float(steps.max_grad_norm)
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
+        factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
         kernel = kernel_of("train", self.layout.real, buffers.source is None)
         for part, part_steps in buffers.parts(order, steps.table, sums):
@@ -250,7 +256,7 @@ class Engine:
             began = perf_counter()
             run_team(
                 size,
-                buffers.member(kernel, part, part_steps, plan, result, size, (self, data)),
+                buffers.member(kernel, part, part_steps, plan, factors, result, size, (self, data)),
                 buffers.memory.record.control,
                 self._at_work,
             )
@@ -271,14 +277,11 @@ class Engine:
         """The buffers that a team trains in: the last epoch's where they fit."""
         rows = self._rows_of(data.X)
         size = self._team_size(batch_size, len(order), rows.density)
-        buffers, state, masks = (
-            self._buffers,
-            self._state(steps),
-            make_masks(steps.dropout, self.layout.real),
-        )
-        if buffers and buffers.fit(data, batch_size, size, self.weights, state, masks):
+        buffers, state, weights = self._buffers, self._state(steps), self.weights
+        masks = make_masks(steps.dropout, self.layout.first_dense)
+        if buffers and buffers.fit(data, batch_size, size, weights, self._scaled, state, masks):
             return buffers
-        memory = make_memory(self.layout, self.weights, state, masks, batch_size)
+        memory = make_memory(self.layout, weights, self._scaled, state, masks, batch_size)
         workspaces = self._workspaces(
             rows, order, batch_size, size, drops=steps.dropout is not None
         )
@@ -299,7 +302,8 @@ class Engine:
         code = activations.code_of(activation or self.network.output_activation)
         if rows is not None:
             rows = np.ascontiguousarray(rows, np.int64)
-        if self._flat is not None and n_rows <= min(FEW_ROWS, self.layout.lanes):
+        few = n_rows <= min(FEW_ROWS, self.layout.lanes)
+        if few and self._flat is not None and not self.network.extra_shapes:
             order = FIRST_ROWS[n_rows] if rows is None else rows
             bits = self._predict_few(data, order, code, out)
         else:
@@ -314,12 +318,10 @@ class Engine:
         size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
-        state = State(*[self._nothing] * len(State._fields))
-        masks = make_masks(None, self.layout.real)
+        state, weights = State(*[self._nothing] * len(State._fields)), self.weights
+        arrays = weights, self._scaled, state, make_masks(None)
         memories = [
-            self._pack(
-                make_memory(self.layout, self.weights, state, masks, batch_size, learns=False), rows
-            )
+            self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
             for _ in range(size)
         ]
         kernel = kernel_of("predict", self.layout.real, rows.source is None)

@@ -1,9 +1,14 @@
 """The memory layout of a network: aligned panels of vector width, described by a layer table.
 
 Weights, activations and deltas are cut into panels of `WIDTH` neighbouring units, each panel
-contiguous: a weight panel holds all inputs' rows and then the bias row, an activation panel all
-rows of a batch. Threads that own different panels thus never share a cache line, and a tile of
-either is one contiguous block. Padding is always zero in weights, moments and deltas.
+contiguous: a weight panel holds all inputs' rows, then the bias row and, if there are slopes, their
+row; an activation panel holds all rows of a batch. Threads that own different panels thus never
+share a cache line, and a tile of either is one contiguous block. Padding is always zero in weights,
+moments and deltas.
+
+A layer that embeds features comes before the dense ones. Its units are the numbers of the embedded
+features, feature by feature, and then all features. Parameters that belong to no panel, the scales
+of inputs and the embedding, come after all panels.
 """
 
 import numpy as np
@@ -14,13 +19,20 @@ from fastbp.cpu.packing import address_of, place_of
 from fastbp.cpu.records import (
     BIAS_ROW,
     CACHE_LINE,
+    EMBEDDING_BIASES,
+    EMBEDDING_SIZE,
+    EMBEDDING_WEIGHTS,
+    FIRST_BLOCK,
     N_FIELDS,
-    N_INPUTS,
     N_PANELS,
+    PANEL_ROWS,
+    PHASES,
+    SLOPES_ROW,
     TILE_VECTORS,
     WEIGHTS,
     WIDTH,
 )
+from fastbp.parameter_groups import group_of
 
 ALIGNMENT = 128  # bytes; two cache lines, which the adjacent-line prefetcher fetches together
 
@@ -62,7 +74,13 @@ class Layout:
     n_units : int
         Padded units of all layers.
     n_blocks : int
-        Blocks of all weight panels.
+        Blocks of all weight panels, and of the scales and the embedding.
+    panel : int
+        Numbers of two vectors.
+    first_dense : {0, 1}
+        Whether the table's first row is of a layer that embeds features.
+    scales_start, n_scale_chunks, first_scale_block : int
+        Where the scales are, two vectors in a chunk, and the first chunk's index among all blocks.
     input_stride : int
         Numbers from one row of gathered inputs to the next.
     transposed_size : int
@@ -71,35 +89,70 @@ class Layout:
 
     def __init__(self, network, dtype):
         network.check()  # the last wall before kernels, which trust its sizes
-        self.lanes = vector = lanes(dtype)
-        panel = TILE_VECTORS * vector
+        self.lanes = lanes(dtype)
         self.network = network
         self.dtype = np.dtype(dtype)
         self.real = self.dtype.name
-        self.table = np.zeros((len(network.shapes), N_FIELDS), np.int64)
+        self.panel = TILE_VECTORS * self.lanes
+        self.first_dense = 1 if network.n_embedded else 0
+        self.table = np.zeros((self.first_dense + len(network.shapes), N_FIELDS), np.int64)
         self.n_weights = self.n_units = self.n_blocks = self.transposed_size = 0
-        self.tile_size = TILE_ROWS * panel
-        input_width = TILE_ROWS
-        for layer, (n_inputs, n_outputs) in enumerate(network.shapes):
-            width = panel if n_outputs > vector else vector
-            n_panels = -(-n_outputs // width)
-            bias_row = round_up(n_inputs, max(input_width, TILE_ROWS))
-            blocks = -(-n_inputs // TILE_ROWS) + 1
-            is_hidden = layer < len(network.hidden_activations)
-            activation = network.hidden_activations[layer] if is_hidden else "identity"
-            self.table[layer] = (
-                n_inputs, n_outputs, input_width, width, n_panels, bias_row, self.n_weights,
-                self.n_units, blocks, self.n_blocks, code_of(activation), vector,
-            )  # fmt: skip
-            if layer:
-                self.transposed_size = max(self.transposed_size, n_panels * width * input_width)
-            self.n_weights += round_up(n_panels * (bias_row + 1) * width, panel)
-            self.n_units += n_panels * width
-            self.n_blocks += n_panels * blocks
-            input_width = width
+        self.tile_size = TILE_ROWS * self.panel
+        input_width = self._add_embedding_units() if network.n_embedded else TILE_ROWS
+        for layer in range(len(network.shapes)):
+            input_width = self._add_dense(layer, input_width)
+        self.scales_start = self.first_scale_block = self.n_scale_chunks = 0
+        if network.has_scales:
+            self.scales_start, self.first_scale_block = self.n_weights, self.n_blocks
+            self.n_scale_chunks = -(-network.n_inputs // self.panel)
+            self.n_weights += self.n_scale_chunks * self.panel
+            self.n_blocks += self.n_scale_chunks
+        if network.n_embedded:
+            self.table[0, [WEIGHTS, FIRST_BLOCK]] = self.n_weights, self.n_blocks
+            self.n_weights += round_up(network.n_embedded * EMBEDDING_SIZE, self.panel)
+            self.n_blocks += network.n_embedded
         self.table_place = place_of(self.table)
-        self.widest = round_up(max(network.layer_sizes), vector)
+        self.widest = round_up(max(network.layer_sizes), self.lanes)
         self.input_stride = self._input_stride(network.layer_sizes[0])
+
+    def _width_of(self, n_outputs):
+        return self.panel if n_outputs > self.lanes else self.lanes
+
+    def _add_embedding_units(self):
+        """The first row of the table, apart from where its parameters are; return the width."""
+        network = self.network
+        width = self._width_of(network.n_inputs)
+        n_panels = -(-network.n_inputs // width)
+        self.table[0] = (
+            network.layer_sizes[0], network.n_inputs, TILE_ROWS, width, n_panels, 0, 0, 0,
+            network.n_embedded, 0, code_of("identity"), self.lanes, 0, 0, 0,
+        )  # fmt: skip
+        self.n_units += n_panels * width
+        return width
+
+    def _add_dense(self, layer, input_width):
+        """A dense layer's row of the table; return the width of its panels."""
+        network, row = self.network, self.first_dense + layer
+        n_inputs, n_outputs = network.shapes[layer]
+        width = self._width_of(n_outputs)
+        n_panels = -(-n_outputs // width)
+        bias_row = round_up(n_inputs, max(input_width, TILE_ROWS))
+        is_hidden = layer < len(network.hidden_activations)
+        activation = network.hidden_activations[layer] if is_hidden else "identity"
+        has_slopes = is_hidden and network.has_slopes
+        blocks = -(-n_inputs // TILE_ROWS) + 1 + has_slopes
+        panel_rows = bias_row + 1 + has_slopes
+        self.table[row] = (
+            n_inputs, n_outputs, input_width, width, n_panels, bias_row, self.n_weights,
+            self.n_units, blocks, self.n_blocks, code_of(activation), self.lanes,
+            bias_row + 1 if has_slopes else 0, panel_rows, group_of(network, layer, "weights"),
+        )  # fmt: skip
+        if row:
+            self.transposed_size = max(self.transposed_size, n_panels * width * input_width)
+        self.n_weights += round_up(n_panels * panel_rows * width, self.panel)
+        self.n_units += n_panels * width
+        self.n_blocks += n_panels * blocks
+        return width
 
     def _input_stride(self, n_features):
         """Whole cache lines; one more where the rows of a tile would fall into the same L1 set."""
@@ -108,9 +161,9 @@ class Layout:
         return stride + line if stride * self.dtype.itemsize % 1024 == 0 else stride
 
     def _panels(self, padded, layer):
-        """The layer's weights in a padded vector, as (panel, row, unit)."""
-        fields = self.table[layer]
-        shape = fields[N_PANELS], fields[BIAS_ROW] + 1, fields[WIDTH]
+        """A dense layer's weights in a padded vector, as (panel, row, unit)."""
+        fields = self.table[self.first_dense + layer]
+        shape = fields[N_PANELS], fields[PANEL_ROWS], fields[WIDTH]
         return padded[fields[WEIGHTS] :][: np.prod(shape)].reshape(shape)
 
     def _pieces(self, padded, flat):
@@ -119,17 +172,44 @@ class Layout:
         For each array all whole panels are one piece and a last, partial one is another, so that
         packing copies without a temporary.
         """
-        for layer, arrays in enumerate(zip(*self.network.views(flat), strict=True)):
-            panels = self._panels(padded, layer)
-            n_inputs, width = self.table[layer, N_INPUTS], self.table[layer, WIDTH]
-            for array, rows in zip(arrays, (slice(n_inputs), slice(-1, None)), strict=True):
-                matrix = array.reshape(-1, array.shape[-1])
+        network, extras = self.network, self.network.extras(flat)
+        slopes = [*extras.get("slopes", ()), *[None] * len(network.shapes)]
+        for layer, (weights, bias) in enumerate(zip(*network.views(flat), strict=True)):
+            fields = self.table[self.first_dense + layer]
+            rows = [(weights, 0), (bias[np.newaxis], fields[BIAS_ROW])]
+            if fields[SLOPES_ROW]:
+                rows.append((slopes[layer][np.newaxis], fields[SLOPES_ROW]))
+            panels, width = self._panels(padded, layer), fields[WIDTH]
+            for matrix, first in rows:
+                part = panels[:, first : first + len(matrix)]
                 whole = matrix.shape[1] // width
                 split = matrix[:, : whole * width].reshape(len(matrix), whole, width)
-                yield panels[:whole, rows].transpose(1, 0, 2), split
+                yield part[:whole].transpose(1, 0, 2), split
                 if whole < len(panels):
                     rest = matrix[:, whole * width :]
-                    yield panels[whole, rows, : rest.shape[1]], rest
+                    yield part[whole, :, : rest.shape[1]], rest
+        for scales in extras.get("scales", ()):
+            yield padded[self.scales_start : self.scales_start + len(scales)], scales
+        if network.n_embedded:
+            start = self.table[0, WEIGHTS]
+            own = padded[start : start + network.n_embedded * EMBEDDING_SIZE]
+            own = own.reshape(network.n_embedded, EMBEDDING_SIZE)
+            frequencies, phases, weights, biases = extras["embedding"]
+            yield own[:, :PHASES], frequencies
+            yield own[:, PHASES:EMBEDDING_WEIGHTS], phases
+            by_number = own[:, EMBEDDING_WEIGHTS:EMBEDDING_BIASES]
+            by_number = by_number.reshape(len(own), weights.shape[2], weights.shape[1])
+            yield by_number, weights.transpose(0, 2, 1)
+            yield own[:, EMBEDDING_BIASES:][:, : biases.shape[1]], biases
+
+    def scaled(self, padded):
+        """The first dense layer's weights times the scales of its inputs, in its panels."""
+        panels = self._panels(padded, 0)
+        scales = padded[self.scales_start : self.scales_start + self.network.n_inputs]
+        scaled = aligned_zeros(panels.size, self.dtype)
+        rows = scaled.reshape(panels.shape)[:, : len(scales)]
+        np.multiply(panels[:, : len(scales)], scales[:, np.newaxis], out=rows)
+        return scaled
 
     def pack(self, flat, padded):
         """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""

@@ -11,6 +11,8 @@ from typing import NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
+from fastbp.embedding import FREQUENCIES, NUMBERS
+
 CACHE_LINE = 64  # bytes
 TILE_VECTORS = 2  # columns of a tile, in vectors
 
@@ -29,7 +31,16 @@ BLOCKS = 8  # blocks of a weight panel: its tiles and, last, the bias
 FIRST_BLOCK = 9  # index of its first block among all layers'
 ACTIVATION = 10  # of a hidden layer; the identity for the last one's logits
 LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
-N_FIELDS = 12
+SLOPES_ROW = 12  # the row of a weight panel that holds the slopes of its units; 0 without
+PANEL_ROWS = 13  # rows of a weight panel
+GROUP = 14  # of the weights among the groups of parameters; that of the biases comes next
+N_FIELDS = 15
+
+# Numbers of an embedded feature: frequencies, phases, weights (those of each number together), and
+# biases, up to whole vectors.
+PHASES, EMBEDDING_WEIGHTS = FREQUENCIES, 2 * FREQUENCIES
+EMBEDDING_BIASES = (2 + NUMBERS) * FREQUENCIES
+EMBEDDING_SIZE = -(-(EMBEDDING_BIASES + NUMBERS) // FREQUENCIES) * FREQUENCIES
 
 # Elements of a team's control array: arrivals at barriers, whether a rank has failed, and, on
 # another cache line, whether the kernel is to stop.
@@ -41,6 +52,8 @@ LOSS, TOTAL_WEIGHT, UPDATES, RESULT_SIZE = range(4)
 # Bits of what a prediction returns: whether all inputs, and all outputs, were finite.
 FINITE_INPUTS, FINITE_OUTPUTS = 1, 2
 FINITENESS = (False, False), (True, False), (False, True), (True, True)  # by those bits
+
+N_GROUP_STEPS = 3  # groups of parameters that are updated at once: weights, biases and slopes
 
 # Rows of a batch whose gradient is summed in float32: one after the other, n equal numbers lose at
 # most 1.5 n · 2⁻²⁶ of their sum, which is 9 · 10⁻⁶ here.
@@ -137,8 +150,17 @@ class Masks(NamedTuple):
     """What dropout leaves out: of the inputs, of each hidden layer's outputs, and of the last's."""
 
     thresholds: Int64s  # units whose random word is below; empty where there is no dropout
-    scales: Reals  # factors of the others
     seed: int
+
+
+class Scaling(NamedTuple):
+    """Factors of the first dense layer's inputs."""
+
+    weights: Reals  # the layer's weights times them, in its panels; empty if there are none
+    sums: Reals  # Σⱼ wᵢⱼ ∂L/∂(wᵢⱼ sᵢ) for each input i, of every panel apart
+    start: int  # of the factors among the parameters
+    n_chunks: int  # of two vectors each
+    first_block: int  # index of their first one among all blocks
 
 
 class Memory(NamedTuple):
@@ -158,6 +180,9 @@ class Memory(NamedTuple):
     row_losses: Float64s  # the loss of every row of the batch
     control: Int64s  # the team's barrier
     masks: Masks
+    bends: Reals  # like activations: f(z) − z of units with slopes, then times ∂L/∂output
+    scaling: Scaling
+    n_embedded: int  # features that layer 0 embeds; 0 if it is a dense layer
 
 
 class Workspace(NamedTuple):
@@ -177,7 +202,11 @@ class Workspace(NamedTuple):
     errors: Reals  # their ∂L/∂output, likewise
     losses: Reals  # each output's share of the loss
     row: Reals  # the targets of one sample
-    factors: Reals  # of a tile's numbers under dropout; empty if there is none
+    factors: Reals  # of a tile's numbers under dropout or with slopes; empty if there are none
+    bent: Reals  # scratch of a tile with slopes; else empty
+    columns: Reals  # a feature of all rows, and its embedding; empty if there is none
+    sums: Float64s  # gradients of a feature's embedding; empty if there is none
+    group_steps: Float64s  # rows of the step table as groups of parameters take them
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
     entries: Entries | None  # of a batch of sparse rows
 
@@ -209,6 +238,7 @@ class Training(NamedTuple):
     input_scale: float
     max_grad_norm: float  # of all gradients together, where `Memory.gradient` is not empty
     steps: Float64s  # rows of the step table
+    factors: Float64s  # of the groups of parameters; empty if all are 1
     order: Int64s  # the rows of their batches
     result: Float64s
     size: int  # of the team

@@ -14,17 +14,24 @@ from fastbp.cpu.code import TILE_ROWS, lanes
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
 from fastbp.cpu.packing import Packed
 from fastbp.cpu.records import (
+    BIAS_ROW,
     BLOCK_ROWS,
     CONTROL_SIZE,
+    EMBEDDING_SIZE,
+    N_GROUP_STEPS,
+    N_PANELS,
     Masks,
     Memory,
     Objective,
+    Scaling,
     Source,
     Training,
     Workspace,
 )
 from fastbp.cpu.zero_steps import make_steps, no_steps
 from fastbp.data import Data
+from fastbp.embedding import NUMBERS
+from fastbp.schedules import TABLE_WIDTH
 
 # Vectors of samples whose outputs are computed at once: loops of that length are unrolled.
 OUTPUT_VECTORS = 4
@@ -45,13 +52,14 @@ class TrainingBuffers(NamedTuple):
     workspaces: list  # one for each thread of the largest team, packed
     batches_per_call: int  # most batches of one call of the kernel
 
-    def fit(self, data, batch_size, size, weights, state, masks):
+    def fit(self, data, batch_size, size, weights, scaled, state, masks):
         """Whether they are for this data, batch size and team, and for these very arrays."""
         memory = self.memory.record
         return (
             data is self.data
             and (batch_size, size) == (self.batch_size, len(self.workspaces))
             and weights is memory.weights
+            and scaled is memory.scaling.weights
             and all(one is other for one, other in zip(state, state_of(memory), strict=True))
             and masks is memory.masks
         )
@@ -75,7 +83,7 @@ class TrainingBuffers(NamedTuple):
         rows = self.batch_size
         return [(order[first * rows : last * rows], table[first:last]) for first, last in parts]
 
-    def member(self, kernel, order, table, plan, result, size, held):
+    def member(self, kernel, order, table, plan, factors, result, size, held):
         """What each rank of a team calls, on some rows in steps of a table.
 
         Parameters
@@ -87,13 +95,15 @@ class TrainingBuffers(NamedTuple):
         plan : tuple
             The code of the update rule, α, the scale of the inputs, and the bound of the gradient's
             norm.
+        factors : ndarray
+            Of the groups of parameters, in one row; empty if all are 1.
         result : ndarray of shape (RESULT_SIZE,)
         size : int
             Of the team.
         held : object
             What addresses point to and do not keep: a rank may outlive an interrupted caller.
         """
-        training = Training(self.source, self.objective, *plan, table, order, result, size)
+        training = Training(self.source, self.objective, *plan, table, factors, order, result, size)
         memory, workspaces = self.memory, self.workspaces
         call = Packed(training, self.real, self.source is None)
 
@@ -165,21 +175,37 @@ def state_of(memory):
 
 
 @lru_cache(maxsize=64)
-def make_masks(dropout, real):
+def make_masks(dropout, first_dense=0):
     """What kernels know of a `fastbp.dropout.Dropout`, or of None."""
     if dropout is None:
-        return Masks(np.zeros(0, np.int64), np.zeros(0, real), 0)
-    thresholds = np.array([*dropout.thresholds, 0], np.int64)
-    return Masks(thresholds, np.array([*dropout.scales, 1.0], real), dropout.seed)
+        return Masks(np.zeros(0, np.int64), 0)
+    first, *others = dropout.thresholds
+    # A layer that embeds features drops nothing; nor does the output layer.
+    thresholds = [first, *[0] * first_dense, *others, 0]
+    return Masks(np.array(thresholds, np.int64), dropout.seed)
 
 
-def make_memory(layout, weights, state, masks, rows, learns=True):
+def make_scaling(layout, scaled, learns):
+    """What kernels know of a network's scales; `scaled` is empty if there are none."""
+    n_sums = 0
+    if scaled.size and learns:
+        fields = layout.table[layout.first_dense]
+        n_sums = fields[N_PANELS] * fields[BIAS_ROW]
+    return Scaling(
+        scaled, aligned_zeros(n_sums, layout.dtype), layout.scales_start, layout.n_scale_chunks,
+        layout.first_scale_block,
+    )  # fmt: skip
+
+
+def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
     """Make the arrays that a team shares.
 
     Parameters
     ----------
     layout : Layout
     weights : ndarray of shape (layout.n_weights,)
+    scaled : ndarray
+        As from `Layout.scaled`; empty without scales.
     state : State
     masks : Masks
     rows : int
@@ -201,6 +227,9 @@ def make_memory(layout, weights, state, masks, rows, learns=True):
         row_losses=aligned_zeros(capacity if learns else 0, np.float64),
         control=aligned_zeros(CONTROL_SIZE, np.int64),
         masks=masks,
+        bends=aligned_zeros(units if learns and layout.network.has_slopes else 0, layout.dtype),
+        scaling=make_scaling(layout, scaled, learns),
+        n_embedded=layout.network.n_embedded,
     )
 
 
@@ -229,12 +258,15 @@ def make_workspace(
     n_outputs = layout.network.layer_sizes[-1]
     samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
     input_rows = round_up(rows, TILE_ROWS) if is_dense else 0
+    has_slopes, is_embedded = layout.network.has_slopes, layout.network.n_embedded > 0
+    tile_size = max(layout.tile_size, EMBEDDING_SIZE if is_embedded else 0)
+    columns = (1 + NUMBERS) * round_up(rows, max(TILE_ROWS, vector)) if is_embedded else 0
 
     arrays = _aligned_arrays(
         layout.dtype,
         inputs=input_rows * layout.input_stride,
         transposed=layout.transposed_size,
-        tile=layout.tile_size,
+        tile=tile_size,
         zeros=layout.tile_size // TILE_ROWS,
         one=1,
         samples=samples,
@@ -243,13 +275,17 @@ def make_workspace(
         errors=round_up(n_outputs, vector) * samples,
         losses=n_outputs * samples,
         row=n_outputs,
-        factors=layout.tile_size if drops else 0,
+        factors=layout.tile_size if drops or has_slopes else 0,
+        bent=layout.tile_size if has_slopes else 0,
+        columns=columns,
     )
     arrays["one"][0] = 1
     sums_in_blocks = learns and rows > BLOCK_ROWS and layout.dtype == np.float32
     return Workspace(
         **arrays,
         totals=aligned_zeros(layout.tile_size if sums_in_blocks else 0, np.float64),
+        sums=aligned_zeros(EMBEDDING_SIZE if is_embedded and learns else 0, np.float64),
+        group_steps=aligned_zeros(N_GROUP_STEPS * TABLE_WIDTH if learns else 0, np.float64),
         input_stride=layout.input_stride,
         lanes=vector,
         steps=make_steps(rows, n_features, learns) if skips_zeros else no_steps(),

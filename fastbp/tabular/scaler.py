@@ -9,7 +9,8 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastbp.validation import check_columns
+from fastbp.tabular.quantiles import weighted_quantiles
+from fastbp.validation import check_columns, check_sample_weight
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 16384  # so many numbers stay in the cache from one operation to the next
 _LIMIT = 3.0
+QUARTILES = 0.25, 0.5, 0.75
 
 
 class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -62,7 +64,7 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     array([0.       , 0.9486833, 3.       ], dtype=float32)
     """
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn the columns' medians and quartiles.
 
         Parameters
@@ -70,6 +72,9 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array-like of shape (n_rows, n_columns)
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_rows,), default=None
+            Weights of the rows, at least 0. Whole numbers count: a row of weight 3 stands for
+            three. Of others only the proportions matter.
 
         Returns
         -------
@@ -82,7 +87,10 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_columns(self, X, None)
         values = check_array(X, dtype=[np.float64, np.float32], estimator=self, input_name="X")
-        learned = [_median_and_factor(column) for column in values.T]
+        weight = check_sample_weight(sample_weight, values)
+        if weight is not None:
+            values, weight = values[weight > 0], weight[weight > 0]
+        learned = [_median_and_factor(column, weight) for column in values.T]
         validate_data(self, X, skip_check_array=True)
         self.medians_, self.factors_ = np.array(learned).T
         return self
@@ -129,12 +137,16 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _median_and_factor(column):
+def _median_and_factor(column, weight):
     quarters = np.ascontiguousarray(column, np.float64) * 0.25
     least, most = quarters.min(), quarters.max()
     if least == most:
         return float(column[0]), 0.0
-    q25, middle, q75 = _quartiles(quarters, least, most)
+    q25, middle, q75 = (
+        _quartiles(quarters, least, most)
+        if weight is None
+        else weighted_quantiles(quarters, QUARTILES, weight)
+    )
     width = q75 - q25 if q75 > q25 else (most - least) / 2
     # The inverse of a subnormal number may be infinite, and its product with 0 none.
     return 4 * middle, min(0.25 / width, np.finfo(np.float64).max / 4)
@@ -144,6 +156,6 @@ def _quartiles(values, least, most):
     """Quantiles by linear interpolation, without sorting what has two values only."""
     n_most = np.count_nonzero(values == most)
     if np.count_nonzero(values == least) + n_most < len(values):
-        return np.quantile(values, [0.25, 0.5, 0.75])
-    places = np.array([0.25, 0.5, 0.75]) * (len(values) - 1) - (len(values) - n_most - 1)
+        return np.quantile(values, QUARTILES)
+    places = np.array(QUARTILES) * (len(values) - 1) - (len(values) - n_most - 1)
     return least + (most - least) * np.clip(places, 0, 1)

@@ -16,9 +16,11 @@ from sklearn.utils._param_validation import make_constraint
 from fastbp import MLPClassifier, MLPRegressor, fit_many
 from fastbp.activations import HIDDEN_ACTIVATIONS
 from fastbp.cpu import work
+from fastbp.initialisation import INITIALISATIONS
 from fastbp.losses import names_for
 from fastbp.optimizers import STOCHASTIC_SOLVERS
-from fastbp.schedules import SCHEDULES
+from fastbp.parameter_groups import NAMES, PARAMETRIZATIONS
+from fastbp.schedules import PLANS, SCHEDULES
 
 N_ROWS, N_FEATURES = 41, 6
 
@@ -66,6 +68,19 @@ VALUES = {
     "input_dropout": lambda task, n: st.sampled_from([0.0, 0.2]),
     "max_grad_norm": lambda task, n: st.sampled_from([None, 0.1, 10.0]),
     "ema_decay": lambda task, n: st.sampled_from([None, 0.5, 0.99]),
+    "weight_decay_schedule": lambda task, n: st.sampled_from([*PLANS, half]),
+    "dropout_schedule": lambda task, n: st.sampled_from([*PLANS, half]),
+    "drop_last": lambda task, n: st.booleans(),
+    "ties": lambda task, n: st.sampled_from(["first", "last"]),
+    "learning_rate_factors": lambda task, n: st.dictionaries(
+        st.sampled_from(NAMES), st.sampled_from([0.1, 6.0])
+    ),
+    "parametrization": lambda task, n: st.sampled_from(PARAMETRIZATIONS),
+    "initialization": lambda task, n: st.sampled_from([*INITIALISATIONS]),
+    "scaling_layer": lambda task, n: st.booleans(),
+    "parametric_activation": lambda task, n: st.booleans(),
+    "numerical_embedding": lambda task, n: st.sampled_from([None, "pbld"]),
+    "embedded_features": lambda task, n: st.sampled_from([None, 1, 3]),
     "warmup": lambda task, n: st.sampled_from([0.0, 0.2, 0.5]),
     "class_weight": lambda task, n: st.sampled_from(
         [None, "balanced"] + ([{0: 2.0, 1: 0.5}] if task != "multilabel" else [])

@@ -10,7 +10,13 @@ from sklearn.utils._param_validation import StrOptions
 
 import fastbp
 
-PUBLIC = [fastbp.MLPClassifier, fastbp.MLPRegressor, fastbp.fit_many]
+ESTIMATORS = [
+    fastbp.MLPClassifier,
+    fastbp.MLPRegressor,
+    fastbp.TabularMLPClassifier,
+    fastbp.TabularMLPRegressor,
+]
+PUBLIC = [*ESTIMATORS, fastbp.fit_many]
 
 
 def section_of(documented, title):
@@ -36,7 +42,7 @@ def test_parameters_are_those_of_the_signature(public):
             assert ast.literal_eval(default[1]) == parameters[name].default, name
 
 
-@pytest.mark.parametrize("estimator", PUBLIC[:2], ids=lambda estimator: estimator.__name__)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: estimator.__name__)
 def test_every_choice_is_named(estimator):
     documented = section_of(estimator, "Parameters")
     for name, constraints in estimator._parameter_constraints.items():
@@ -56,9 +62,17 @@ def test_attributes_are_those_of_a_fitted_model(task):
     assert learned == set(documented) - {"feature_names_in_"}  # X has no names here
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS[2:], ids=lambda estimator: estimator.__name__)
+def test_attributes_are_those_of_a_fitted_estimator_for_tables(estimator):
+    model = estimator(max_iter=1).fit([[0, "a"], [1, "b"]], [0, 1])
+    names = [name for name in dir(model) if name.endswith("_") and not name.startswith("_")]
+    learned = {name for name in names if hasattr(model, name)}
+    assert learned == set(section_of(estimator, "Attributes")) - {"feature_names_in_"}
+
+
 def test_docstrings_stand_in_the_source():
     """Editors show a docstring only where it is a literal under the class line."""
-    for estimator in PUBLIC[:2]:
+    for estimator in ESTIMATORS:
         tree = ast.parse(inspect.getsource(inspect.getmodule(estimator)))
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         literal = ast.get_docstring(classes[estimator.__name__])

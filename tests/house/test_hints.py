@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, fit_many, load
+from fastbp import MLPClassifier, MLPRegressor, TabularMLPClassifier, TabularMLPRegressor
+from fastbp import fit_many, load
 from fastbp.datasets import load_mnist
 from fastbp.inspect import BackpropTrace, backprop_trace
 from fastbp.network import Network
@@ -93,7 +94,15 @@ assert_type(regressor.predict(X), Array)
 assert_type(regressor.score(X, [1, 2, 3, 4]), float)
 assert_type(fit_many([MLPRegressor(), regressor], X, [1, 2, 3, 4]), list[MLPRegressor])
 fit_many([regressor], X, [1, 2, 3, 4], X_val=X, y_val=[1, 2, 3, 4])
-assert_type(load("model"), MLPClassifier | MLPRegressor)
+tables = TabularMLPClassifier(preset="small", n_ensemble=2, callback=stop, time_limit=1.5)
+assert_type(tables.fit(X, labels, X_val=X, y_val=labels), TabularMLPClassifier)
+assert_type(tables.predict_proba(X), FloatArray)
+assert_type(tables.validation_scores_, list[float] | None)
+assert_type(TabularMLPRegressor().fit(X, [1, 2, 3, 4]).predict(X), Array)
+assert_type(
+    load("model"),
+    MLPClassifier | MLPRegressor | TabularMLPClassifier | TabularMLPRegressor,
+)
 assert_type(backprop_trace(classifier, X, labels), BackpropTrace)
 assert_type(fastbp.inspect.backprop_trace(regressor, X, [1, 2, 3, 4]).deltas, list[FloatArray])
 assert_type(WeightsDisplay.from_estimator(classifier, layer=1), WeightsDisplay)

@@ -1,6 +1,7 @@
 """One batch of rows, dense or sparse: gathered, and passed through a layer."""
 
 from fastbp.cpu.kernels.compilation import kernel, phase
+from fastbp.cpu.kernels.embeddings import forward_embedding
 from fastbp.cpu.kernels.gather import gather_row
 from fastbp.cpu.kernels.masks import INPUTS, drop_entries, drop_inputs, drops
 from fastbp.cpu.kernels.simd import TILE_ROWS
@@ -15,13 +16,13 @@ from fastbp.dropout import GROUP_ROWS
 
 
 @phase
-def gather_batch(workspace, masks, update, entries, source, order, n_inputs, scale):
-    """Convert the rows of a batch into this thread's inputs; update `update` may drop some."""
+def gather_batch(workspace, masks, draw, entries, source, order, n_inputs, scale):
+    """Convert the rows of a batch into this thread's inputs, some of which may be dropped."""
     drops_inputs = drops(masks, INPUTS)
     if entries is not None:
         gather_entries(entries, order, scale)
         if drops_inputs:
-            drop_entries(entries.rows, masks, order.size, update)
+            drop_entries(entries.rows, masks, order.size, draw)
         if workspace.inputs.size == 0:
             return
     skips_zeros, stride = workspace.steps.counts.size > 0, workspace.input_stride
@@ -34,7 +35,7 @@ def gather_batch(workspace, masks, update, entries, source, order, n_inputs, sca
             spread_entries(row, entries.rows, sample)
         elif drops_inputs and (sample % GROUP_ROWS == GROUP_ROWS - 1 or sample == order.size - 1):
             first = sample // GROUP_ROWS * GROUP_ROWS
-            drop_inputs(workspace, masks, first, sample + 1 - first, n_inputs, update)
+            drop_inputs(workspace, masks, first, sample + 1 - first, n_inputs, draw)
         # While the rows of a tile are in the L1 cache.
         if skips_zeros and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
             tile = sample // TILE_ROWS
@@ -42,9 +43,11 @@ def gather_batch(workspace, masks, update, entries, source, order, n_inputs, sca
 
 
 @kernel
-def forward(memory, workspace, entries, index, update, tiles):
-    """Compute the outputs of one layer, of which update number `update` may drop some."""
-    if entries is None or index > 0 or workspace.inputs.size > 0:
-        forward_layer(memory, workspace, None, index, update, tiles)
+def forward(memory, workspace, entries, index, draw, tiles):
+    """Compute the outputs of one layer, of which dropout may leave out some."""
+    if index == 0 and memory.n_embedded > 0:
+        forward_embedding(memory, workspace, tiles)
+    elif entries is None or index > 0 or workspace.inputs.size > 0:
+        forward_layer(memory, workspace, None, index, draw, tiles)
     else:
-        forward_layer(memory, workspace, entries, index, update, tiles)
+        forward_layer(memory, workspace, entries, index, draw, tiles)

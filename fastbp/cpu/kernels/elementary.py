@@ -1,4 +1,4 @@
-"""exp, expm1, tanh, log, log1p and erfc as plain arithmetic, for loops that LLVM vectorises.
+"""Elementary functions as plain arithmetic, for loops that LLVM vectorises.
 
 A loop that calls the C library's versions stays scalar. These are compiled without reassociation,
 which would fold away the two-part constants and the rounding trick.
@@ -15,6 +15,7 @@ from scipy.special import erfcx
 
 from fastbp.cpu.kernels.compilation import PART_OPTIONS, inlined
 from fastbp.cpu.kernels.vectors import power_of_two, where_greater
+from fastbp.embedding import TURN
 from fastbp.switches import bind
 
 # Inlined by force: LLVM itself would rather call what is long and comes twice in a loop.
@@ -181,17 +182,57 @@ def _make_complementary_error(real, degree, largest):
     return erfc
 
 
+def _make_circular(real, degree):
+    """Build x -> sin 2πx and x -> cos 2πx.
+
+    Whole turns are taken away without rounding; the rest is folded to a quarter turn on both sides
+    of zero, where sin 2πs is s times a polynomial of the given degree in s².
+    """
+    zero, quarter, half = map(real, (0, 0.25, 0.5))
+    rounder, largest = (
+        real(1.5 * 2 ** np.finfo(real).nmant),
+        real(2.0 ** (np.finfo(real).nmant - 1)),
+    )
+    taylor = [
+        (-1) ** k * TURN ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(degree + 6)
+    ]
+    series = _compile_polynomial(real, _economised(taylor, 0, 1 / 16, degree))
+
+    @njit(**_ARITHMETIC)
+    def rest_of(x):
+        rest = x - ((x + rounder) - rounder)
+        # Beyond this there are but whole numbers.
+        rest = where_greater(x, largest, zero, rest)
+        return where_greater(-largest, x, zero, rest)
+
+    def sine(x):
+        rest = rest_of(x)
+        size = where_greater(zero, rest, -rest, rest)
+        folded = where_greater(size, quarter, half - size, size)
+        value = folded * series(folded * folded)
+        return where_greater(zero, rest, -value, value)
+
+    def cosine(x):
+        rest = rest_of(x)
+        folded = quarter - where_greater(zero, rest, -rest, rest)
+        return folded * series(folded * folded)
+
+    return sine, cosine
+
+
 _LN2_SINGLE = 0.693359375, -2.12194440054690583e-4
 _LN2_DOUBLE = 0.693147180369123816490, 1.90821492927058770e-10
 _SINGLE = (
     *_make_exponential(np.float32, 5, _LN2_SINGLE),
     *_make_logarithm(np.float32, np.int32, 23, 2, _LN2_SINGLE),
     _make_complementary_error(np.float32, 10, 10.5),
+    *_make_circular(np.float32, 5),
 )
 _DOUBLE = (
     *_make_exponential(np.float64, 10, _LN2_DOUBLE),
     *_make_logarithm(np.float64, np.int64, 52, 6, _LN2_DOUBLE),
     _make_complementary_error(np.float64, 22, 27.5),
+    *_make_circular(np.float64, 9),
 )
 
 
@@ -225,8 +266,18 @@ def erfc(x):
     return math.erfc(x)
 
 
+def sine_of_turns(x):
+    """sin 2πx, for x up to 2²² in float32 and 2⁵¹ in float64, and 0 beyond; keeps NaN."""
+    return math.sin(TURN * x)
+
+
+def cosine_of_turns(x):
+    """cos 2πx, likewise, and 1 beyond."""
+    return math.cos(TURN * x)
+
+
 def _functions_of(x):
-    """exp, expm1, tanh, log, log1p and erfc for numba's type of a number or a vector."""
+    """The functions above, in their order, for numba's type of a number or a vector."""
     return _SINGLE if getattr(x, "dtype", x) == types.float32 else _DOUBLE
 
 
@@ -258,6 +309,16 @@ def _overload_log1p(x):
 @overload(erfc, jit_options=_ARITHMETIC)
 def _overload_erfc(x):
     return _functions_of(x)[5]
+
+
+@overload(sine_of_turns, jit_options=_ARITHMETIC)
+def _overload_sine(x):
+    return _functions_of(x)[6]
+
+
+@overload(cosine_of_turns, jit_options=_ARITHMETIC)
+def _overload_cosine(x):
+    return _functions_of(x)[7]
 
 
 @cache

@@ -63,39 +63,35 @@ def end_of_block(numbers, first, last, bound):
 
 
 @inlined
-def sum_some_deltas(memory, workspace, layer, panel, row, rows):
-    """Compute Σ δ of one panel over some rows of the batch, as a product with ones."""
+def sum_some_units(memory, workspace, array, layer, panel, row, rows):
+    """Compute the sums of one panel of an array over some rows, as a product with ones."""
     width = layer[WIDTH]
     start = panel_start(memory, layer, panel) + row * width
     ones = Left(workspace.one, ZERO, ZERO, ZERO, ZERO, rows, NEVER)
     if width > layer[LANES]:
-        wide_row(
-            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, rows
-        )
+        wide_row(workspace.tile, ZERO, width, ones, array, start, workspace.zeros, ZERO, rows)
     else:
-        narrow_row(
-            workspace.tile, ZERO, width, ones, memory.deltas, start, workspace.zeros, ZERO, rows
-        )
+        narrow_row(workspace.tile, ZERO, width, ones, array, start, workspace.zeros, ZERO, rows)
 
 
 @phase
-def sum_many_deltas(memory, workspace, layer, panel, depth):
-    """Compute Σ δ of one panel over a long batch, block by block."""
+def sum_many_units(memory, workspace, array, layer, panel, depth):
+    """Compute the sums of one panel of an array over a long batch, block by block."""
     width = layer[WIDTH]
     sums, totals = section(workspace.tile, ZERO, width), section(workspace.totals, ZERO, width)
     for row in range(0, depth, BLOCK_ROWS):
         rows = smaller(BLOCK_ROWS, depth - row)
-        sum_some_deltas(memory, workspace, layer, panel, row, rows)
+        sum_some_units(memory, workspace, array, layer, panel, row, rows)
         add_block(totals, sums, row == 0, row + rows == depth)
 
 
 @inlined
-def sum_deltas(memory, workspace, layer, panel, depth):
-    """Compute the bias gradient of one panel, Σ δ over the batch."""
+def sum_units(memory, workspace, array, layer, panel, depth):
+    """Compute the sums of one panel over the batch: of deltas, Σ δ, the bias's gradient."""
     if is_long(workspace, depth):
-        sum_many_deltas(memory, workspace, layer, panel, depth)
+        sum_many_units(memory, workspace, array, layer, panel, depth)
     else:
-        sum_some_deltas(memory, workspace, layer, panel, ZERO, depth)
+        sum_some_units(memory, workspace, array, layer, panel, ZERO, depth)
 
 
 @inlined

@@ -2,13 +2,33 @@
 
 from fastbp.cpu.kernels.compilation import kernel
 from fastbp.cpu.kernels.spans import section
-from fastbp.cpu.records import N_FIELDS
+from fastbp.cpu.records import N_FIELDS, PANEL_ROWS, WEIGHTS, WIDTH
 
 
 @kernel
 def layer_of(layers, index):
     """One layer's fields, from the layer table."""
     return section(layers, index * N_FIELDS, N_FIELDS)
+
+
+@kernel
+def weight_panel(layer, panel):
+    """Where a panel of a dense layer's weights starts."""
+    return layer[WEIGHTS] + panel * layer[PANEL_ROWS] * layer[WIDTH]
+
+
+@kernel
+def first_dense_of(memory):
+    """The number of the first dense layer: one comes before it where features are embedded."""
+    return 1 if memory.n_embedded > 0 else 0
+
+
+@kernel
+def weights_of(memory, index):
+    """What dense layer `index` multiplies by: its weights, with the scales of inputs if any."""
+    if memory.scaling.weights.size > 0 and index == first_dense_of(memory):
+        return memory.scaling.weights
+    return memory.weights
 
 
 @kernel

@@ -4,6 +4,8 @@ Nothing is kept from the forward pass but what the backward pass multiplies erro
 the factor, in the layer's δ.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -13,16 +15,41 @@ from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.elementary import compile_formula
 from fastbp.cpu.kernels.formulas import activate_backward
 from fastbp.cpu.kernels.layers import layer_of
+from fastbp.cpu.kernels.operands import panel_start
 from fastbp.cpu.kernels.shares import smaller
 from fastbp.cpu.kernels.simd import TILE_ROWS, Vectors, spread_number
 from fastbp.cpu.kernels.spans import ZERO, address_of, section
 from fastbp.cpu.kernels.vectors import vector_size
-from fastbp.cpu.records import ACTIVATION, WIDTH
-from fastbp.dropout import GROUP_ROWS, GROUP_UNITS, counter_of, number_of, random_words
+from fastbp.cpu.records import ACTIVATION, SLOPES_ROW, WIDTH
+from fastbp.dropout import GROUP_ROWS, GROUP_UNITS, HALF, counter_of, number_of, random_words
+from fastbp.schedules import DROPPING, UPDATE
 
 INPUTS = ZERO  # where layers are counted: the outputs of layer i come after those before it
 
+
+class Draw(NamedTuple):
+    """What the masks of an update depend on, besides the fit's."""
+
+    update: int  # its number
+    share: float  # of the probabilities
+
+
 _random_words, _counter_of, _number_of = map(compile_formula, (random_words, counter_of, number_of))
+
+
+@kernel
+def draw_of(step):
+    """That of a row of the step table."""
+    return Draw(np.int64(step[UPDATE]), step[DROPPING])
+
+
+@kernel
+def threshold_and_scale(masks, layer, draw, real):
+    """Below which number of its own a unit is left out, and the factor of the others."""
+    threshold = masks.thresholds[layer]
+    if draw.share != 1.0:
+        threshold = np.int64(threshold * draw.share)
+    return np.uint64(threshold), real(HALF / (HALF - threshold))
 
 
 @kernel
@@ -107,13 +134,13 @@ def store_factors(
 
 
 @phase
-def draw_factors(factors, masks, layer, unit, row, update):
+def draw_factors(factors, masks, layer, unit, row, draw):
     """Fill `factors` for neighbouring units from `unit` on, and the rows of a group.
 
     `row` and `unit` are multiples of a group's; a row's factors come after those of the row before.
     """
-    threshold, scale = np.uint64(masks.thresholds[layer]), masks.scales[layer]
-    third, fourth = _counter_of(np.uint64(layer), np.uint64(update))
+    threshold, scale = threshold_and_scale(masks, layer, draw, type(factors[0]))
+    third, fourth = _counter_of(np.uint64(layer), np.uint64(draw.update))
     second, count = np.uint64(row // GROUP_ROWS), factors.size // GROUP_ROWS
     for j in range(0, count, vector_size(factors)):
         store_factors(
@@ -129,7 +156,7 @@ def multiply_by(values, factors):
 
 
 @phase
-def drop_outputs(memory, workspace, index, panel, row, values, kept, update):
+def drop_outputs(memory, workspace, index, panel, row, values, kept, draw):
     """Leave out some outputs of the tile at a panel and a row, and keep f′(z) likewise.
 
     `values` are f(z); `kept` holds the f′(z) of activations that need z.
@@ -138,20 +165,25 @@ def drop_outputs(memory, workspace, index, panel, row, values, kept, update):
     width = layer[WIDTH]
     for first in range(0, TILE_ROWS, GROUP_ROWS):
         factors = section(workspace.factors, first * width, GROUP_ROWS * width)
-        draw_factors(factors, memory.masks, index + 1, panel * width, row + first, update)
+        draw_factors(factors, memory.masks, index + 1, panel * width, row + first, draw)
     factors = section(workspace.factors, ZERO, values.size)
-    activate_backward(layer[ACTIVATION], kept, factors, values)
+    if layer[SLOPES_ROW] > 0:  # `kept` holds the derivative, whatever the activation
+        multiply_by(kept, factors)
+        start = panel_start(memory, layer, panel) + row * width
+        multiply_by(section(memory.bends, start, values.size), factors)
+    else:
+        activate_backward(layer[ACTIVATION], kept, factors, values)
     multiply_by(values, factors)
 
 
 @phase
-def drop_inputs(workspace, masks, row, n_rows, n_inputs, update):
+def drop_inputs(workspace, masks, row, n_rows, n_inputs, draw):
     """Leave out some of the inputs of the gathered rows from `row` on, not more than a group."""
     stride, factors = workspace.input_stride, workspace.factors
     width = factors.size // TILE_ROWS
     factors = section(factors, ZERO, GROUP_ROWS * width)
     for unit in range(0, n_inputs, width):
-        draw_factors(factors, masks, INPUTS, unit, row, update)
+        draw_factors(factors, masks, INPUTS, unit, row, draw)
         count = smaller(width, n_inputs - unit)
         for i in range(n_rows):
             values = section(workspace.inputs, (row + i) * stride + unit, count)
@@ -159,11 +191,11 @@ def drop_inputs(workspace, masks, row, n_rows, n_inputs, update):
 
 
 @phase
-def drop_entries(rows, masks, n_rows, update):
+def drop_entries(rows, masks, n_rows, draw):
     """Leave out some of the inputs of sparse rows: those that `drop_inputs` would."""
-    threshold, scale = np.uint64(masks.thresholds[INPUTS]), masks.scales[INPUTS]
+    threshold, scale = threshold_and_scale(masks, INPUTS, draw, type(rows.values[0]))
     seed, zero = np.uint64(masks.seed), type(scale)(0)
-    third, fourth = _counter_of(np.uint64(INPUTS), np.uint64(update))
+    third, fourth = _counter_of(np.uint64(INPUTS), np.uint64(draw.update))
     for row in range(n_rows):
         second = np.uint64(row // GROUP_ROWS)
         for k in range(rows.starts[row], rows.starts[row + 1]):

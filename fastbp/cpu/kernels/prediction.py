@@ -7,6 +7,7 @@ from fastbp.cpu.kernels.compilation import Exported, kernel
 from fastbp.cpu.kernels.formulas import activate
 from fastbp.cpu.kernels.gather import gather_row
 from fastbp.cpu.kernels.layers import last_layer_of, layer_of, n_layers_of
+from fastbp.cpu.kernels.masks import Draw
 from fastbp.cpu.kernels.outputs import activate_samples, collect_outputs
 from fastbp.cpu.kernels.shares import share, smaller, some_rows
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
@@ -54,19 +55,19 @@ def predict(call, memory, workspace, rank):
     """
     order, out = call.order, call.out
     n_layers, lanes = n_layers_of(memory.layers), workspace.lanes
-    bits = FINITE_INPUTS | FINITE_OUTPUTS
+    bits, draw = FINITE_INPUTS | FINITE_OUTPUTS, Draw(ZERO, 1.0)
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     n_outputs = last_layer_of(memory.layers)[N_OUTPUTS]
     first, last = share(order.size, rank, call.size)
     for start in range(first, last, call.batch_size):
         batch = section(order, start, smaller(call.batch_size, last - start))
         gather_batch(
-            workspace, memory.masks, ZERO, entries, call.source, batch, n_inputs, call.input_scale
+            workspace, memory.masks, draw, entries, call.source, batch, n_inputs, call.input_scale
         )
         finite = inputs_are_finite(workspace, entries, batch.size)
         for index in range(n_layers):
             tiles = some_rows(layer_of(memory.layers, index), ZERO, batch.size)
-            forward(memory, workspace, entries, index, ZERO, tiles)
+            forward(memory, workspace, entries, index, draw, tiles)
         for row in range(0, batch.size, workspace.samples.size):
             samples = smaller(workspace.samples.size, batch.size - row)
             count = (samples + lanes - 1) // lanes * lanes

@@ -6,25 +6,43 @@ import numpy as np
 
 from fastbp.cpu.kernels.barrier import barrier
 from fastbp.cpu.kernels.batches import forward, gather_batch
-from fastbp.cpu.kernels.compilation import Exported, kernel
+from fastbp.cpu.kernels.compilation import Exported, kernel, phase
+from fastbp.cpu.kernels.embeddings import embedding_gradient
 from fastbp.cpu.kernels.gather import prefetch_row
 from fastbp.cpu.kernels.layers import layer_of, n_layers_of
+from fastbp.cpu.kernels.masks import draw_of
 from fastbp.cpu.kernels.outputs import losses_and_deltas
-from fastbp.cpu.kernels.shares import all_rows, round_to_tile, share, smaller, some_rows
+from fastbp.cpu.kernels.scales import update_scales
+from fastbp.cpu.kernels.shares import Tiles, all_rows, round_to_tile, share, smaller, some_rows
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import ZERO, section
 from fastbp.cpu.kernels.sparse import sort_by_column
-from fastbp.cpu.kernels.tiles import COMPUTED, backward_layer, update_layer
+from fastbp.cpu.kernels.tiles import (
+    COMPUTED,
+    EXTRAS,
+    Block,
+    backward_layer,
+    group_step,
+    update_by_kept,
+    update_layer,
+    use_gradient,
+)
 from fastbp.cpu.records import (
     ABORTED,
     BLOCKS,
+    EMBEDDING_SIZE,
+    FIRST_BLOCK,
     LOSS,
     N_INPUTS,
     STOPPED,
     TOTAL_WEIGHT,
     UPDATES,
+    WEIGHTS,
+    WIDTH,
 )
-from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, UPDATE, WEIGHT
+from fastbp.embedding import NUMBERS
+from fastbp.parameter_groups import N_FACTORS
+from fastbp.schedules import PENALTY, ROWS, TABLE_WIDTH, WEIGHT
 
 
 @kernel
@@ -56,14 +74,53 @@ def sum_in_order(values):
     return total
 
 
+@phase
+def update_embedding(memory, workspace, depth, call, step, factor, rank):
+    """Update a thread's share of the embedded features: see `update_layer`."""
+    layer = layer_of(memory.layers, ZERO)
+    group = call.factors.size // N_FACTORS - 1
+    own = group_step(workspace, call.factors, step, group, ZERO)
+    first, last = share(memory.n_embedded, rank, call.size)
+    for feature in range(first, last):
+        start = layer[WEIGHTS] + feature * EMBEDDING_SIZE
+        block = Block(start, EMBEDDING_SIZE, ZERO, EXTRAS)
+        gradient = section(workspace.tile, ZERO, EMBEDDING_SIZE)
+        if factor != COMPUTED:  # NaN, too
+            update_by_kept(memory, gradient, block, factor, call.rule, own)
+        else:
+            embedding_gradient(memory, workspace, feature, depth)
+            number = layer[FIRST_BLOCK] + feature
+            use_gradient(memory, gradient, block, number, call.rule, own)
+
+
 @kernel
-def update(memory, workspace, entries, index, depth, rule, step, factor, tiles):
-    """Compute the gradient of one layer's weights, and update them: see `update_layer`."""
+def update(memory, workspace, entries, index, depth, call, step, factor, rank):
+    """Compute the gradient of one layer's parameters, and update them: see `update_layer`."""
+    if index == 0 and memory.n_embedded > 0:
+        update_embedding(memory, workspace, depth, call, step, factor, rank)
+        return
+    layer = layer_of(memory.layers, index)
+    tiles = all_rows(layer, layer[BLOCKS], rank, call.size)
     if entries is None or index > 0 or workspace.inputs.size > 0 or factor != COMPUTED:
-        update_layer(memory, workspace, None, index, depth, rule, step, factor, tiles)
+        update_layer(memory, workspace, None, index, depth, call, step, factor, tiles)
     else:
         sort_by_column(entries)
-        update_layer(memory, workspace, entries, index, depth, rule, step, factor, tiles)
+        update_layer(memory, workspace, entries, index, depth, call, step, factor, tiles)
+
+
+@kernel
+def tiles_below(memory, index, blocks, rank, size):
+    """A thread's share of the tiles whose δ comes from layer `index`.
+
+    Of a layer that embeds features only the panels of numbers have parameters behind them.
+    """
+    below = layer_of(memory.layers, index - 1)
+    if index > 1 or memory.n_embedded == 0:
+        return all_rows(below, blocks, rank, size)
+    width = below[WIDTH]
+    n_panels = (NUMBERS * memory.n_embedded + width - 1) // width
+    first, last = share(n_panels * blocks, rank, size)
+    return Tiles(first, last, blocks, ZERO)
 
 
 @kernel
@@ -81,24 +138,39 @@ def forward_all(memory, workspace, call, step, order, passed, rank):
     """Compute all layers' outputs, the losses and the output layer's δ; return barriers passed.
 
     In hidden layers the threads share out the units, so that each reads only its own weights; in
-    the output layer they share out the samples, which needs no barrier between its steps.
+    the output layer they share out the samples, which needs no barrier between its steps, and so
+    they do where features are embedded.
     """
     layers, rows, entries = memory.layers, round_to_tile(order.size), workspace.entries
     output, blocks, size = n_layers_of(layers) - 1, rows // TILE_ROWS, call.size
-    number = np.int64(step[UPDATE])
+    draw = draw_of(step)
+    first, last = share_samples(rows, workspace.lanes, rank, size)
     for index in range(output):
         tiles = all_rows(layer_of(layers, index), blocks, rank, size)
-        forward(memory, workspace, entries, index, number, tiles)
+        if index == 0 and memory.n_embedded > 0:
+            tiles = some_rows(layer_of(layers, index), first, last)
+        forward(memory, workspace, entries, index, draw, tiles)
         passed = barrier(memory.control, passed, size)
-    first, last = share_samples(rows, workspace.lanes, rank, size)
     tiles = some_rows(layer_of(layers, output), first, last)
-    forward(memory, workspace, entries, output, number, tiles)
+    forward(memory, workspace, entries, output, draw, tiles)
     losses_and_deltas(memory, workspace, call.objective, order, step[WEIGHT], first, last)
     if output > 0:
         backward_layer(
             memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
         )
     return barrier(memory.control, passed, size)
+
+
+@kernel
+def clip_and_update(memory, workspace, call, step, order, passed, rank):
+    """Update all parameters by the gradients that were kept; return the barriers passed."""
+    factor = clipping_factor(memory, call.max_grad_norm)
+    for index in range(n_layers_of(memory.layers) - 1, -1, -1):
+        update(memory, workspace, workspace.entries, index, order.size, call, step, factor, rank)
+    if memory.scaling.weights.size > 0:
+        passed = barrier(memory.control, passed, call.size)
+        update_scales(memory, workspace, call, step, factor, rank)
+    return passed
 
 
 @kernel
@@ -115,20 +187,19 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
     loss = sum_in_order(section(memory.row_losses, ZERO, order.size)) if rank == 0 else 0.0
     for index in range(output, -1, -1):
         if 0 < index < output:
-            below = all_rows(layer_of(layers, index - 1), blocks, rank, size)
-            backward_layer(memory, workspace, index, below)
+            tiles = tiles_below(memory, index, blocks, rank, size)
+            backward_layer(memory, workspace, index, tiles)
             passed = barrier(memory.control, passed, size)
         # Right away, while the layer's weights, inputs and δ are in the caches.
-        tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-        update(memory, workspace, entries, index, order.size, call.rule, step, COMPUTED, tiles)
+        update(memory, workspace, entries, index, order.size, call, step, COMPUTED, rank)
+    if memory.scaling.weights.size > 0:
+        passed = barrier(memory.control, passed, size)
+        update_scales(memory, workspace, call, step, COMPUTED, rank)
     if memory.gradient.size > 0:
         passed = barrier(memory.control, passed, size)
         if memory.control[ABORTED]:
             return passed, 0.0
-        factor = clipping_factor(memory, call.max_grad_norm)
-        for index in range(output, -1, -1):
-            tiles = all_rows(layer_of(layers, index), layer_of(layers, index)[BLOCKS], rank, size)
-            update(memory, workspace, entries, index, order.size, call.rule, step, factor, tiles)
+        passed = clip_and_update(memory, workspace, call, step, order, passed, rank)
     return passed, loss
 
 
@@ -149,7 +220,7 @@ def train(call, memory, workspace, rank):
         if step[WEIGHT] == 0:
             continue
         gather_batch(
-            workspace, memory.masks, np.int64(step[UPDATE]), entries, call.source, batch, n_inputs,
+            workspace, memory.masks, draw_of(step), entries, call.source, batch, n_inputs,
             call.input_scale,
         )  # fmt: skip
         prefetch_rows(call.source, call.objective, order, start, batch.size)

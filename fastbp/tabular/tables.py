@@ -205,6 +205,6 @@ def _from_arrow(array, name):
         return Column(name, objects_of(array.to_pylist()))
     encoded = array if declared else array.dictionary_encode()
     if isinstance(encoded, pyarrow.ChunkedArray):
-        encoded = encoded.unify_dictionaries().combine_chunks()
+        encoded = encoded.combine_chunks()
     codes = compute.fill_null(encoded.indices.cast(pyarrow.int64()), -1).to_numpy()
     return Column(name, objects_of(encoded.dictionary.to_pylist()), codes, declared)

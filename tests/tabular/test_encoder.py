@@ -206,6 +206,12 @@ def test_wrong_categorical_features_are_refused(chosen, message):
         TableEncoder(categorical_features=chosen).fit(X)
 
 
+def test_numbers_that_are_declared_categories_are_numbers_where_others_are_chosen():
+    X = pd.DataFrame({"a": pd.Categorical([1, 2, None]), "b": ["x", "y", "z"]})
+    assert [*encoded(X)] == ["a_2", "b_x", "b_y", "b_z"]
+    assert encoded(X, categorical_features=["b"])["a"] == [1, 2, 1.5]
+
+
 def test_names_need_columns_with_names():
     with pytest.raises(ValueError, match="the columns of X have no names"):
         TableEncoder(categorical_features=["a"]).fit([[1.0], [2.0]])
@@ -279,6 +285,7 @@ def test_all_forms_of_a_date_are_the_same():
         pd.Series(moments).astype("datetime64[s]"),
         pd.Series(moments).dt.tz_localize("Asia/Tokyo"),  # as clocks show it there
         pd.Series(moments, dtype=object),
+        pd.Series([moment.replace(tzinfo=datetime.UTC) for moment in moments], dtype=object),
         pd.Series([np.datetime64(moment, "ms") for moment in moments], dtype=object),
         pd.Series([moment.isoformat() for moment in moments]),
         pd.Series([f"{moment:%Y-%m-%d %H:%M}" for moment in moments], dtype=object),

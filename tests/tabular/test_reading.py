@@ -70,6 +70,13 @@ def forms_of(data):
     yield polars.to_arrow().combine_chunks().to_batches()[0]
 
 
+def test_parts_of_an_arrow_table_may_number_the_categories_differently():
+    pyarrow = pytest.importorskip("pyarrow")
+    parts = [pyarrow.array(list(letters)).dictionary_encode() for letters in ("abc", "ca", "d")]
+    X = pyarrow.table({"c": pyarrow.chunked_array(parts)})
+    assert TableEncoder().fit_transform(X).argmax(axis=1).tolist() == [0, 1, 2, 2, 0, 3]
+
+
 def test_all_libraries_give_the_same_numbers():
     data = table()
     forms = [*forms_of(data)]

@@ -120,6 +120,21 @@ class TrainingBuffers(NamedTuple):
         return self.source is not None and inputs + activations < SMALL_BYTES
 
 
+class PredictionBuffers(NamedTuple):
+    """What each thread of a team predicts in."""
+
+    made_for: tuple  # the rows, the rows of a batch, the team's size, the weights, and those scaled
+    memories: list
+    workspaces: list
+
+    def are_small(self):
+        """Whether to keep them, as those of training; what sparse rows need depends on the rows."""
+        (rows, *_), (memory, *_) = self.made_for, self.memories
+        inputs = sum(workspace.record.inputs.nbytes for workspace in self.workspaces)
+        activations = len(self.memories) * memory.record.activations.nbytes
+        return rows.source is not None and inputs + activations < SMALL_BYTES
+
+
 class GradientSums:
     """Adds up the gradients of very many batches without losing digits.
 
@@ -205,7 +220,7 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
     layout : Layout
     weights : ndarray of shape (layout.n_weights,)
     scaled : ndarray
-        As from `Layout.scaled`; empty without scales.
+        As from `Layout.scale`; empty without scales.
     state : State
     masks : Masks
     rows : int

@@ -1,7 +1,19 @@
 """What becomes of a column: one record for each kind of column, plain enough to be exported.
 
-A record knows what was learned from its column in fit and where its outputs stand in the encoded
-matrix. `fields` of any record are strings, numbers and tuples of them.
+A record holds what was learned from its column in `fit`, and where its outputs stand in the encoded
+matrix. Its fields are strings, numbers and tuples of them, so that they can be written to a file,
+or built into a graph of another runtime. The outputs of a record, by its kind:
+
+- "numerical": the number, or `median` where it is missing;
+- "datetime": seconds since 1970, then sine and cosine of 2π times the place in each of `cycles`;
+  where the moment is missing, `medians`;
+- "boolean": 1 or -1, or 0 where it is missing;
+- "categorical": if `two_valued`, -1 for the first of `categories` and 1 for the second, else for
+  each of them 1 where it is; 0 for whatever else. Values are compared as `columns.as_text` writes
+  them: whole numbers without a point, so that a column of numbers can be compared as numbers;
+- "empty": none.
+
+Where `indicator` is not None, that output is 1 where the value is missing and 0 elsewhere.
 """
 
 from __future__ import annotations

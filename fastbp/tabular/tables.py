@@ -165,11 +165,18 @@ def _from_polars(series, name):
         return Column(name, series.cast(polars.Int64).cast(polars.Float64).to_numpy() / 1e9)
     if dtype == polars.Null or dtype.is_numeric():
         return Column(name, series.cast(polars.Float64).to_numpy())
-    if dtype == polars.Datetime:
-        series = series.dt.replace_time_zone(None)
-    return _from_numpy(
-        series.to_numpy() if dtype.is_temporal() else objects_of(series.to_list()), name
-    )
+    if dtype in (polars.Date, polars.Datetime, polars.Duration):
+        if dtype == polars.Datetime:
+            series = series.dt.replace_time_zone(None)
+        kind, numpy_dtype = (
+            (polars.Duration, "timedelta64[us]")
+            if dtype == polars.Duration
+            else (polars.Datetime, "datetime64[us]")
+        )
+        # The numbers behind them: to_numpy of moments crashes in polars 1.0.
+        numbers = series.cast(kind("us")).cast(polars.Int64).fill_null(np.iinfo(np.int64).min)
+        return Column(name, numbers.to_numpy().view(numpy_dtype))
+    return Column(name, objects_of(series.to_list()))
 
 
 def _from_arrow(array, name):
@@ -198,6 +205,6 @@ def _from_arrow(array, name):
         return Column(name, objects_of(array.to_pylist()))
     encoded = array if declared else array.dictionary_encode()
     if isinstance(encoded, pyarrow.ChunkedArray):
-        encoded = encoded.unify_dictionaries().combine_chunks()
+        encoded = encoded.combine_chunks()
     codes = compute.fill_null(encoded.indices.cast(pyarrow.int64()), -1).to_numpy()
     return Column(name, objects_of(encoded.dictionary.to_pylist()), codes, declared)

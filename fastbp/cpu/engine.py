@@ -347,9 +347,7 @@ class Engine:
         """What each thread predicts in: the last prediction's where it fits, as in each epoch."""
         buffers, weights = self._prediction_buffers, self.weights
         wanted = rows, batch_size, size, weights, self._scaled
-        if buffers and all(
-            one is other for one, other in zip(buffers.made_for, wanted, strict=True)
-        ):
+        if buffers and buffers.fit(*wanted):
             return buffers.memories, buffers.workspaces
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
         state = State(*[self._nothing] * len(State._fields))
@@ -358,7 +356,7 @@ class Engine:
             self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
             for _ in range(size)
         ]
-        buffers = PredictionBuffers(wanted, memories, workspaces)
+        buffers = PredictionBuffers(*wanted, memories, workspaces)
         self._prediction_buffers = buffers if self in _active and buffers.are_small() else None
         return memories, workspaces
 

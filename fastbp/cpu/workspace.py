@@ -28,6 +28,7 @@ from fastbp.cpu.records import (
     Training,
     Workspace,
 )
+from fastbp.cpu.rows import Rows
 from fastbp.cpu.zero_steps import make_steps, no_steps
 from fastbp.data import Data
 from fastbp.embedding import NUMBERS
@@ -123,16 +124,28 @@ class TrainingBuffers(NamedTuple):
 class PredictionBuffers(NamedTuple):
     """What each thread of a team predicts in."""
 
-    made_for: tuple  # the rows, the rows of a batch, the team's size, the weights, and those scaled
+    rows: Rows
+    batch_size: int
+    size: int
+    weights: np.ndarray
+    scaled: np.ndarray
     memories: list
     workspaces: list
 
+    def fit(self, rows, batch_size, size, weights, scaled):
+        """Whether they are for these rows, batches and team, and for these very arrays."""
+        return (
+            rows is self.rows
+            and (batch_size, size) == (self.batch_size, self.size)
+            and weights is self.weights
+            and scaled is self.scaled
+        )
+
     def are_small(self):
         """Whether to keep them, as those of training; what sparse rows need depends on the rows."""
-        (rows, *_), (memory, *_) = self.made_for, self.memories
         inputs = sum(workspace.record.inputs.nbytes for workspace in self.workspaces)
-        activations = len(self.memories) * memory.record.activations.nbytes
-        return rows.source is not None and inputs + activations < SMALL_BYTES
+        activations = sum(memory.record.activations.nbytes for memory in self.memories)
+        return self.rows.source is not None and inputs + activations < SMALL_BYTES
 
 
 class GradientSums:

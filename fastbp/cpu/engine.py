@@ -28,6 +28,7 @@ from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import (
     GradientSums,
+    PredictionBuffers,
     State,
     TrainingBuffers,
     make_masks,
@@ -93,9 +94,10 @@ class Engine:
         self._gradient = self._nothing  # where its norm is bounded
         self._work = Work(network)
         self._at_work = []  # the team, if an interrupt has left it there
-        self._rows = None  # of the last X
+        self._rows = []  # of the last two X: that of training, and validation rows
         self._trials = None  # of the last epoch's team
         self._buffers = None  # of the last epoch, if they are small
+        self._prediction_buffers = None  # of the last prediction, likewise
 
     def __enter__(self):
         _active.add(self)
@@ -103,7 +105,7 @@ class Engine:
 
     def __exit__(self, *exception):
         _active.discard(self)
-        self._buffers = None
+        self._buffers = self._prediction_buffers = None
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
@@ -130,7 +132,9 @@ class Engine:
             end_teams(self._at_work)
             self.layout.pack(self._flat, self._padded)
             if self.network.has_scales:
-                self._scaled = self.layout.scaled(self._padded)
+                if not self._scaled.size:
+                    self._scaled = self.layout.room_for_scaled()
+                self.layout.scale(self._padded, self._scaled)
             self._flat = None
         return self._padded
 
@@ -164,9 +168,11 @@ class Engine:
 
     def _rows_of(self, X):
         """X as kernels read it, analysed once."""
-        if self._rows is None or self._rows.X is not X:
-            self._rows = Rows(X)
-        return self._rows
+        for rows in self._rows:
+            if rows.X is X:
+                return rows
+        self._rows = [Rows(X), *self._rows[:1]]
+        return self._rows[0]
 
     def _workspaces(self, rows, order, batch_size, size, learns=True, drops=False):
         """The working memory of each thread, for batches of the rows in `order`."""
@@ -317,13 +323,7 @@ class Engine:
         rows, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
         size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
-        workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
-        state, weights = State(*[self._nothing] * len(State._fields)), self.weights
-        arrays = weights, self._scaled, state, make_masks(None)
-        memories = [
-            self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
-            for _ in range(size)
-        ]
+        memories, workspaces = self._buffers_to_predict(rows, order, batch_size, size)
         kernel = kernel_of("predict", self.layout.real, rows.source is None)
         n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []
@@ -342,6 +342,23 @@ class Engine:
 
             run_team(size, member, memories[0].record.control, self._at_work)
         return reduce(and_, bits)
+
+    def _buffers_to_predict(self, rows, order, batch_size, size):
+        """What each thread predicts in: the last prediction's where it fits, as in each epoch."""
+        buffers, weights = self._prediction_buffers, self.weights
+        wanted = rows, batch_size, size, weights, self._scaled
+        if buffers and buffers.fit(*wanted):
+            return buffers.memories, buffers.workspaces
+        workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
+        state = State(*[self._nothing] * len(State._fields))
+        arrays = weights, self._scaled, state, make_masks(None)
+        memories = [
+            self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
+            for _ in range(size)
+        ]
+        buffers = PredictionBuffers(*wanted, memories, workspaces)
+        self._prediction_buffers = buffers if self in _active and buffers.are_small() else None
+        return memories, workspaces
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, likewise."""

@@ -202,14 +202,19 @@ class Layout:
             yield by_number, weights.transpose(0, 2, 1)
             yield own[:, EMBEDDING_BIASES:][:, : biases.shape[1]], biases
 
-    def scaled(self, padded):
-        """The first dense layer's weights times the scales of its inputs, in its panels."""
+    def room_for_scaled(self):
+        """Zeros for the first dense layer's weights times scales, in its panels."""
+        panels, rows, width = (
+            self.table[self.first_dense, field] for field in (N_PANELS, PANEL_ROWS, WIDTH)
+        )
+        return aligned_zeros(panels * rows * width, self.dtype)
+
+    def scale(self, padded, scaled):
+        """Multiply the first dense layer's weights by the scales of its inputs."""
         panels = self._panels(padded, 0)
         scales = padded[self.scales_start : self.scales_start + self.network.n_inputs]
-        scaled = aligned_zeros(panels.size, self.dtype)
         rows = scaled.reshape(panels.shape)[:, : len(scales)]
         np.multiply(panels[:, : len(scales)], scales[:, np.newaxis], out=rows)
-        return scaled
 
     def pack(self, flat, padded):
         """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""

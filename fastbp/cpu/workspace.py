@@ -28,6 +28,7 @@ from fastbp.cpu.records import (
     Training,
     Workspace,
 )
+from fastbp.cpu.rows import Rows
 from fastbp.cpu.zero_steps import make_steps, no_steps
 from fastbp.data import Data
 from fastbp.embedding import NUMBERS
@@ -120,6 +121,33 @@ class TrainingBuffers(NamedTuple):
         return self.source is not None and inputs + activations < SMALL_BYTES
 
 
+class PredictionBuffers(NamedTuple):
+    """What each thread of a team predicts in."""
+
+    rows: Rows
+    batch_size: int
+    size: int
+    weights: np.ndarray
+    scaled: np.ndarray
+    memories: list
+    workspaces: list
+
+    def fit(self, rows, batch_size, size, weights, scaled):
+        """Whether they are for these rows, batches and team, and for these very arrays."""
+        return (
+            rows is self.rows
+            and (batch_size, size) == (self.batch_size, self.size)
+            and weights is self.weights
+            and scaled is self.scaled
+        )
+
+    def are_small(self):
+        """Whether to keep them, as those of training; what sparse rows need depends on the rows."""
+        inputs = sum(workspace.record.inputs.nbytes for workspace in self.workspaces)
+        activations = sum(memory.record.activations.nbytes for memory in self.memories)
+        return self.rows.source is not None and inputs + activations < SMALL_BYTES
+
+
 class GradientSums:
     """Adds up the gradients of very many batches without losing digits.
 
@@ -205,7 +233,7 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
     layout : Layout
     weights : ndarray of shape (layout.n_weights,)
     scaled : ndarray
-        As from `Layout.scaled`; empty without scales.
+        As from `Layout.scale`; empty without scales.
     state : State
     masks : Masks
     rows : int

@@ -14,11 +14,12 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp.classifier import MLPClassifier
-from fastbp.embedding import TURN
 from fastbp.hidden_features import HiddenFeatures
 from fastbp.onnx_formulas import FORMULAS as FORMULAS
-from fastbp.onnx_formulas import apply_formula, softplus
 from fastbp.regressor import MLPRegressor
+from fastbp.tabular.base import BaseTabularMLP
+from fastbp.tabular.classifier import TabularMLPClassifier
+from fastbp.tabular.regressor import TabularMLPRegressor
 
 try:
     import skl2onnx
@@ -35,6 +36,15 @@ except ImportError as error:
     _MISSING: ImportError | None = error
 else:
     _MISSING = None
+
+    from fastbp.onnx_nodes import (
+        Nodes,
+        add_activation,
+        add_logits,
+        add_predictions,
+        add_probabilities,
+    )
+    from fastbp.tabular import onnx as of_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +68,8 @@ def to_onnx(
     ----------
     estimator : estimator
         An `MLPClassifier`, `MLPRegressor` or `HiddenFeatures`, or one of scikit-learn's that
-        contains them and that skl2onnx knows, such as a `Pipeline` or a `GridSearchCV`.
+        contains them and that skl2onnx knows, such as a `Pipeline` or a `GridSearchCV`. Or a
+        `TabularMLPClassifier` or `TabularMLPRegressor`, exported with its preprocessing: see Notes.
     X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
         Rows as the model will get them: only their number of columns and dtype are used. float64
         makes a model that takes, computes and returns float64, everything else one that computes in
@@ -90,6 +101,16 @@ def to_onnx(
         If ONNX cannot express the labels, or if an activation has no formula in
         `fastbp.onnx.FORMULAS`.
 
+    Notes
+    -----
+    A model of tables has an input of shape (n_samples, 1) for each column, under the column's name,
+    in which skl2onnx writes "_" for spaces and the like; "x0", "x1" and so on without names. Where
+    columns have no names and all hold numbers, it has one matrix "X". The argument X, which may be
+    left out, says which are int64, float32, float64, booleans or texts. Dates are seconds since
+    1970, durations seconds, in float64. A missing number or date is NaN, and a boolean is a number
+    where X has gaps; a missing text is any that is no category, such as "". Predictions of a
+    regressor are float64.
+
     Examples
     --------
     >>> import numpy as np
@@ -106,7 +127,9 @@ def to_onnx(
         raise ImportError(
             "to_onnx needs skl2onnx, which is not installed: pip install 'fastbp[onnx]'."
         ) from _MISSING
-    if initial_types is None:
+    if initial_types is None and isinstance(estimator, BaseTabularMLP):
+        X, initial_types = None, of_tables.initial_types(estimator, X)
+    elif initial_types is None:
         X, initial_types = _sample_of(X)
     if is_classifier(estimator) and not _mentions_zipmap(options):
         options = _without_zipmap(estimator, options or {})
@@ -151,95 +174,7 @@ def _mentions_zipmap(options):
     )
 
 
-class _Nodes:
-    """Adds nodes to a graph: called with an operator and its inputs, it returns the output's name.
-
-    Numbers and arrays among the inputs become constants of the type that the model computes in.
-    """
-
-    def __init__(self, scope, operator, container):
-        self._scope, self._container = scope, container
-        is_double = isinstance(_number_type(operator)(), DoubleTensorType)
-        proto = onnx_proto.TensorProto
-        self.type = proto.DOUBLE if is_double else proto.FLOAT
-        self.dtype = np.dtype(np.float64 if is_double else np.float32)
-
-    def __call__(self, operator, *inputs, output=None, **attributes):
-        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
-        if output is None:
-            output = self._scope.get_unique_variable_name(f"fastbp_{operator.lower()}")
-        node = self._scope.get_unique_operator_name(f"fastbp_{operator}")
-        self._container.add_node(operator, names, output, name=node, **attributes)
-        return output
-
-    def constant(self, value, onnx_type=None):
-        """Add an array, or a single number, and return its name."""
-        name = self._scope.get_unique_variable_name("fastbp_constant")
-        if onnx_type is None:
-            onnx_type, value = self.type, np.asarray(value).astype(self.dtype)
-        self._container.add_initializer(name, onnx_type, np.shape(value), np.ravel(value))
-        return name
-
-    def integers(self, values):
-        """Add whole numbers, and return their name."""
-        return self.constant(values, onnx_proto.TensorProto.INT64)
-
-    def in_float32(self, operator, z):
-        """Apply an operator that onnxruntime has for float32 alone."""
-        if self.dtype == np.float32:
-            return self(operator, z)
-        single = self("Cast", z, to=onnx_proto.TensorProto.FLOAT)
-        return self("Cast", self(operator, single), to=self.type)
-
-
-# ---- the network --------------------------------------------------------------------------------
-
-
-def _logits(node, operator, model, n_layers):
-    """Add the layers before the last of `n_layers` whole, and of that one the logits."""
-    columns = [node("Cast", each.full_name, to=node.type) for each in operator.inputs]
-    h = node("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
-    if model.input_scale != 1:
-        h = node("Mul", h, model.input_scale)
-    network = model.network
-    parameters = model.flat(model.parameter_dtype())
-    coefs, intercepts = network.views(parameters)
-    if network.n_embedded:
-        h = _embed(node, h, *network.extras(parameters)["embedding"])
-    for layer in range(n_layers):
-        if layer > 0:
-            h = _hidden(node, model, layer - 1, h)
-        h = node("Add", node("MatMul", h, coefs[layer]), intercepts[layer])
-    return h
-
-
-def _hidden(node, model, layer, z):
-    """Add a hidden layer's activation and, where its units have slopes, what these make of it."""
-    outputs = apply_formula(node, model.network.activations[layer], z)
-    slopes = model.extras_of("slopes")
-    if slopes is None:
-        return outputs
-    return node("Add", z, node("Mul", node("Sub", outputs, z), slopes[layer]))
-
-
-def _embed(node, h, frequencies, phases, weights, biases):
-    """Add the numbers of embedded features before all features: see `fastbp.embedding`.
-
-    All features go through one product with a block matrix. Runtimes have the cosine in float32
-    alone: its argument is brought into one turn before.
-    """
-    n_embedded, n_frequencies, n_numbers = weights.shape
-    first = node("Slice", h, *(node.integers([each]) for each in (0, n_embedded, 1)))
-    spread = np.kron(np.eye(n_embedded), np.ones((1, n_frequencies))) * frequencies.ravel()
-    turns = node("Add", node("MatMul", first, spread), phases.ravel() / TURN)
-    turns = node("Sub", turns, node("Floor", node("Add", turns, 0.5)))
-    waves = node.in_float32("Cos", node("Mul", turns, TURN))
-    joined = np.zeros((n_embedded * n_frequencies, n_embedded * n_numbers))
-    for feature, block in enumerate(weights):
-        rows = slice(feature * n_frequencies, (feature + 1) * n_frequencies)
-        joined[rows, feature * n_numbers : (feature + 1) * n_numbers] = block
-    numbers = node("Add", node("MatMul", waves, joined), biases.ravel())
-    return node("Concat", numbers, h, axis=1)
+# ---- converters ---------------------------------------------------------------------------------
 
 
 def _number_type(operator):
@@ -248,26 +183,27 @@ def _number_type(operator):
     return DoubleTensorType if is_double else FloatTensorType
 
 
+def _inputs(node, operator):
+    """One matrix of all inputs, in the type that is computed in."""
+    columns = [node.cast(each.full_name) for each in operator.inputs]
+    return node("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
+
+
+def _nodes_for(scope, operator, container):
+    is_double = isinstance(_number_type(operator)(), DoubleTensorType)
+    return Nodes(scope, container, np.float64 if is_double else np.float32)
+
+
 def _convert_classifier(scope, operator, container):
-    node = _Nodes(scope, operator, container)
-    model = operator.raw_operator._fitted()
-    z = _logits(node, operator, model, len(model.network.shapes))
-    to_integers = {"to": onnx_proto.TensorProto.INT64}
-    kind, activation = model.labels.kind, model.network.output_activation
-    if kind == "binary":
-        both = node("Concat", node("Neg", z), z, axis=1)
-        probabilities = apply_formula(node, activation, both)
-        shape = node.constant([-1], onnx_proto.TensorProto.INT64)
-        decided = node("Reshape", node("Cast", node("Greater", z, 0.0), **to_integers), shape)
-    elif kind == "multiclass":
-        probabilities = outputs = apply_formula(node, activation, z)
-        if activation == "logistic":  # shares of the outputs, which may all be as good as 0
-            logarithms = node("Neg", softplus(node, node("Neg", z)))
-            probabilities = node("Softmax", logarithms, axis=1)
-        decided = node("ArgMax", outputs, axis=1, keepdims=0)
+    node, model = _nodes_for(scope, operator, container), operator.raw_operator._fitted()
+    z = add_logits(node, _inputs(node, operator), model, len(model.network.shapes))
+    probabilities, kind = add_probabilities(node, z, model), model.labels.kind
+    if kind == "multiclass":
+        decided = node("ArgMax", z, axis=1, keepdims=0)
     else:
-        probabilities = apply_formula(node, activation, z)
-        decided = node("Cast", node("Greater", z, 0.0), **to_integers)
+        decided = node("Cast", node("Greater", z, 0.0), to=onnx_proto.TensorProto.INT64)
+    if kind == "binary":
+        decided = node("Reshape", decided, node.integers([-1]))
     if kind != "multilabel":
         decided = node("Gather", _classes(node, operator), decided, axis=0)
     label, others = (output.full_name for output in operator.outputs)
@@ -276,31 +212,16 @@ def _convert_classifier(scope, operator, container):
 
 
 def _convert_regressor(scope, operator, container):
-    node = _Nodes(scope, operator, container)
-    model = operator.raw_operator._fitted()
-    n_outputs = model.network.layer_sizes[-1]
-    z = _logits(node, operator, model, len(model.network.shapes))
-    outputs, units = apply_formula(node, model.network.output_activation, z), model.targets
-    if units is not None and units.is_scaled:
-        scaled = node("Mul", outputs, np.array(units.deviations))
-        outputs = node("Add", scaled, np.array(units.means))
-    if units is not None and units.quantiles is not None and n_outputs > 1:
-        count = node.constant([n_outputs], onnx_proto.TensorProto.INT64)
-        ranks = scope.get_unique_variable_name("fastbp_ranks")
-        values = scope.get_unique_variable_name("fastbp_sorted")
-        node("TopK", outputs, count, output=[values, ranks], axis=1, largest=0, sorted=1)
-        places = np.argsort(np.argsort(units.quantiles, kind="stable")).tolist()
-        places = node.constant(places, onnx_proto.TensorProto.INT64)
-        outputs = node("Gather", values, places, axis=1)
-    node("Identity", outputs, output=operator.outputs[0].full_name)
+    node, model = _nodes_for(scope, operator, container), operator.raw_operator._fitted()
+    z = add_logits(node, _inputs(node, operator), model, len(model.network.shapes))
+    node("Identity", add_predictions(node, z, model), output=operator.outputs[0].full_name)
 
 
 def _convert_hidden_features(scope, operator, container):
-    node = _Nodes(scope, operator, container)
+    node = _nodes_for(scope, operator, container)
     model, layer = operator.raw_operator._chosen()
-    z = _logits(node, operator, model, layer + 1)
-    features = _hidden(node, model, layer, z)
-    node("Identity", features, output=operator.outputs[0].full_name)
+    z = add_logits(node, _inputs(node, operator), model, layer + 1)
+    node("Identity", add_activation(node, model, layer, z), output=operator.outputs[0].full_name)
 
 
 # ---- labels and shapes --------------------------------------------------------------------------
@@ -337,14 +258,18 @@ def _classes(node, operator):
 
 
 def _shape_classifier(operator):
-    labels, rows = operator.raw_operator._fitted().labels, operator.inputs[0].get_first_dimension()
+    _set_label_shapes(operator, operator.raw_operator._fitted().labels, _number_type(operator))
+
+
+def _set_label_shapes(operator, labels, number_type):
+    rows = operator.inputs[0].get_first_dimension()
     columns = 2 if labels.kind == "binary" else labels.n_outputs
     if labels.kind == "multilabel":
         operator.outputs[0].type = Int64TensorType([rows, columns])
     else:
         is_text = _labels_of(operator).dtype.kind == "U"
         operator.outputs[0].type = (StringTensorType if is_text else Int64TensorType)([rows])
-    operator.outputs[1].type = _number_type(operator)([rows, columns])
+    operator.outputs[1].type = number_type([rows, columns])
 
 
 def _shape_numbers(columns):
@@ -354,6 +279,22 @@ def _shape_numbers(columns):
         operator.outputs[0].type = _number_type(operator)([rows, columns(operator.raw_operator)])
 
     return shape
+
+
+def _shape_table_classifier(operator):
+    model = operator.raw_operator._fitted()
+    _set_label_shapes(
+        operator, model.members[0]._fitted().labels, of_tables.probabilities_type(model)
+    )
+
+
+def _shape_table_regressor(operator):
+    model, rows = operator.raw_operator._fitted(), operator.inputs[0].get_first_dimension()
+    operator.outputs[0].type = DoubleTensorType([rows, model.bounds.shape[1]])
+
+
+def _convert_table_classifier(scope, operator, container):
+    of_tables.convert_classifier(scope, operator, container, _classes)
 
 
 def _register():
@@ -370,6 +311,14 @@ def _register():
     skl2onnx.update_registered_converter(
         MLPRegressor, "FastbpMLPRegressor",
         _shape_numbers(lambda model: model._fitted().network.layer_sizes[-1]), _convert_regressor,
+    )  # fmt: skip
+    skl2onnx.update_registered_converter(
+        TabularMLPClassifier, "FastbpTabularMLPClassifier", _shape_table_classifier,
+        _convert_table_classifier, options=options,
+    )  # fmt: skip
+    skl2onnx.update_registered_converter(
+        TabularMLPRegressor, "FastbpTabularMLPRegressor", _shape_table_regressor,
+        of_tables.convert_regressor,
     )  # fmt: skip
     skl2onnx.update_registered_converter(
         HiddenFeatures, "FastbpHiddenFeatures",

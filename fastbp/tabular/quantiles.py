@@ -29,14 +29,18 @@ def weighted_quantiles(values, fractions, sample_weight):
     [1.25, 3.0, 4.0]
     """
     counts = np.asarray(sample_weight, dtype=np.float64)
-    if not np.array_equal(counts, np.rint(counts)):
-        counts = counts / counts.mean()
     order = np.argsort(values, kind="stable")
-    ends = np.cumsum(counts[order])
-    places = np.asarray(fractions) * max(ends[-1] - 1, 0.0)
+    values, counts = values[order], counts[order]
+    repeats = np.array_equal(counts, np.rint(counts))
+    if not repeats:
+        counts = counts / counts.mean()
+    ends = np.cumsum(counts)
+    places = np.asarray(fractions) * (ends[-1] - 1)
+    if not repeats:  # each number stands in the middle of its share
+        return np.interp(places, ends - (counts + 1) / 2, values)
     whole = np.floor(places)
     low, high = (
-        values[order[np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)]]
+        values[np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)]
         for place in (whole, whole + 1)
     )
     return low + (high - low) * (places - whole)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastbp.hints import FloatArray
 
 _BLOCK = 16384  # so many numbers stay in the cache from one operation to the next
-_LIMIT = 3.0
+LIMIT = 3.0
 QUARTILES = 0.25, 0.5, 0.75
 
 
@@ -124,7 +124,7 @@ class SmoothClipScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             with np.errstate(over="ignore"):
                 z *= factors
             np.clip(z, -1e100, 1e100, out=z)  # whose squares are finite
-            bend = z / _LIMIT
+            bend = z / LIMIT
             bend *= bend
             bend += 1.0
             z /= np.sqrt(bend, out=bend)

@@ -496,6 +496,9 @@ def test_copies_and_pickles_predict_the_same(target):
         np.testing.assert_array_equal(outputs(other, TABLE), outputs(model, TABLE), strict=True)
         assert other.get_params() == model.get_params()
     assert not hasattr(clone(model), "estimators_")
+    # What only further training needs takes two thirds of a network's space.
+    weights = sum(array.nbytes for array in model.estimators_[0].coefs_)
+    assert len(pickle.dumps(model.estimators_[0])) < 2 * weights + 8000
 
 
 def test_callbacks_in_clones_copies_and_pickles():
@@ -555,6 +558,15 @@ def test_a_failed_fit_changes_nothing(parameters, arguments):
         model.fit(TABLE, y, **arguments)
     assert model._model is before
     np.testing.assert_array_equal(model.predict(TABLE), expected)
+
+
+def test_plots_of_the_loss():
+    pytest.importorskip("matplotlib")
+    from fastbp.plotting import LossCurveDisplay
+
+    model, y = make("single")
+    display = LossCurveDisplay.from_estimator(model.fit(TABLE, y))
+    np.testing.assert_array_equal(display.line_.get_ydata(), model.loss_curve_)
 
 
 def test_the_device_and_threads_of_the_moment_count(monkeypatch):

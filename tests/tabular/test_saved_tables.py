@@ -127,6 +127,16 @@ def test_the_file_is_safetensors(path):
     np.testing.assert_array_equal(arrays["bounds"], [[y.min()], [y.max()]])
 
 
+def test_skops(path):
+    skops = pytest.importorskip("skops.io")
+    model, y = make("multiclass", n_ensemble=2)
+    skops.dump(model.fit(TABLE, y), path)
+    types = skops.get_untrusted_types(file=path)
+    assert all(name.startswith("fastbp.") for name in types)
+    loaded = skops.load(path, trusted=types)
+    np.testing.assert_array_equal(loaded.predict_proba(TABLE), model.predict_proba(TABLE))
+
+
 # ---- files of strangers -------------------------------------------------------------------------
 
 

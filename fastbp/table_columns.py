@@ -26,7 +26,7 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _FEW = 0.2  # share of values that are no numbers below which text is suspect
 
 
-def read_for_training(path, reading=None, categorical=()):
+def read_for_training(path, reading=None, categorical=(), drop=()):
     """Read a table to train on.
 
     Columns without a name that are empty or only name the rows are left out.
@@ -37,6 +37,8 @@ def read_for_training(path, reading=None, categorical=()):
     reading : Reading, default=None
     categorical : collection of str, default=()
         Columns that are categories even if they hold numbers.
+    drop : collection of str, default=()
+        Columns to leave out.
 
     Returns
     -------
@@ -47,10 +49,12 @@ def read_for_training(path, reading=None, categorical=()):
     Raises
     ------
     ValueError, ImportError, OSError
-        As from `read_table`; or if there is no column of such a name, or an infinite number.
+        As from `read_table`; or if there is no column of such a name, an infinite number, or a cell
+        of a Parquet file that holds several values.
     """
     table = read_table(path, reading, dict.fromkeys(categorical, "str"))
-    check_names(table, categorical)
+    check_names(table, [*categorical, *drop])
+    table.frame = table.frame.drop(columns=list(drop))
     notes = []
     for name in list(table.frame.columns):
         column = table.frame[name]
@@ -244,6 +248,14 @@ def and_others(n):
     return "" if n == 1 else f" (and {n - 1:,} more such value{'s' if n > 2 else ''})"
 
 
+def _kind_in_training(table, name):
+    """What the estimators would take a column for; an error where its cells hold several values."""
+    try:
+        return next(read_columns(table.frame[[name]])).kind()
+    except TypeError as error:
+        raise ValueError(f"{table.path}: {error}") from error
+
+
 def _is_text(column):
     """Whether a column holds neither numbers nor truths nor dates."""
     types = imported("pandas").api.types
@@ -283,6 +295,7 @@ def _as_kind(table, name, kind):
     if kind == "empty":
         return column
     if kind == "categorical":
+        _kind_in_training(table, name)
         return column if table.text is None else as_text(column)
     if kind == "numerical":
         if column.dtype.kind in "iufm":
@@ -311,7 +324,7 @@ def _as_kind(table, name, kind):
 def _suspicions(table, name):
     """Notes on a text column that may have been meant to hold something else."""
     column, decimal = table.frame[name], table.reading.decimal
-    if next(read_columns(table.frame[[name]])).kind() != "categorical":
+    if _kind_in_training(table, name) != "categorical":
         return []  # but dates
     n_known = column.notna().sum()
     row, n_wrong = first_wrong(column, as_numbers(column, decimal))

@@ -141,20 +141,19 @@ def _read_training_table(options):
     from fastbp import table_columns, table_targets
 
     categorical = [name for name in options.categorical if name != options.target]
-    table, notes = table_columns.read_for_training(options.data, _reading(options), categorical)
-    table_columns.check_names(table, [options.target])
-    table_columns.check_names(table, options.drop)
     if options.target in options.drop:
         raise ValueError(f"--drop names the target {options.target!r}")
+    table, notes = table_columns.read_for_training(
+        options.data, _reading(options), categorical, options.drop
+    )
+    table_columns.check_names(table, [options.target])
     target = table_targets.read_target(table, options.target, options.task)
-    left_out = [options.target, *options.drop]
-    X = table.frame.drop(columns=left_out)
+    X = table.frame.drop(columns=options.target)
     if not X.shape[1]:
         raise ValueError(f"{table.path} has no column to learn from besides {options.target!r}")
     print(f"{table.path}: {len(X):,} rows, {X.shape[1]} columns to learn from")
-    for name, note in notes:
-        if name not in options.drop:
-            print(f"Note: {note}")
+    for _, note in notes:
+        print(f"Note: {note}")
     n_missing = len(X) - len(target.rows)
     if n_missing:
         first = np.flatnonzero(table.frame[options.target].isna().to_numpy())[0]

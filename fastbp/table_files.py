@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -36,6 +37,7 @@ _OTHERS = {  # first bytes -> what it is, and what to do
     b"ARROW1": "an Arrow (Feather) file; save it as Parquet",
     b"\x89HDF": "an HDF5 file; save it as Parquet or CSV",
 }
+_NAMELESS_INDEX = re.compile(r"__index_level_\d+__")  # how pandas writes it to Parquet
 _UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 
 
@@ -259,23 +261,28 @@ def _read_parquet(name, content):
     arrow = imported("pyarrow")
     try:
         table = parquet.ParquetFile(arrow.BufferReader(content)).read()
-    except (arrow.ArrowException, OSError) as error:
+        frame = _as_frame(table, arrow)
+    except (arrow.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{name} is damaged or not a Parquet file: {reason}") from error
-    for column, n in Counter(table.column_names).items():
+    for column, n in Counter(frame.columns).items():
         if n > 1:
             raise ValueError(f"{name}: {n} columns are called {column!r}")
+    if not len(frame):
+        raise ValueError(f"{name} has no rows")
+    return frame
+
+
+def _as_frame(table, arrow):
     for index, column in enumerate(table.schema):  # those that pandas knows only as objects
         if arrow.types.is_decimal(column.type):
             table = _cast(table, index, arrow.float64())
         elif arrow.types.is_date(column.type):
             table = _cast(table, index, arrow.timestamp("ms"))
-    frame = table.to_pandas()
-    if not len(frame):
-        raise ValueError(f"{name} has no rows")
-    if frame.index.names != [None]:  # pandas' own index, of which the file says that it is one
-        frame = frame.reset_index()
-    return frame.reset_index(drop=True)
+    # What pandas adds to its files may contradict their columns, so it is not looked at; an index
+    # without a name is no column.
+    frame = table.replace_schema_metadata().to_pandas()
+    return frame.loc[:, [not _NAMELESS_INDEX.fullmatch(name) for name in frame.columns]]
 
 
 def _cast(table, index, dtype):

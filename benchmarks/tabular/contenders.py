@@ -140,8 +140,6 @@ CONTENDERS = {
         _own("fastbp full", preset="full"),
         _own("fastbp small x8", by_default=False, preset="small", n_ensemble=8),
         _own("fastbp full x8", by_default=False, preset="full", n_ensemble=8),
-        _own("fastbp small bf16", by_default=False, preset="small", precision="bfloat16"),
-        _own("fastbp full bf16", by_default=False, preset="full", precision="bfloat16"),
         Contender("fastbp MLP", "fastbp", MLP, _fastbp_mlp, is_own=True),
         Contender(
             "fastbp MLP y-scaled", "fastbp", MLP, partial(_fastbp_mlp, scale_targets=True),

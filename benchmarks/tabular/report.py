@@ -62,7 +62,8 @@ def markdown(header, summary, tables, missing):
 
 def _splits(summary):
     fewest, most = summary.n_splits.min(), summary.n_splits.max()
-    return f"{most} random splits each" if fewest == most else f"{fewest} to {most} splits each"
+    number_of = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{number_of} random split{'s' if most > 1 else ''} each"
 
 
 def _with_error(ratios):

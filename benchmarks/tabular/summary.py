@@ -49,8 +49,6 @@ DUELS = (
     Duel("fastbp full", ("HistGradientBoosting",)),
     Duel("fastbp small x8", ("fastbp small",), most_time=6, clock="wall", fewest_wins=0.8),
     Duel("fastbp full x8", ("fastbp full",)),
-    Duel("fastbp small bf16", ("fastbp small",)),
-    Duel("fastbp full bf16", ("fastbp full",)),
 )
 
 

@@ -189,7 +189,7 @@ def test_presets_are_made_as_promised(monkeypatch):
         "fastbp small": {"preset": "small"},
         "fastbp full": {"preset": "full"},
         "fastbp small x8": {"preset": "small", "n_ensemble": 8},
-        "fastbp full bf16": {"preset": "full", "precision": "bfloat16"},
+        "fastbp full x8": {"preset": "full", "n_ensemble": 8},
     }.items():
         assert CONTENDERS[name].estimator("regression", None, 3, 2) == common | own
         assert CONTENDERS[name].missing() == ""
@@ -464,6 +464,7 @@ def test_a_tiny_run_from_options_to_picture(tmp_path, capsys):
     assert written["versions"]["numpy"] == np.__version__
     assert written["contenders"]["linear model"]["error_ratio"] == 1.0
     text = (tmp_path / "out" / "tabular.md").read_text()
+    assert "2 tables, 1 random split each" in text
     assert text.count("\n### ") == 4  # no duel's two take part
     assert "BSD-3-Clause" in text
     picture = (tmp_path / "out" / "tabular.png").read_bytes()

@@ -278,6 +278,19 @@ def test_text_of_too_many_values_is_told_but_dates_are_not(file):
     assert notes[1][1].endswith("dates must be written as 2026-01-31, not as '1.1.1000'")
 
 
+def test_cells_of_several_values_are_refused(file):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = io.BytesIO()
+    parquet.write_table(arrow.table({"a": [1, 2], "b": [[1], [2, 3]]}), content)
+    path = file(content.getvalue())
+    expected = "Column 'b' holds values of type"
+    assert expected in message(read_for_training, path)
+    assert expected in message(read_for_model, path, {"b": "categorical"})
+    assert "is no number" in message(read_for_model, path, {"b": "numerical"})
+    table, _ = read_for_training(path, drop=["b"])
+    assert table.frame.to_dict("list") == {"a": [1, 2]}
+
+
 def test_infinity_is_refused_with_its_place(file):
     expected = "line 3, column 'b': inf is infinite (and 1 more such value)"
     assert expected in message(read_for_training, file("a,b\n1,2\n1,inf\n1,\n1,-inf\n"))

@@ -121,8 +121,8 @@ def train(options, stopwatch):
     )
     print("", *shown, "", sep="\n", flush=True)
     worth = table_report.importances(model, X_held_out, y_held_out, options.seed)
-    if worth is not None:
-        print(*worth.lines(), "", sep="\n", flush=True)
+    lines = ["What columns are worth is not estimated: they are so many that it would take minutes"]
+    print(*(lines if worth is None else worth.lines()), "", sep="\n", flush=True)
     if options.plot is not None:
         title = f"{options.data}: {target.name}"
         table_report.draw(options.plot, title, model, y_held_out, predicted, worth)

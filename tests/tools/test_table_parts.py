@@ -77,13 +77,13 @@ def test_importances_are_those_of_scikit_learn():
 
 def test_importances_take_a_bounded_time():
     class Counting(RegressorMixin, BaseEstimator):
-        rows = 0
+        rows = columns = 0
 
         def fit(self, X, y):
             return self
 
         def predict(self, X):
-            self.rows += len(X)
+            self.rows, self.columns = self.rows + len(X), self.columns + X.shape[1]
             return np.zeros(len(X))
 
     for n_rows, n_columns in ((20_000, 3), (6000, 150), (500, 700)):
@@ -92,7 +92,8 @@ def test_importances_take_a_bounded_time():
         found = table_report.importances(model, X, np.arange(n_rows), 0)
         assert len(found.names) == n_columns
         assert model.rows <= 1.1e6
-    X = pandas.DataFrame(np.zeros((9, 1001)))
+        assert model.columns <= 5.1e5
+    X = pandas.DataFrame(np.zeros((9, 708)))
     assert table_report.importances(Counting(), X, np.arange(9), 0) is None
 
 

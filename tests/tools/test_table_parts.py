@@ -30,6 +30,7 @@ def test_task_by_the_target(tmp_path, values, task, labels):
     path.write_text("x,y\n" + "".join(f"1,{value}\n" for value in values))
     target = read_target(read_table(path), "y")
     assert target.task == task
+    assert target.values.dtype.kind == ("f" if labels is None else np.array(labels).dtype.kind)
     if labels is not None:
         assert np.sort(target.values).tolist() == sorted(labels)
 

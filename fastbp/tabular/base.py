@@ -19,7 +19,7 @@ from fastbp.tabular.model import TabularModel, View, of_first
 from fastbp.tabular.presets import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Literal, Self
 
     from numpy.typing import ArrayLike
@@ -77,7 +77,7 @@ class BaseTabularMLP(PicklingMixin, BaseEstimator):
 
     if TYPE_CHECKING:  # parameters are set by name, and fitted attributes read from the model
         preset: str
-        categorical_features: str | Sequence[int] | Sequence[str] | Sequence[bool] | None
+        categorical_features: ArrayLike | None
         hidden_layer_sizes: LayerSizes | None
         max_iter: int
         batch_size: int

@@ -16,7 +16,7 @@ from fastbp.tabular.base import CONSTRAINTS, BaseTabularMLP
 from fastbp.tabular.model import of_first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Literal
 
     from numpy.typing import ArrayLike
@@ -188,11 +188,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         self,
         *,
         preset: str = "small",
-        categorical_features: str
-        | Sequence[int]
-        | Sequence[str]
-        | Sequence[bool]
-        | None = "from_dtype",
+        categorical_features: ArrayLike | None = "from_dtype",
         hidden_layer_sizes: LayerSizes | None = None,
         max_iter: int = 256,
         batch_size: int = 256,

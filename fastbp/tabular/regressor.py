@@ -12,7 +12,7 @@ from fastbp.regressor import MLPRegressor
 from fastbp.tabular.base import BaseTabularMLP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Literal
 
     from numpy.typing import ArrayLike
@@ -159,11 +159,7 @@ class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
         self,
         *,
         preset: str = "small",
-        categorical_features: str
-        | Sequence[int]
-        | Sequence[str]
-        | Sequence[bool]
-        | None = "from_dtype",
+        categorical_features: ArrayLike | None = "from_dtype",
         hidden_layer_sizes: LayerSizes | None = None,
         max_iter: int = 256,
         batch_size: int = 256,

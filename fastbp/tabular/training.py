@@ -38,9 +38,8 @@ def learn(estimator, X, y, sample_weight, own):
     """
     clock = Clock(estimator.time_limit)
     preprocessing, rows = _encode(estimator, X, y, sample_weight, own)
-    holds_out = own is None and _can_hold_out(estimator, rows)
-    n_rows = len(rows.X)
-    n_train = n_rows - ceil(estimator.validation_fraction * n_rows) if holds_out else n_rows
+    bounds = _bounds_of(estimator, rows)
+    n_train, holds_out = _split(estimator, rows)
     decided = {
         "early_stopping": holds_out or own is not None,
         "batch_size": min(estimator.batch_size, n_train),
@@ -51,14 +50,13 @@ def learn(estimator, X, y, sample_weight, own):
         members = [member.set_params(max_iter=max_iter) for member in members]
         if estimator.verbose:
             print(f"{max_iter} epochs fit into time_limit={clock.limit} seconds.")
-    told = estimator.callback
-    if told is not None:
+    if estimator.callback is not None:
         for member in members:
-            member.callback = _Told(told, estimator, preprocessing, _bounds_of(estimator, rows))
+            member.callback = _Told(estimator, preprocessing, bounds)
     _train(members, rows)
     for member in members:  # they are there to predict
         member.callback, member.verbose, member._optimizer = None, False, None
-    return TabularModel(preprocessing, tuple(members), _bounds_of(estimator, rows))
+    return TabularModel(preprocessing, tuple(members), bounds)
 
 
 def _encode(estimator, X, y, sample_weight, own):
@@ -89,6 +87,20 @@ def _rows_of(X, rows):
     return X.take(rows) if is_arrow else _safe_indexing(X, rows)
 
 
+def _split(estimator, rows):
+    """How many rows are learned from, and whether the others are held out."""
+    n_rows, fraction = len(rows.X), estimator.validation_fraction
+    if rows.own is not None or not _can_hold_out(estimator, rows):
+        return n_rows, False
+    n_train = n_rows - ceil(fraction * n_rows)
+    if n_train < 1:
+        raise ValueError(
+            f"validation_fraction={fraction} of {n_rows} rows leaves no row to learn from. Lower "
+            "it, or use 0 to learn from all rows."
+        )
+    return n_train, True
+
+
 def _can_hold_out(estimator, rows):
     """Whether there are enough rows to hold some out, of each class if there are two."""
     weight = rows.sample_weight
@@ -98,11 +110,10 @@ def _can_hold_out(estimator, rows):
     if estimator._numeric_targets:
         return True
     labels = labels_of(rows.y, None, False, None)
-    if labels.kind != "binary":
-        return True
     # Two classes are held out in proportion, which takes two rows of each.
-    counts = np.unique(rows.y, return_counts=True)[1]
-    return len(counts) == 2 and counts.min() >= 2
+    return labels.kind != "binary" or (
+        len(labels.classes) == 2 and np.unique(rows.y, return_counts=True)[1].min() >= 2
+    )
 
 
 def _members_of(estimator, n_numerical, decided):
@@ -143,8 +154,8 @@ def _bounds_of(estimator, rows):
 class _Told:
     """A user's callback as a member's, whose reports predict from tables."""
 
-    def __init__(self, function, estimator, preprocessing, bounds):
-        self.function, self.estimator = function, estimator
+    def __init__(self, estimator, preprocessing, bounds):
+        self.function, self.estimator = estimator.callback, estimator
         self.preprocessing, self.bounds = preprocessing, bounds
 
     def __call__(self, report):

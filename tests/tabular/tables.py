@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
 from fastbp import TabularMLPClassifier, TabularMLPRegressor
 
@@ -45,6 +46,12 @@ def make(target, **parameters):
     """An unfitted estimator for one of the targets, small and quick, and that target."""
     kind = TabularMLPRegressor if target in NUMBERS else TabularMLPClassifier
     return kind(**QUICK | parameters), TARGETS[target]
+
+
+def as_polars(table):
+    """The same columns in polars, without pyarrow, which `polars.from_pandas` needs."""
+    columns = table.astype(object).where(table.notna(), None)
+    return pl.DataFrame({name: columns[name].tolist() for name in table.columns})
 
 
 def outputs(model, X):

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from tables import CLASSES, NUMBERS, PRICE, QUICK, TABLE, TARGETS, make, outputs
+from tables import CLASSES, NUMBERS, PRICE, QUICK, TABLE, TARGETS, as_polars, make, outputs
 
 import fastbp.tabular.training
 from fastbp import MLPClassifier, MLPRegressor, TabularMLPClassifier, TabularMLPRegressor
@@ -154,7 +154,7 @@ def test_selection_by_log_loss_makes_better_probabilities():
 def test_the_same_table_from_another_library(library):
     model, y = make("multiclass")
     expected = model.fit(TABLE, y).predict_proba(TABLE)
-    table, labels = pl.from_pandas(TABLE), pl.Series(y)
+    table, labels = as_polars(TABLE), pl.Series(y)
     if library == "pyarrow":
         pytest.importorskip("pyarrow")
         table, labels = table.to_arrow(), labels.to_arrow()
@@ -544,6 +544,7 @@ def test_before_fit():
         ({"preset": "none"}, {}),
         ({"categorical_features": ["nowhere"]}, {}),
         ({"learning_rate_init": 1e30}, {}),
+        ({"validation_fraction": 0.999}, {}),
         ({}, {"sample_weight": [1, 2, 3]}),
         ({}, {"X_val": TABLE, "y_val": PRICE[:-1]}),
         ({"callback": lambda report: 1 / 0}, {}),

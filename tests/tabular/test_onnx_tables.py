@@ -2,10 +2,9 @@
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 from sklearn.pipeline import make_pipeline
-from tables import TABLE, TARGETS, make, outputs
+from tables import TABLE, TARGETS, as_polars, make, outputs
 
 pytest.importorskip("skl2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -149,7 +148,7 @@ def test_an_array_of_objects_has_numbered_inputs():
 
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_tables_of_other_libraries(library):
-    table = pl.from_pandas(TABLE)
+    table = as_polars(TABLE)
     if library == "pyarrow":
         pytest.importorskip("pyarrow")
         table = table.to_arrow()

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from fastbp.table_columns import read_for_model, read_for_training
-from fastbp.table_files import Reading, read_table, write_table
-from fastbp.table_text import read_text
+from fastbp.table_commands.columns import read_for_model, read_for_training
+from fastbp.table_commands.files import Reading, read_table, write_table
+from fastbp.table_commands.text import read_text
 
 pandas = pytest.importorskip("pandas")
 

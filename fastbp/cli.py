@@ -14,7 +14,7 @@ import numpy as np
 
 # scikit-learn and what needs it are imported by the commands, while data are being read.
 import fastbp
-from fastbp import datasets, recipes, table_commands
+from fastbp import datasets, recipes
 from fastbp.activations import ALIASES, HIDDEN_ACTIVATIONS
 from fastbp.cli_options import (
     ERROR,
@@ -28,6 +28,7 @@ from fastbp.cli_options import (
 from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 from fastbp.late import postpone
 from fastbp.optimizers import STOCHASTIC_SOLVERS
+from fastbp.table_commands import subcommands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ def make_parser():
         added.set_defaults(command=command)
         return added
 
-    table_commands.add_to(add)
+    subcommands.add_to(add)
 
     mnist = add("mnist", train_on_mnist, "train on MNIST and show how accurate and how fast")
     option = mnist.add_argument

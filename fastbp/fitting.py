@@ -341,12 +341,14 @@ class Fit:
 
     def train(self, n_threads):
         """Train on the estimator's device, with at most `n_threads` (None for all) on a CPU."""
-        precision, training = self.estimator.precision, self.training
+        precision, training, device = self.estimator.precision, self.training, self.device
+        if precision in devices.TENSOR_CORE_PRECISIONS:  # a CPU is refused with the reason
+            device = self.estimator.device
         with devices.make_engine(
             self.network,
             training.start.dtype,
             n_threads,
-            self.device,
+            device,
             precision if precision in devices.TENSOR_CORE_PRECISIONS else None,
         ) as engine:
             training.use(engine)

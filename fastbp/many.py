@@ -58,8 +58,8 @@ def fit_many(
     with its weights in shared memory. Networks that are too large for that are trained one after
     the other, as are those with another precision than float32, sparse X, validation rows,
     callbacks, solver='lbfgs', an activation whose derivative needs more than its output ('gelu',
-    'silu', 'mish'), dropout, `max_grad_norm`, `ema_decay`, a `warmup`, or a learning rate that is
-    'adaptive' or a plan (such as 'cosine' or a function).
+    'silu', 'mish'), dropout, `max_grad_norm`, `ema_decay`, `drop_last`, a `warmup`, or a
+    learning rate that is 'adaptive' or a plan (such as 'cosine' or a function).
 
     Parameters
     ----------

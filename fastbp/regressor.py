@@ -261,8 +261,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         The same for the features of X.
 
     dropout_schedule : str or callable, default='constant'
-        How the probabilities of `dropout` and `input_dropout` change over the training: a plan as
-        in `weight_decay_schedule`. Factors above 1 count as 1.
+        How the probabilities of `dropout` and `input_dropout` change over the training: 'cosine',
+        'log_cosine', 'flat_cosine', 'one_cycle', 'linear', 'exponential', or a callable, whose
+        factors multiply them. Factors above 1 count as 1.
 
     max_grad_norm : float or None, default=None
         Largest Euclidean norm of an update's gradient, of all weights and biases together; a larger

@@ -213,6 +213,8 @@ def test_nothing_overlaps_and_every_row_begins_a_vector(sizes, batch_size, monke
         {"learning_rate": lambda progress: 1 - progress},
         {"learning_rate": "cosine"},
         {"warmup": 0.5},
+        {"drop_last": True},
+        {"solver": "adamw", "weight_decay_schedule": "linear"},
         {"activation": "gelu"},
         {"activation": "silu"},
         {"activation": "mish"},

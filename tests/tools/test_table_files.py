@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from fastbp.table_columns import read_for_model, read_for_training
-from fastbp.table_files import Reading, read_table, write_table
-from fastbp.table_text import read_text
+from fastbp.table_commands.columns import read_for_model, read_for_training
+from fastbp.table_commands.files import Reading, read_table, write_table
+from fastbp.table_commands.text import read_text
 
 pandas = pytest.importorskip("pandas")
 
@@ -81,6 +81,14 @@ def test_random_tables_are_read_back_each_row_with_its_line(file):
         expected = expected.where(~expected.isin(["", "NA"]))
         got = table.frame.astype(object)
         pandas.testing.assert_frame_equal(got, expected.astype(object), check_dtype=False)
+
+
+def test_spaces_after_delimiters_are_none_of_the_values(file):
+    table = read_table(file('name, size\n"a, b", 1\nc, "2"\n d , 3\n'))
+    assert table.frame.to_dict("list") == {"name": ["a, b", "c", "d "], "size": [1, 2, 3]}
+    assert [fields[0] for _, fields in table.text.records()] == ["a, b", "c", "d "]
+    table = read_table(file('size, name\n1, "a, b"\n'))
+    assert table.frame.to_dict("list") == {"size": [1], "name": ["a, b"]}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.inspection import permutation_importance
 
 import fastbp
-from fastbp import container, table_models, table_report
-from fastbp.table_files import read_table
-from fastbp.table_targets import hold_out, read_target
+from fastbp import container
+from fastbp.table_commands import models, report
+from fastbp.table_commands.files import read_table
+from fastbp.table_commands.targets import hold_out, read_target
 
 pandas = pytest.importorskip("pandas")
 
@@ -30,6 +31,7 @@ def test_task_by_the_target(tmp_path, values, task, labels):
     path.write_text("x,y\n" + "".join(f"1,{value}\n" for value in values))
     target = read_target(read_table(path), "y")
     assert target.task == task
+    assert target.values.dtype.kind == ("f" if labels is None else np.array(labels).dtype.kind)
     if labels is not None:
         assert np.sort(target.values).tolist() == sorted(labels)
 
@@ -66,7 +68,7 @@ def test_importances_are_those_of_scikit_learn():
     X["town"] = rng.choice(["Ulm", "Bonn", "Deutz"], 240)
     y = (3 * X["size"] + 40 * (X["town"] == "Ulm")).to_numpy()
     model = fastbp.TabularMLPRegressor(max_iter=10, random_state=0).fit(X, y)
-    found = table_report.importances(model, X, y, seed=2)
+    found = report.importances(model, X, y, seed=2)
     expected = permutation_importance(model, X, y, n_repeats=5, random_state=2)
     order = [X.columns.get_loc(name) for name in found.names]
     np.testing.assert_array_equal(found.means, expected.importances_mean[order])
@@ -76,41 +78,42 @@ def test_importances_are_those_of_scikit_learn():
 
 def test_importances_take_a_bounded_time():
     class Counting(RegressorMixin, BaseEstimator):
-        rows = 0
+        rows = columns = 0
 
         def fit(self, X, y):
             return self
 
         def predict(self, X):
-            self.rows += len(X)
+            self.rows, self.columns = self.rows + len(X), self.columns + X.shape[1]
             return np.zeros(len(X))
 
     for n_rows, n_columns in ((20_000, 3), (6000, 150), (500, 700)):
         model = Counting()
         X = pandas.DataFrame(np.zeros((n_rows, n_columns)))
-        found = table_report.importances(model, X, np.arange(n_rows), 0)
+        found = report.importances(model, X, np.arange(n_rows), 0)
         assert len(found.names) == n_columns
         assert model.rows <= 1.1e6
-    X = pandas.DataFrame(np.zeros((9, 1001)))
-    assert table_report.importances(Counting(), X, np.arange(9), 0) is None
+        assert model.columns <= 5.1e5
+    X = pandas.DataFrame(np.zeros((9, 708)))
+    assert report.importances(Counting(), X, np.arange(9), 0) is None
 
 
 def test_target_is_in_the_file_beside_the_model(tmp_path):
     X = pandas.DataFrame({"a": np.arange(40.0), "b": 1})
     model = fastbp.TabularMLPRegressor(max_iter=2, random_state=0).fit(X, X["a"])
-    table_models.save(model, tmp_path / "model", 'the "target" ü')
-    loaded, target = table_models.load(tmp_path / "model")
+    models.save(model, tmp_path / "model", 'the "target" ü')
+    loaded, target = models.load(tmp_path / "model")
     assert target == 'the "target" ü'
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
-    assert table_models.kinds_of(loaded) == {"a": "numerical", "b": "numerical"}
+    assert models.kinds_of(loaded) == {"a": "numerical", "b": "numerical"}
     # As every safetensors file, it holds its arrays at places that are multiples of 8.
     assert int.from_bytes((tmp_path / "model").read_bytes()[:8], "little") % 8 == 0
     model.save(tmp_path / "other")
-    assert table_models.load(tmp_path / "other")[1] is None
+    assert models.load(tmp_path / "other")[1] is None
     arrays, description = container.read(tmp_path / "other")
     again, also = container.read(tmp_path / "model")
     assert description == also
     assert arrays.keys() == again.keys()
-    table_models.save(model, tmp_path / "model", "a")
+    models.save(model, tmp_path / "model", "a")
     with pytest.raises(ValueError, match="damaged: it cannot have the target 'a'"):
-        table_models.load(tmp_path / "model")
+        models.load(tmp_path / "model")

@@ -27,7 +27,7 @@ from fastbp.cuda.small.members import (
 )
 from fastbp.cuda.small.placement import make_plan
 from fastbp.cuda.toolkit import is_simulated
-from fastbp.schedules import schedule_of
+from fastbp.schedules import plan_of, schedule_of
 from fastbp.threads import available_threads, run_jobs
 from fastbp.training import Split
 
@@ -48,8 +48,9 @@ def plan_for(network, training, gpu):
     """The plan for a fit that has been begun; None where it has to go another way.
 
     That is with lbfgs, early stopping, a callback, sparse X, float64, dropout, a bound of the
-    gradient's norm, averages of the weights, a schedule whose learning rates are not known
-    beforehand or change within an epoch (as in a warm-up), an activation whose derivative needs z,
+    gradient's norm, averages of the weights, short batches that are left out, a schedule whose
+    learning rates are not known beforehand or change within an epoch (as in a warm-up), or one of
+    the decay, an activation whose derivative needs z,
     a loss with coefficients, smoothed labels, missing targets, networks too large for a block's
     shared memory, and GPUs before compute capability 8.0.
     """
@@ -60,6 +61,7 @@ def plan_for(network, training, gpu):
         or any(ACTIVATIONS[name].needs == "pre_activation" for name in network.activations)
         or training.judge is not None
         or training.watchers
+        or training.settings.drop_last
         or training.optimizer.counts_updates
         or training.optimizer.max_grad_norm is not None
         or issparse(data.X)
@@ -79,8 +81,8 @@ def plan_for(network, training, gpu):
 
 def _moves_within(optimizer):
     """Whether the learning rate of every epoch is not known before the launch."""
-    schedule = schedule_of(optimizer)
-    return bool(schedule.factor or schedule.on_plateau or optimizer.warmup)
+    schedule, decay = schedule_of(optimizer), plan_of(optimizer, "weight_decay_schedule")
+    return bool(schedule.factor or schedule.on_plateau or optimizer.warmup or decay)
 
 
 def _target_width(data):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastbp.late import imported
-from fastbp.table_columns import and_others, as_numbers, as_text, first_wrong
+from fastbp.table_commands.columns import and_others, as_numbers, as_text, first_wrong
 
 CLASSIFICATION, REGRESSION = TASKS = "classification", "regression"
 MOST_CLASSES = 10  # of whole numbers, each in two rows on average: otherwise it is a regression

@@ -12,7 +12,7 @@ from fastbp.late import imported
 
 # The importances of columns are estimated on few rows, so that they take seconds.
 _REPEATS, _MOST_ROWS, _LEAST_ROWS = 5, 2000, 300
-_MOST_PREDICTED_ROWS, _MOST_PREDICTIONS = 1_000_000, 1000
+_MOST_PREDICTED_ROWS, _MOST_READ_COLUMNS = 1_000_000, 500_000
 _IN_UNITS = "RMSE", "MAE"  # of the target; the other scores have none
 _MOST_SHOWN = 20  # columns
 _MOST_CLASSES_DRAWN = 25
@@ -186,9 +186,9 @@ def importances(model, X, y, seed):
         None where there are so many columns that it would take minutes.
     """
     n_columns = X.shape[1]
-    if n_columns > _MOST_PREDICTIONS:
+    repeats = min(_REPEATS, _MOST_READ_COLUMNS // n_columns**2)  # each prediction reads them all
+    if not repeats:
         return None
-    repeats = int(np.clip(_MOST_PREDICTIONS // n_columns, 1, _REPEATS))
     most = int(np.clip(_MOST_PREDICTED_ROWS // (n_columns * repeats), _LEAST_ROWS, _MOST_ROWS))
     if len(X) > most:
         rows = np.sort(np.random.RandomState(seed).permutation(len(X))[:most])

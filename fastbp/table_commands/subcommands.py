@@ -97,40 +97,40 @@ def _add_reading(option):
 
 def train(options, stopwatch):
     """Train, judge by held-out rows, save, and show what was found."""
-    from fastbp import table_models, table_report, table_targets
+    from fastbp.table_commands import models, report, targets
 
     _check_output("--model", options.model, options.data)
     if options.plot is not None:
         _check_output("--plot", options.plot, options.data, options.model)
-        table_report.check_plot(options.plot)
+        report.check_plot(options.plot)
     X, target = _read_training_table(options)
-    rows, held_out = table_targets.hold_out(target, options.holdout, options.seed)
+    rows, held_out = targets.hold_out(target, options.holdout, options.seed)
     y, y_held_out = target.values[rows], target.values[held_out]
     X_held_out = X.iloc[held_out].reset_index(drop=True)
     print(f"Training on {len(rows):,} rows; {len(held_out):,} are held out", flush=True)
     model = _fit(options, target.task, X.iloc[rows].reset_index(drop=True), y)
     if not options.final:
-        table_models.save(model, options.model, target.name)
+        models.save(model, options.model, target.name)
 
-    predicted, probabilities = table_report.predictions(model, X_held_out)
+    predicted, probabilities = report.predictions(model, X_held_out)
     classes = getattr(model, "classes_", None)
-    shown = table_report.table_of_scores(
+    shown = report.table_of_scores(
         f"{len(held_out):,} held-out rows",
-        table_report.scores(y_held_out, predicted, probabilities, classes),
-        table_report.trivial_scores(y, y_held_out, classes),
+        report.scores(y_held_out, predicted, probabilities, classes),
+        report.trivial_scores(y, y_held_out, classes),
     )
     print("", *shown, "", sep="\n", flush=True)
-    worth = table_report.importances(model, X_held_out, y_held_out, options.seed)
-    if worth is not None:
-        print(*worth.lines(), "", sep="\n", flush=True)
+    worth = report.importances(model, X_held_out, y_held_out, options.seed)
+    lines = ["What columns are worth is not estimated: they are so many that it would take minutes"]
+    print(*(lines if worth is None else worth.lines()), "", sep="\n", flush=True)
     if options.plot is not None:
         title = f"{options.data}: {target.name}"
-        table_report.draw(options.plot, title, model, y_held_out, predicted, worth)
+        report.draw(options.plot, title, model, y_held_out, predicted, worth)
         print(f"Picture in {options.plot}")
     if options.final:
         print(f"Training again, on all {len(target.values):,} rows", flush=True)
         model = _fit(options, target.task, X, target.values)
-        table_models.save(model, options.model, target.name)
+        models.save(model, options.model, target.name)
         print(f"Model in {options.model}, trained on all rows; the scores are of the one before")
     else:
         print(f"Model in {options.model}; it has not seen the held-out rows (--final: all rows)")
@@ -138,16 +138,16 @@ def train(options, stopwatch):
 
 def _read_training_table(options):
     """The columns to learn from, of rows with a target, and the target."""
-    from fastbp import table_columns, table_targets
+    from fastbp.table_commands import columns, targets
 
     categorical = [name for name in options.categorical if name != options.target]
     if options.target in options.drop:
         raise ValueError(f"--drop names the target {options.target!r}")
-    table, notes = table_columns.read_for_training(
+    table, notes = columns.read_for_training(
         options.data, _reading(options), categorical, options.drop
     )
-    table_columns.check_names(table, [options.target])
-    target = table_targets.read_target(table, options.target, options.task)
+    columns.check_names(table, [options.target])
+    target = targets.read_target(table, options.target, options.task)
     X = table.frame.drop(columns=options.target)
     if not X.shape[1]:
         raise ValueError(f"{table.path} has no column to learn from besides {options.target!r}")
@@ -209,22 +209,22 @@ def _fit(options, task, X, y):
 
 def predict(options, stopwatch):
     """Write a table with predictions."""
-    from fastbp import table_columns, table_files, table_models, table_report
+    from fastbp.table_commands import columns, files, models, report
 
     if options.output is not None:
         _check_output("-o", options.output, options.data, options.model)
-    model, _ = table_models.load(options.model)
+    model, _ = models.load(options.model)
     model.set_params(n_threads=options.threads, device=options.device)
-    kinds = table_models.kinds_of(model)
-    table = table_columns.read_for_model(options.data, kinds, _reading(options))
-    predicted, probabilities = table_report.predictions(model, table.frame[[*kinds]])
+    kinds = models.kinds_of(model)
+    table = columns.read_for_model(options.data, kinds, _reading(options))
+    predicted, probabilities = report.predictions(model, table.frame[[*kinds]])
     added = {}
     _add_columns(added, table, "prediction", predicted, range(1, 1 + predicted.size))
     if probabilities is not None:
         _add_columns(added, table, "probability", probabilities, model.classes_)
-    table_files.write_table(options.output, table, added)
+    files.write_table(options.output, table, added)
     if options.output is not None:
-        names = table_columns.listed(added)
+        names = columns.listed(added)
         print(f"{options.output}: {len(table.frame):,} rows with {names}")
 
 
@@ -247,28 +247,28 @@ def _add_columns(added, table, name, values, parts):
 
 def evaluate(options, stopwatch):
     """Score a model on a table."""
-    from fastbp import table_columns, table_models, table_report, table_targets
+    from fastbp.table_commands import columns, models, report, targets
 
-    model, target = table_models.load(options.model)
+    model, target = models.load(options.model)
     model.set_params(n_threads=options.threads, device=options.device)
     target = options.target or target
     if target is None:
         raise ValueError(f"{options.model} does not say what its target is called: give --target")
-    kinds, classes = table_models.kinds_of(model), getattr(model, "classes_", None)
+    kinds, classes = models.kinds_of(model), getattr(model, "classes_", None)
     texts = [target] if classes is not None and classes.dtype.kind not in "iuf" else []
-    table = table_columns.read_for_model(options.data, kinds, _reading(options), texts)
-    table_columns.check_names(table, [target])
+    table = columns.read_for_model(options.data, kinds, _reading(options), texts)
+    columns.check_names(table, [target])
     if classes is None:
-        y = table_targets.read_numbers(table, target)
+        y = targets.read_numbers(table, target)
     else:
-        y = table_targets.read_labels(table, target, classes)
+        y = targets.read_labels(table, target, classes)
     rows = np.flatnonzero(y.notna().to_numpy())
     if not len(rows):
         raise ValueError(f"{table.path}: no row has a value in the column {target!r}")
     if len(rows) < len(y):
         print(f"{len(y) - len(rows):,} rows without {target!r} are left out")
     X = table.frame[[*kinds]].iloc[rows].reset_index(drop=True)
-    predicted, probabilities = table_report.predictions(model, X)
+    predicted, probabilities = report.predictions(model, X)
     if predicted.ndim > 1:
         raise ValueError(f"{options.model} predicts several columns, which only Python can score")
     y = y.to_numpy()[rows]
@@ -287,25 +287,25 @@ def evaluate(options, stopwatch):
         return
     y, predicted = y[known], predicted[known]
     probabilities = None if probabilities is None else probabilities[known]
-    found = table_report.scores(y, predicted, probabilities, classes)
-    beside = table_report.trivial_scores(y, y, classes)
+    found = report.scores(y, predicted, probabilities, classes)
+    beside = report.trivial_scores(y, y, classes)
     for each in (found, beside) if classes is not None else ():
         each["accuracy"] *= known.mean()
-    print(*table_report.table_of_scores(f"{len(rows):,} rows", found, beside), sep="\n")
+    print(*report.table_of_scores(f"{len(rows):,} rows", found, beside), sep="\n")
 
 
 # ---- what the commands share --------------------------------------------------------------------
 
 
 def _reading(options):
-    from fastbp.table_files import Reading
+    from fastbp.table_commands.files import Reading
 
     return Reading(options.delimiter, options.decimal, options.encoding, tuple(options.missing))
 
 
 def _check_output(option, path, *others):
     """Check before the work begins that a file can be written, and is none of the others."""
-    from fastbp.table_files import STANDARD
+    from fastbp.table_commands.files import STANDARD
 
     if path.is_dir() or not path.name:
         raise ValueError(f"{option} {path} is a folder, where a file is to be written")

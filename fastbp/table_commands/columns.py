@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp.late import imported
-from fastbp.table_files import read_table
-from fastbp.table_text import no_header_hint
+from fastbp.table_commands.files import read_table
+from fastbp.table_commands.text import no_header_hint
 from fastbp.tabular.encoder import TableEncoder
 from fastbp.tabular.tables import read_columns
 

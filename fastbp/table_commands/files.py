@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from fastbp.files import open_regular, replacing
 from fastbp.late import imported
-from fastbp.table_text import CsvText, read_text
+from fastbp.table_commands.text import CsvText, read_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -1,0 +1,1 @@
+"""The commands for tables in files: `fastbp train`, `predict` and `evaluate`."""

@@ -204,6 +204,7 @@ def test_categorical_features_by_name():
     assert {"rooms_1", "rooms_5", "colour_red"} <= {*names}
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 def test_columns_of_another_name_are_refused():
     model, y = make("single")
     model.fit(TABLE, y)
@@ -422,6 +423,30 @@ def test_a_trial_takes_a_part_of_many_rows(monkeypatch):
     spent = sum(trials) * 40 / 200
     assert last == pytest.approx(0.9 * (30 - spent), rel=0.05)
     assert clock.now <= 30
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+@each_target
+def test_trials_with_every_target(target, has_own):
+    """Of a part of the rows, weights and validation rows included; here there is time enough."""
+    model, y = make(target, time_limit=1000, max_iter=2, batch_size=4)
+    own = {"X_val": TABLE[:50], "y_val": y[:50], "sample_weight_val": np.ones(50)}
+    weight = np.arange(len(PRICE)) % 3
+    model.fit(TABLE, y, weight, **(own if has_own else {}))
+    assert model.n_iter_ == 2
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+@pytest.mark.parametrize("columns", [["colour", "used"], ["used"], ["size"]])
+@pytest.mark.parametrize("hidden_layer_sizes", [(), 3])
+def test_presets_on_columns_of_one_kind(preset, columns, hidden_layer_sizes):
+    model, y = make("binary", preset=preset, hidden_layer_sizes=hidden_layer_sizes)
+    model.fit(TABLE[columns], y)
+    found = model.predict_proba(TABLE[columns])
+    assert np.isfinite(found).all()
+    embedded = 3 * (columns == ["size"] and preset == "full")
+    n_encoded = len(model.preprocessing_[0].get_feature_names_out())
+    assert len(model.feature_scales_) == n_encoded + embedded
 
 
 def test_nobody_hears_of_a_trial(monkeypatch, capsys):

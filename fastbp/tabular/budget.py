@@ -100,10 +100,7 @@ def epochs_within(clock, members, train, rows, n_train):
 
 def _seconds_of(members, train, rows, max_iter):
     """The time that a training of copies of the members takes."""
-    copies = [
-        clone(member).set_params(max_iter=max_iter, verbose=False, callback=None)
-        for member in members
-    ]
+    copies = [clone(member).set_params(max_iter=max_iter, verbose=False) for member in members]
     began = time.perf_counter()
     train(copies, rows)
     seconds = time.perf_counter() - began

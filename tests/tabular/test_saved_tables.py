@@ -178,6 +178,11 @@ def encoding(column, name, value):
     return change(("preprocessing", "encodings", column, name), value)
 
 
+def _name_features(arrays, description):
+    n_encoded = len(arrays["medians"])
+    description["members"][0]["feature_names"] = [f"x{i}" for i in range(n_encoded)]
+
+
 SIZE, COLOUR, USED, ROOMS, SOLD = range(5)
 CHANGES = [
     change(["class"], "TabularMLPClassifier"),
@@ -191,6 +196,7 @@ CHANGES = [
     change(["members", 0, "class"], "TabularMLPRegressor"),
     change(["members", 0, "version"], 99),
     change(["members", 0, "feature_names"], ["a"]),
+    _name_features,
     change(["members", 1, "parameters", "checkpoint"], "/tmp/here"),
     change(["members", 1, "network", "layer_sizes", 0], 7),
     change(["parameters", "preset"], "unknown"),
@@ -250,6 +256,29 @@ def test_whatever_a_stranger_writes_is_checked(changed, content, path):
     changed(arrays, description)
     container.write(path, arrays, description)
     with pytest.raises(ValueError, match="cannot be loaded"):
+        fastbp.load(path)
+
+
+def test_two_values_are_two(path):
+    model, y = make("single")
+    model.fit(TABLE.assign(colour=TABLE.colour == "red").astype({"colour": str}), y).save(path)
+    arrays, description = container.read(path)
+    encoding = description["preprocessing"]["encodings"][COLOUR]
+    assert encoding["two_valued"]
+    encoding["categories"]["tuple"].append("more")
+    container.write(path, arrays, description)
+    with pytest.raises(ValueError, match="column 1 must have two categories"):
+        fastbp.load(path)
+
+
+def test_columns_stand_in_their_order(path):
+    model, y = make("single")
+    empty = {"a": [None] * len(y), "b": [None] * len(y)}
+    model.fit(TABLE.assign(**empty), y).save(path)
+    arrays, description = container.read(path)
+    description["preprocessing"]["encodings"][-1]["position"] -= 1
+    container.write(path, arrays, description)
+    with pytest.raises(ValueError, match="The encoding of column 6 is of column 5"):
         fastbp.load(path)
 
 

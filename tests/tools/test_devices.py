@@ -99,7 +99,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so_once(found, capsys):
 def test_what_a_gpu_does_not_compute_is_left_to_the_cpu_or_refused(parameters, found, capsys):
     found(H200)
     model, X, y = small("multiclass", max_iter=2, precision="float32", **parameters)
-    with pytest.raises(InvalidParameterError, match="=.*is not for device='cuda'"):
+    with pytest.raises(InvalidParameterError, match=r"=.*is not for device='cuda'"):
         model.set_params(device="cuda").fit(X, y)
     model.set_params(device="auto", verbose=True).fit(X, y)
     assert "on the CPU, because " in capsys.readouterr().out

@@ -66,7 +66,10 @@ def make_engine(network, dtype, n_threads, device, precision=None):
     InvalidParameterError
         A ValueError, for a precision that the CPU does not have.
     """
+    asked = device
     device, reason = resolve(device)
+    if device == "cuda" and network.extra_shapes and asked == "auto":
+        device = "cpu"
     if device == "cuda" and network.extra_shapes:
         raise InvalidParameterError(
             "device='cuda' does not compute slopes of activations or embeddings, which this model "

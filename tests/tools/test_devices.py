@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import small, weights
+from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import cli, devices, info
 from fastbp.cuda import choice, toolkit
@@ -83,6 +84,30 @@ def test_auto_falls_back_to_the_cpu_and_says_so_once(found, capsys):
     assert said.count("device='auto': on the CPU, because there is no NVIDIA driver") == 1
     with pytest.raises(ValueError, match=r"precision='tf32'.*no NVIDIA driver.*'float32'"):
         model.set_params(precision="tf32").fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"scaling_layer": True},
+        {"parametrization": "neural_tangent"},
+        {"max_grad_norm": 1.0},
+        {"numerical_embedding": "pbld", "parametric_activation": True},
+    ],
+    ids=lambda parameters: "/".join(parameters),
+)
+def test_what_a_gpu_does_not_compute_is_left_to_the_cpu_or_refused(parameters, found, capsys):
+    found(H200)
+    model, X, y = small("multiclass", max_iter=2, precision="float32", **parameters)
+    with pytest.raises(InvalidParameterError, match=r"=.*is not for device='cuda'"):
+        model.set_params(device="cuda").fit(X, y)
+    model.set_params(device="auto", verbose=True).fit(X, y)
+    assert "on the CPU, because " in capsys.readouterr().out
+    if model._model.network.extra_shapes:
+        expected = model.predict(X)
+        with pytest.raises(InvalidParameterError, match="does not compute slopes"):
+            model.set_params(device="cuda").predict(X)
+        np.testing.assert_array_equal(model.set_params(device="cpu").predict(X), expected)
 
 
 @pytest.mark.parametrize("precision", devices.TENSOR_CORE_PRECISIONS)

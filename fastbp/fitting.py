@@ -36,6 +36,8 @@ from fastbp.validation import (
 )
 
 _MISSING = object()
+# Fields of a network that parameters have other names for.
+_PARAMETERS = {"has_slopes": "parametric_activation", "n_embedded": "embedded_features"}
 
 
 @dataclass(frozen=True)
@@ -256,9 +258,10 @@ class Fit:
         for each in fields(Network):
             old, new = getattr(before, each.name), getattr(folded, each.name)
             if old != new:
+                name = _PARAMETERS.get(each.name, each.name)
                 raise ValueError(
-                    f"Training cannot go on: the model was fitted with {each.name}={old}, but the "
-                    f"parameters and y now make {each.name}={new}. Keep them as they were, or "
+                    f"Training cannot go on: the model was fitted with {name}={old}, but the "
+                    f"parameters and y now make {name}={new}. Keep them as they were, or "
                     "train a new model by fit with warm_start=False."
                 )
         return network.unfold(replace(self.start, network=folded).flat(dtype))

@@ -16,6 +16,8 @@ from fastbp.network import Network
 
 MOST_ROWS = 4096  # of a sample that initial parameters are fitted to
 ROWS_OF_BIAS = 5  # of which a random mean makes a bias
+# Less, beside the inputs' own size, is rounding: to divide by it would make weights of any size.
+SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def data_driven(network, parameters, random_state, default_activation, sample):
     The one output of two classes is the difference of two units that are drawn so.
     """
     inputs = first_inputs(network, parameters, sample)
+    size = np.sqrt(np.mean(inputs**2))
     coefs, intercepts = network.views(parameters)
     for weights, bias, name in zip(coefs, intercepts, network.activations, strict=True):
         n_units = 2 if weights is coefs[-1] and network.is_pair else bias.size
-        drawn = _draw_scaled(inputs, n_units, random_state)
+        drawn = _draw_scaled(inputs, n_units, size, random_state)
+        size = 1.0  # that of z, and so of what follows, if all goes well
         if n_units != bias.size:
             drawn = [np.diff(array, axis=-1) for array in drawn]
         weights[...], bias[...] = drawn
@@ -88,13 +92,16 @@ def first_inputs(network, parameters, sample):
     return np.hstack([numbers.reshape(len(sample), -1), sample])
 
 
-def _draw_scaled(inputs, n_units, random_state):
-    """Weights of a layer whose units have the variance 1 on these inputs, and biases."""
+def _draw_scaled(inputs, n_units, size, random_state):
+    """Weights of a layer whose units have the variance 1 on these inputs, and biases.
+
+    Units that are the same for all rows keep the weights that were drawn.
+    """
     weights = random_state.standard_normal((inputs.shape[1], n_units))
     weights /= np.sqrt(len(weights))
     logits = _outputs(inputs, weights, np.zeros(n_units), "identity")
     deviations = logits.std(axis=0)
-    deviations[deviations == 0] = 1.0
+    deviations[deviations <= SMALLEST_DEVIATION * size] = 1.0
     shares = random_state.standard_exponential((ROWS_OF_BIAS, n_units))
     rows = random_state.randint(len(logits), size=shares.shape)
     points = np.take_along_axis(logits, rows, axis=0) * (shares / shares.sum(axis=0))

@@ -192,6 +192,8 @@ def _is_indicators(y):
     if found not in ("binary", "multiclass", "multilabel-indicator"):
         raise ValueError(
             f"Unknown label type: {found}. y must be a vector of class labels or a matrix of zeros "
-            "and ones with a column for each label; to predict numbers use MLPRegressor."
+            "and ones with a column for each label; to predict numbers use a regressor, such as "
+            "MLPRegressor. Booleans or whole numbers in an array of objects need a dtype of their "
+            "own: y.astype(bool), y.astype(int)."
         )
     return found == "multilabel-indicator"

@@ -356,6 +356,13 @@ def run_epoch(training, planner, n_rows):
         # As in scikit-learn, from the last order on.
         shuffle(training.random_state, training.order, settings.max_iter)
     rows = training.order[:n_rows]
+    weight = training.data.sample_weight
+    if settings.drop_last and weight is not None and not weight[rows].any():
+        raise ValueError(
+            f"No row of epoch {progress.n_iter + 1} has a weight: sample_weight is zero in all but "
+            "a few, and drop_last=True has left these out. Leave out the rows without weight, or "
+            "use drop_last=False."
+        )
     steps = planner.next_epoch(rows)
     try:
         loss = engine.train_epoch(training.data, rows, steps)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STANDARD = "-"  # as a path: standard input
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _PARQUET_NAMES = ".parquet", ".pq"
+_OTHER_NAMES = ".xlsx", ".xls", ".ods", ".json", ".feather", ".arrow", ".orc", ".zip", ".fastbp"
 _OTHERS = {  # first bytes -> what it is, and what to do
     b"PK\x03\x04": "a zip archive or a workbook of Excel; unpack it, or save it as CSV",
     b"\xd0\xcf\x11\xe0": "an old workbook of Excel; save it as CSV",
@@ -291,6 +292,16 @@ def _cast(table, index, dtype):
 
 
 # ---- write ------------------------------------------------------------------------------------
+
+
+def check_name(path):
+    """Refuse a name that promises another kind of file than `write_table` writes."""
+    suffix = _suffix(path)
+    if suffix in _OTHER_NAMES:
+        raise ValueError(
+            f"-o {path}: {suffix} files are not written, but CSV (.csv, .csv.gz) and Parquet "
+            "(.parquet)"
+        )
 
 
 def write_table(path, table, added):

@@ -213,6 +213,7 @@ def predict(options, stopwatch):
 
     if options.output is not None:
         _check_output("-o", options.output, options.data, options.model)
+        files.check_name(options.output)
     model, _ = models.load(options.model)
     model.set_params(n_threads=options.threads, device=options.device)
     kinds = models.kinds_of(model)
@@ -284,7 +285,10 @@ def evaluate(options, stopwatch):
             "and not in the other scores"
         )
     if not known.any():
-        return
+        raise ValueError(
+            f"{table.path} has no {target} that the model knows: it was trained on "
+            f"{', '.join(map(repr, classes[:5].tolist()))}{' …' if len(classes) > 5 else ''}"
+        )
     y, predicted = y[known], predicted[known]
     probabilities = None if probabilities is None else probabilities[known]
     found = report.scores(y, predicted, probabilities, classes)

@@ -207,9 +207,10 @@ def hold_out(target, share, seed):
     free = np.setdiff1d(np.arange(n_rows), must_train)
     if not 2 <= n_held_out < len(free):
         classes = f" and {len(must_train):,} classes" if len(must_train) else ""
+        another = ", and each class needs another" if len(must_train) else ""
         raise ValueError(
             f"--holdout {share:g} of {n_rows:,} rows{classes} in {target.name!r} leaves too few to "
-            "train on or to judge by: at least two rows are held out, and each class needs another"
+            f"train on or to judge by: at least two rows are held out{another}"
         )
     train, held_out = imported("sklearn.model_selection").train_test_split(
         free, test_size=n_held_out, random_state=seed, stratify=stratify

@@ -10,6 +10,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from fastbp.warned import warn
+
 # Cells that are no single values.
 _NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
 
@@ -18,6 +20,8 @@ _DURATIONS = (timedelta, np.timedelta64)
 _DATES = (date, np.datetime64)
 
 # Dates as ISO 8601 writes them, the only form that cannot be mistaken for another.
+_FIRST_TEXTS = 20  # of a column, by most of which it seems to hold dates or not
+_LIKE_A_DATE = re.compile(r"\d{4}-\d\d|\d{4}/\d\d?/\d\d?|\d\d?[./-]\d\d?[./-]\d{4}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?Z?)?")
 
 
@@ -82,11 +86,24 @@ class Column:
         return "datetime" if _all(types, _DATES) else "categorical"
 
     def _holds_dates(self):
-        """Whether all texts are dates. Nearly always the first one tells that they are not."""
-        if not _DATE.fullmatch(next(value for value in self.values if isinstance(value, str))):
+        """Whether all texts are dates; warn if they seem to be meant as such, and are not.
+
+        Nearly always the first ones tell that they are not.
+        """
+        texts = [text for text in self.distinct().values[:_FIRST_TEXTS] if isinstance(text, str)]
+        alike = sum(bool(_LIKE_A_DATE.match(text)) for text in texts)
+        if 2 * alike <= len(texts):
             return False
-        moments = [_moment(text) for text in self.distinct().values if isinstance(text, str)]
-        return not np.isnat(moments).any()
+        texts = [text for text in self.distinct().values if isinstance(text, str)]
+        wrong = [text for text in texts if np.isnat(_moment(text))]
+        if wrong and len(texts) > 1:
+            warn(
+                f"Column {self.name} is taken as categories: its texts look like dates, but "
+                f"{len(wrong)} of {len(texts)} different ones are none in the form 2024-12-31, "
+                f"such as {wrong[0]!r}. pandas.to_datetime reads other forms; "
+                "categorical_features names columns that are meant as categories."
+            )
+        return not wrong
 
     def distinct(self):
         """The same column in the form with codes."""
@@ -209,7 +226,7 @@ class Column:
         Raises
         ------
         ValueError
-            If some are no dates. A text that is none counts as missing, like an unknown category.
+            If some are no dates.
         """
         if self.codes is not None or self.values.dtype.kind == "O":
             column = self.distinct()
@@ -222,9 +239,13 @@ class Column:
         raise self._unexpected("dates", self.values[0])
 
     def _moment(self, value):
-        if isinstance(value, (str, *_DATES)) or is_missing(value):
-            return _moment(value)
-        raise self._unexpected("dates", value)
+        if is_missing(value):
+            return np.datetime64("NaT", "us")
+        moment = _moment(value) if isinstance(value, (str, *_DATES)) else np.datetime64("NaT")
+        if np.isnat(moment):
+            is_text = isinstance(value, str)
+            raise self._unexpected("dates such as 2024-12-31" if is_text else "dates", value)
+        return moment
 
     def _unexpected(self, expected, value):
         return ValueError(

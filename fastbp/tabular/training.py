@@ -93,10 +93,11 @@ def _split(estimator, rows):
     if rows.own is not None or not _can_hold_out(estimator, rows):
         return n_rows, False
     n_train = n_rows - ceil(fraction * n_rows)
-    if n_train < 1:
+    least = 1 if estimator._numeric_targets else 2  # of two classes one of each
+    if n_train < least:
         raise ValueError(
-            f"validation_fraction={fraction} of {n_rows} rows leaves no row to learn from. Lower "
-            "it, or use 0 to learn from all rows."
+            f"validation_fraction={fraction} of {n_rows} rows leaves {n_train} to learn from. "
+            "Lower it, or use 0 to learn from all rows."
         )
     return n_train, True
 

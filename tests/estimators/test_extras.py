@@ -200,3 +200,34 @@ def test_two_classes_have_one_unit(rows):
     model.fit(X, y > 0)
     assert model.coefs_[-1].shape == (8, 1)
     assert model.predict_proba(X).shape == (90, 2)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"scaling_layer": True, "numerical_embedding": "pbld"}])
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_units_that_are_the_same_for_all_rows_are_not_scaled(parameters):
+    """Divided by a deviation that was but rounding, weights became 1e28."""
+    for X in (np.ones((20, 6)), np.zeros((20, 6)), np.eye(20)[:, :6] * 1e-9 + 3):
+        model = MLPRegressor(
+            hidden_layer_sizes=(8, 8, 8), initialization="data_driven", max_iter=1, random_state=0,
+            **parameters,
+        ).fit(X, np.arange(20.0) / 20)  # fmt: skip
+        assert max(np.abs(weights).max() for weights in model.coefs_) < 10
+        assert model.loss_ < 10
+
+
+def test_an_epoch_without_weight_says_so():
+    """It was a loss of NaN, and scaling X was advised."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(150, 3)), random.normal(size=150)
+    model = MLPRegressor(batch_size=100, drop_last=True, random_state=0, max_iter=50)
+    with pytest.raises(ValueError, match=r"No row of epoch .* has a weight.*drop_last=False"):
+        model.fit(X, y, np.r_[1.0, np.zeros(149)])
+
+
+def test_a_warm_start_names_the_parameter_that_has_changed(rows):
+    X, y = rows
+    model = trained(regressor(FULL), X, y, 1).set_params(warm_start=True)
+    with pytest.raises(ValueError, match="parametric_activation=True"):
+        model.set_params(parametric_activation=False).fit(X, y)
+    with pytest.raises(ValueError, match="embedded_features=2"):
+        model.set_params(parametric_activation=True, embedded_features=1).fit(X, y)

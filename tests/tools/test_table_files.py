@@ -278,6 +278,7 @@ def test_text_that_may_be_meant_as_numbers_is_told(file):
     assert note.endswith("numbers with ',' as decimal point: --decimal ,")
 
 
+@pytest.mark.filterwarnings("ignore:Column .day. is taken as categories")
 def test_text_of_too_many_values_is_told_but_dates_are_not(file):
     many = "".join(f"n{i},{i % 28 + 1}.1.{1000 + i},{1700 + i}-01-31\n" for i in range(300))
     _, notes = read_for_training(file("name,day,date\n" + many))

@@ -279,13 +279,15 @@ def make_judge(fit, own, rows, data):
     return Judge(
         targets, weight, rows, own_data,
         decides=bool(estimator.early_stopping) and estimator.solver != "lbfgs",
-        default_score=_default_score(estimator, fit.labels),
+        default_score=_default_score(estimator, fit.labels, fit.units),
         scorers=scorers, raw=raw, labels=labels,
     )  # fmt: skip
 
 
-def _default_score(estimator, labels):
+def _default_score(estimator, labels, units):
     def score(outputs, targets, sample_weight):
+        if units is not None:
+            outputs = units.clip(outputs, learned=True)
         return estimator._score_outputs(outputs, labels, targets, sample_weight)
 
     return score

@@ -300,10 +300,10 @@ def _restore_targets(described):
     if described is None:
         return None
     names = [each.name for each in fields(Targets)]
-    check_keys("targets", described, names)
+    check_keys("targets", described, names, optional=("lowest", "highest"))
     restored = dict(described)
-    for name in ("means", "deviations", "quantiles"):
-        if isinstance(described[name], list):
+    for name in ("means", "deviations", "quantiles", "lowest", "highest"):
+        if isinstance(described.get(name), list):
             restored[name] = tuple(described[name])
     return Targets(**restored)
 

@@ -147,6 +147,9 @@ def add_predictions(node, z, model):
     if units is not None and units.is_scaled:
         scaled = node("Mul", outputs, np.array(units.deviations))
         outputs = node("Add", scaled, np.array(units.means))
+    if units is not None and units.lowest:
+        outputs = node("Max", outputs, np.array(units.lowest))
+        outputs = node("Min", outputs, np.array(units.highest))
     if units is not None and units.quantiles is not None and n_outputs > 1:
         ranks, values = node.name("ranks"), node.name("sorted")
         count = node.integers([n_outputs])

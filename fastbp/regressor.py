@@ -334,6 +334,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         first call. Of outputs that are all equal the standard deviation counts as 1. Not for
         'poisson' and 'gamma'.
 
+    clip_predictions : bool, default=False
+        Whether predictions stay between the smallest and the largest target of training, each
+        output by itself: as a tree does, the model then extrapolates nothing. Validation rows are
+        scored likewise.
+
     missing_targets : {'raise', 'ignore'}, default='raise'
         Whether y may be NaN in some columns. 'ignore' leaves those entries out of loss and
         gradient; a row's loss is the sum over the others, and is still averaged over the number of
@@ -528,6 +533,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
         "quantile": [Interval(Real, 0, 1, closed="both"), list, tuple, np.ndarray],
         "scale_targets": ["boolean"],
+        "clip_predictions": ["boolean"],
         "missing_targets": [StrOptions({"raise", "ignore"})],
     }
     _numeric_targets = True
@@ -537,6 +543,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         huber_delta: float
         quantile: float | Sequence[float]
         scale_targets: bool
+        clip_predictions: bool
         missing_targets: Literal["raise", "ignore"]
     _average_outputs = True
 
@@ -590,6 +597,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         n_threads: int | None = None,
         input_scale: float = 1.0,
         scale_targets: bool = False,
+        clip_predictions: bool = False,
         missing_targets: Literal["raise", "ignore"] = "raise",
         device: Literal["cpu", "cuda", "auto"] = "cpu",
         callback: Callable[[EpochReport], object] | None = None,
@@ -670,11 +678,18 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _units_of(self, targets, sample_weight, before, quantiles):
         """What is to be kept of the targets: measured in the first call, if it matters at all."""
         is_scaled, coefficient = bool(self.scale_targets), coefficient_of(self.loss)
-        if not is_scaled and (coefficient is None or not coefficient.is_relative):
-            return None if quantiles is None else Targets(quantiles=quantiles)
-        if before is not None and len(before.deviations) == targets.shape[1]:
-            return replace(before, is_scaled=is_scaled, quantiles=quantiles)
-        return Targets.of(targets, sample_weight, is_scaled=is_scaled, quantiles=quantiles)
+        is_measured = is_scaled or (coefficient is not None and coefficient.is_relative)
+        units = None if quantiles is None else Targets(quantiles=quantiles)
+        if is_measured and before is not None and len(before.deviations) == targets.shape[1]:
+            units = replace(before, is_scaled=is_scaled, quantiles=quantiles)
+        elif is_measured:
+            units = Targets.of(targets, sample_weight, is_scaled=is_scaled, quantiles=quantiles)
+        if self.clip_predictions:
+            units = units or Targets()
+            if before is not None and len(before.lowest) == targets.shape[1]:
+                units = replace(units, lowest=before.lowest, highest=before.highest)
+            return units.within(targets, sample_weight)
+        return units and replace(units, lowest=(), highest=())
 
     def _quantiles(self):
         """The quantiles where `quantile` lists some, and the loss is theirs."""

@@ -1,7 +1,7 @@
 """A regressor's targets: the units that it trains in, missing ones, and what outputs become."""
 
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -22,6 +22,8 @@ class Targets:
         Whether the network learns (y − mean) / deviation.
     quantiles : tuple of float or None, default=None
         Those of one column of y that the outputs stand for, where they are several.
+    lowest, highest : tuple of float, default=()
+        Bounds of the predictions, in the units of y; empty where there are none.
 
     Examples
     --------
@@ -37,6 +39,8 @@ class Targets:
     deviations: tuple[float, ...] = ()
     is_scaled: bool = False
     quantiles: tuple[float, ...] | None = None
+    lowest: tuple[float, ...] = ()
+    highest: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, targets, sample_weight, **fields):
@@ -71,6 +75,25 @@ class Targets:
             deviations.append(1.0 if is_constant else deviation)
         return cls(tuple(means), tuple(deviations), **fields)
 
+    def within(self, targets, sample_weight):
+        """The same with bounds that contain these targets, of which NaN are missing, too."""
+        if sample_weight is not None:
+            targets = targets[sample_weight > 0]
+        lowest, highest = np.nanmin(targets, axis=0), np.nanmax(targets, axis=0)
+        if self.lowest:
+            lowest = np.minimum(lowest, self.lowest)
+            highest = np.maximum(highest, self.highest)
+        return replace(self, lowest=tuple(map(float, lowest)), highest=tuple(map(float, highest)))
+
+    def clip(self, outputs, learned=False):
+        """Bring predictions, or what the network learns, within the bounds."""
+        if not self.lowest:
+            return outputs
+        bounds = np.array([self.lowest, self.highest])
+        if learned and self.is_scaled:
+            bounds = (bounds - np.array(self.means)) / np.array(self.deviations)
+        return np.clip(outputs, *bounds).astype(outputs.dtype)
+
     def scale(self, targets, dtype):
         """Turn targets into those that the network learns."""
         if not self.is_scaled:
@@ -86,7 +109,7 @@ class Targets:
 
     def predictions_of(self, outputs):
         """Turn the network's outputs into what `predict` returns."""
-        outputs = in_order(self.unscale(outputs), self.quantiles)
+        outputs = in_order(self.clip(self.unscale(outputs)), self.quantiles)
         is_single = outputs.shape[1] == 1 and self.quantiles is None
         return outputs.ravel() if is_single else outputs
 
@@ -102,6 +125,11 @@ class Targets:
             raise ValueError(
                 f"quantile={list(self.quantiles)!r} cannot be converted: the outputs are sorted, "
                 "which no layer does. Fit one model for each quantile."
+            )
+        if self.lowest:
+            raise ValueError(
+                "clip_predictions=True cannot be converted: no layer bounds its outputs so. Fit "
+                "with clip_predictions=False, or export by fastbp.onnx.to_onnx."
             )
         if not self.is_scaled:
             return
@@ -137,6 +165,16 @@ class Targets:
                     f"{name} must be a tuple of {n_outputs} finite numbers"
                     f"{'' if least is None else ' above 0'}, got {reprlib.repr(numbers)}."
                 )
+        bounds = self.lowest, self.highest
+        if any(bounds) and not (
+            all(isinstance(each, tuple) and len(each) == n_outputs for each in bounds)
+            and all(type(each) is float and isfinite(each) for each in (*bounds[0], *bounds[1]))
+            and all(low <= high for low, high in zip(*bounds, strict=True))
+        ):
+            raise ValueError(
+                f"lowest and highest must be {n_outputs} finite numbers each, got "
+                f"{reprlib.repr(bounds)}."
+            )
         if self.quantiles is not None and (
             network.loss != "quantile" or self.quantiles != network.loss_coefficients
         ):

@@ -22,7 +22,7 @@ COMMON = {
 }
 TASKS = {
     "classification": {"activation": "selu", "label_smoothing": 0.1},
-    "regression": {"activation": "mish", "scale_targets": True},
+    "regression": {"activation": "mish", "scale_targets": True, "clip_predictions": True},
 }
 
 

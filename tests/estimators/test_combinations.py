@@ -92,6 +92,7 @@ VALUES = {
         [0.5, 0.1] + ([[0.1, 0.5, 0.9]] if task == "single" else [])
     ),
     "scale_targets": lambda task, n: st.booleans(),
+    "clip_predictions": lambda task, n: st.booleans(),
     "missing_targets": lambda task, n: st.sampled_from(["raise", "ignore"]),
     "scoring": lambda task, n: st.sampled_from(
         [None, "loss", "r2" if task in REGRESSION else "accuracy"]

@@ -59,6 +59,7 @@ INVALID = {
     "input_scale": -1,
     "class_weight": "even",
     "scale_targets": 2,
+    "clip_predictions": 2,
     "missing_targets": "drop",
     "device": "gpu",
     "callback": 3,

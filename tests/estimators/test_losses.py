@@ -6,6 +6,7 @@ from inspect import signature
 import numpy as np
 import pytest
 from conftest import weights
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import check_grad
 from scipy.sparse import csr_matrix
 from sklearn import _loss
@@ -14,7 +15,7 @@ from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, fit_many
+from fastbp import MLPClassifier, MLPRegressor, fit_many, load
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.losses import LOSSES, names_for
@@ -544,3 +545,56 @@ def test_a_trace_is_in_the_units_of_training():
     assert trace.deltas[-1].shape == (120, 3)
     smoothed = MLPClassifier(label_smoothing=0.1, **SETTINGS).fit(X, CLASSES)
     assert fastbp.inspect.backprop_trace(smoothed, X, CLASSES).loss > 0.1
+
+
+# ---- bounds of the predictions ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale_targets", [False, True])
+def test_predictions_stay_within_the_targets(scale_targets, tmp_path):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(60, 2))
+    Y = np.c_[X[:, 0], 100 * X[:, 1]] + 5
+    parameters = {"hidden_layer_sizes": (), "solver": "lbfgs", "random_state": 0}
+    parameters["scale_targets"] = scale_targets
+    free = MLPRegressor(**parameters).fit(X, Y)
+    bounded = MLPRegressor(clip_predictions=True, **parameters).fit(X, Y)
+    far = 10 * X
+    expected = np.clip(free.predict(far), Y.min(axis=0), Y.max(axis=0))
+    assert_allclose(bounded.predict(far), expected)
+    assert (bounded.predict(far) != free.predict(far)).any()
+    bounded.save(tmp_path / "model")
+    assert_array_equal(load(tmp_path / "model").predict(far), bounded.predict(far))
+    with pytest.raises(ValueError, match="clip_predictions=True cannot be converted"):
+        bounded.to_sklearn()
+
+
+def test_validation_rows_are_scored_within_the_targets():
+    """A network that runs away was scored by what nobody is told."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(80, 3))
+    y, parameters = X.sum(axis=1), {"learning_rate_init": 3.0, "max_iter": 3, "random_state": 0}
+    X_val, y_val = 5 * X[:20], y[:20]
+    models = [
+        MLPRegressor(clip_predictions=clips, scoring=scoring, **parameters).fit(
+            X, y, X_val=X_val, y_val=y_val
+        )
+        for clips in (False, True)
+        for scoring in (None, "r2")
+    ]
+    free, free_by_name, bounded, bounded_by_name = (m.validation_scores_ for m in models)
+    assert_allclose(bounded, bounded_by_name)
+    assert_allclose(free, free_by_name)
+    assert max(free) < min(bounded)
+    assert_allclose(bounded[-1], models[2].score(X_val, y_val))
+
+
+def test_later_batches_widen_the_range():
+    X = np.linspace(0, 1, 20)[:, None]
+    model = MLPRegressor(hidden_layer_sizes=(), clip_predictions=True, random_state=0)
+    model.partial_fit(X, X.ravel())
+    model.coefs_, model.intercepts_ = [np.array([[100.0]])], [np.array([0.0])]
+    assert model.predict([[1.0]]) == 1.0
+    model.partial_fit(X, 2 * X.ravel())
+    model.coefs_, model.intercepts_ = [np.array([[100.0]])], [np.array([0.0])]
+    assert model.predict([[1.0]]) == 2.0

@@ -109,7 +109,7 @@ def _draw_tables(axes, summary):
     axes.set_xlabel(f"error / {summary.reference}'s  (left is better)")
     axes.set_title("Table by table", fontsize=11)
     if models:
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="upper right")
 
 
 def _plain_numbers(axis, steps):

@@ -1,5 +1,6 @@
 """The pages: what they name exists, what they show is stored, and links lead somewhere."""
 
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_every_difference_has_its_test():
 # ---- the table of the first page --------------------------------------------------------------
 
 RESULTS = ROOT / "benchmarks" / "results" / "bench.md"
+TABULAR = ROOT / "benchmarks" / "results" / "tabular.json"
 COLUMNS = ["fastbp", "scikit-learn", "PyTorch", "JAX"]
 
 
@@ -92,10 +94,28 @@ def table_of(text, heading, column):
     return rows
 
 
+def test_measured_errors_on_tables_are_the_stored_ones():
+    stored = json.loads(TABULAR.read_text(encoding="utf-8"))["contenders"]
+    names = {
+        "RealMLP-TD (": "pytabkit TD", '**fastbp**, `preset="full"`': "fastbp full",
+        "RealMLP-TD-S (": "pytabkit TD-S", "**fastbp**, the default": "fastbp small",
+        "HistGradientBoosting": "HistGradientBoosting", "LightGBM": "LightGBM",
+        "scikit-learn's MLP": "scikit-learn MLP",
+    }  # fmt: skip
+    for page in ("README.md", "docs/tables.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for start, name in names.items():
+            (line,) = (line for line in text.splitlines() if line.startswith(f"| {start}"))
+            error, seconds = map(float, cells_of(line)[1:])
+            assert error == round(stored[name]["error_ratio"], 3)
+            assert abs(seconds - stored[name]["cpu_seconds"]) < 0.05
+
+
 def test_measured_lines_are_the_stored_ones():
     results = RESULTS.read_text(encoding="utf-8")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = [cells_of(line) for line in text.splitlines() if line.startswith("|")]
+    first = text[text.index("| time of an epoch") :].partition("\n\n")[0]
+    shown = [cells_of(line) for line in first.splitlines()]
     assert shown[0][1:] == COLUMNS
     assert len(shown) == 2 + 5
     for network, *times in shown[2:-1]:

@@ -180,7 +180,9 @@ class Fit:
         elif rows is not None:  # the draws need only the shape of X
             data_rows = np.broadcast_to(np.uint8(0), (len(rows), X.shape[1]))
         data = Data(data_rows, targets, weight, float(estimator.input_scale))
-        self.training = self._begin(X if rows is None else X[rows], data, dtype, own)
+        # Rows of X that are listed are not copied.
+        given_rows = (data_rows, None) if rows is None else (X, rows)
+        self.training = self._begin(given_rows, data, dtype, own)
         if rows is not None:
             _spread(self.training, X, rows)
         self.training.watchers = watchers_of(self, given)
@@ -201,11 +203,14 @@ class Fit:
         """Turn y into targets: see the estimators' `_encode`."""
         return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
-    def _begin(self, X, data, dtype, own):
-        """Make the `Training`, which has no engine yet; X are the rows of `data`."""
+    def _begin(self, given_rows, data, dtype, own):
+        """Make the `Training`, which has no engine yet.
+
+        `given_rows` are X and which of its rows `data` is about; None for all.
+        """
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
-        start = self._first_parameters(X, dtype, random_state)
+        start = self._first_parameters(given_rows, dtype, random_state)
         settings = Settings(
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
@@ -242,16 +247,13 @@ class Fit:
         is_single = X.dtype == np.float32 or device == "cuda"
         return np.dtype(np.float32 if is_single else np.float64)
 
-    def _first_parameters(self, X, dtype, random_state):
-        """Draw the initial parameters, or take those that training continues from.
-
-        X are the rows that are given to this fit, or a function that returns them.
-        """
+    def _first_parameters(self, given_rows, dtype, random_state):
+        """Draw the initial parameters, or take those that training continues from."""
         estimator, network = self.estimator, self.network
         if not self.goes_on:
             default = params.default_activation(estimator.activation)
             method = estimator.initialization
-            sample = draw_sample(method, X, estimator.input_scale, random_state)
+            sample = draw_sample(method, *given_rows, estimator.input_scale, random_state)
             return initialise(network, method, random_state, dtype, default, sample)
         folded = network.folded()
         before = folded if self.before is None else self.before.network

@@ -133,13 +133,13 @@ def go_on_from(optimizer, network, before, parameters):
     return known.astype(dtype, copy=False)
 
 
-def draw_sample(method, X, input_scale, random_state):
+def draw_sample(method, X, rows, input_scale, random_state):
     """Rows for initial parameters that are fitted to some; None where they are not."""
     if not INITIALISATIONS[method].needs_sample:
         return None
-    rows = np.arange(X.shape[0])
+    rows = np.arange(X.shape[0]) if rows is None else rows
     if len(rows) > MOST_ROWS:
-        rows = np.sort(random_state.permutation(len(rows))[:MOST_ROWS])
+        rows = rows[np.sort(random_state.permutation(len(rows))[:MOST_ROWS])]
     sample = X[rows]
     sample = sample.toarray() if issparse(sample) else np.asarray(sample)
     return sample.astype(np.float64) * float(input_scale)

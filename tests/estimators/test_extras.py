@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, fit_many
 from fastbp.inspect import activations
+from fastbp.preparing import draw_sample
 
 FULL = {
     "scaling_layer": True, "parametric_activation": True, "numerical_embedding": "pbld",
@@ -231,3 +232,12 @@ def test_a_warm_start_names_the_parameter_that_has_changed(rows):
         model.set_params(parametric_activation=False).fit(X, y)
     with pytest.raises(ValueError, match="embedded_features=2"):
         model.set_params(parametric_activation=True, embedded_features=1).fit(X, y)
+
+
+def test_a_sample_is_of_the_listed_rows(rows):
+    """Every one of many fits copied all of its rows of X, also where no draw looks at them."""
+    X = rows[0]
+    listed, state = np.array([3, 7, 20]), np.random.RandomState(0)
+    assert draw_sample("glorot", object(), listed, 1.0, state) is None
+    assert_array_equal(draw_sample("data_driven", X, listed, 2.0, state), 2 * X[listed])
+    assert_array_equal(draw_sample("data_driven", csr_array(X), None, 1.0, state), X)

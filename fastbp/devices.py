@@ -68,13 +68,13 @@ def make_engine(network, dtype, n_threads, device, precision=None):
     """
     asked = device
     device, reason = resolve(device)
-    if device == "cuda" and network.extra_shapes and asked == "auto":
-        device = "cpu"
     if device == "cuda" and network.extra_shapes:
-        raise InvalidParameterError(
-            "device='cuda' does not compute slopes of activations or embeddings, which this model "
-            "has. Use device='cpu'."
-        )
+        if asked != "auto":
+            raise InvalidParameterError(
+                "device='cuda' does not compute slopes of activations or embeddings, which this "
+                "model has. Use device='cpu'."
+            )
+        device = "cpu"
     if device == "cuda":
         return cuda_engine()(network, dtype, precision)
     if precision in TENSOR_CORE_PRECISIONS:

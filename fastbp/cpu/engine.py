@@ -14,7 +14,6 @@ from fastbp.cpu.code import kernel_of
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.packing import Packed, address_of
 from fastbp.cpu.records import (
-    BFLOAT16,
     FINITENESS,
     LOSS,
     RESULT_SIZE,
@@ -37,6 +36,7 @@ from fastbp.cpu.workspace import (
     make_workspace,
 )
 from fastbp.optimizers import code_of
+from fastbp.precisions import BFLOAT16
 from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 

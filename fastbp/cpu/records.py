@@ -12,6 +12,7 @@ from typing import NamedTuple, get_args, get_type_hints
 import numpy as np
 
 from fastbp.embedding import FREQUENCIES, NUMBERS
+from fastbp.precisions import BFLOAT16
 
 CACHE_LINE = 64  # bytes
 TILE_VECTORS = 2  # columns of a tile, in vectors
@@ -59,9 +60,6 @@ N_GROUP_STEPS = 3  # groups of parameters that are updated at once: weights, bia
 # Rows of a batch whose gradient is summed in float32: one after the other, n equal numbers lose at
 # most 1.5 n · 2⁻²⁶ of their sum, which is 9 · 10⁻⁶ here.
 BLOCK_ROWS = 384
-
-# A precision: numbers are of float32, and products of bfloat16. The others are names of dtypes.
-BFLOAT16 = "bfloat16"
 
 # The dtypes that kernels read; their code is the position.
 DTYPES = (
@@ -324,7 +322,7 @@ class Specialisation(NamedTuple):
     """A kernel for one precision and one kind of rows."""
 
     name: str  # of the kernel
-    real: str | None  # the precision; None where there are no such numbers
+    real: str | None  # a dtype, or bfloat16; None where there are no such numbers
     is_sparse: bool = False
 
     @property

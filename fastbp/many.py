@@ -76,7 +76,8 @@ def fit_many(
         n_samples booleans, or None for all rows. Estimator i is trained as by ``fit(X[rows[i]],
         y[rows[i]])``, but X is not copied, except for solver='lbfgs'.
     n_threads : int or None, default=None
-        Maximum number of threads; None for the available cores. Results do not depend on it.
+        Maximum number of threads; None for the available cores, of which there are never fewer
+        than threads. Results do not depend on it.
     device_shuffle : bool, default=False
         Whether the GPU shuffles the rows of the networks that it trains at once. The orders depend
         on `random_state` and are repeatable, but differ from those of `fit`, which the CPU draws.

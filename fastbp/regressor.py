@@ -321,8 +321,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         the first layer as they are. Not used without `numerical_embedding`.
 
     n_threads : int or None, default=None
-        Maximum number of threads; None for the available cores. Fewer are used where that is
-        faster. Results do not depend on it.
+        Maximum number of threads; None for the available cores, of which there are never fewer
+        than threads. Fewer are used where that is faster. Results do not depend on it.
 
     input_scale : float, default=1.0
         Factor by which X is multiplied, in training and in prediction, batch by batch. With 1/255

@@ -209,3 +209,7 @@ def test_object_code_for_arm64(tmp_path):
     assert content.startswith(b"\x7fELF")
     assert machine == aarch64
     assert all(b"\0" + each.symbol.encode() + b"\0" in content for each in SPECIALISATIONS)
+    # Every kernel reads FPCR, to flush subnormal numbers, and writes it before and after.
+    instructions = np.frombuffer(content, "<u4", len(content) // 4) & ~np.uint32(0x1F)
+    reads, writes = (int((instructions == each).sum()) for each in (0xD53B4400, 0xD51B4400))
+    assert (reads, writes) == (len(SPECIALISATIONS), 2 * len(SPECIALISATIONS))

@@ -144,7 +144,7 @@ def _make_logarithm(real, integer, mantissa_bits, degree, ln2_parts):
         return result if x > zero else (-infinity if x == zero else nan)
 
     def log(x):
-        is_subnormal = x < smallest
+        is_subnormal = x < smallest  # where the processor does not flush them
         n, f = split(x * enlarged if is_subnormal else x)
         return join(real(n) - (enlarged_by if is_subnormal else zero), f, x)
 
@@ -252,7 +252,10 @@ def tanh(x):
 
 
 def log(x):
-    """Natural logarithm: −∞ for 0, NaN for negative numbers; keeps NaN."""
+    """Natural logarithm: −∞ for 0, as which kernels take subnormal numbers; keeps NaN.
+
+    NaN for negative numbers.
+    """
     return math.log(x)
 
 

@@ -51,6 +51,12 @@ class Shared:
         """Rows and columns of X."""
         return next(iter(self.checked_data.values()))[0].shape
 
+    def shape_of(self, index):
+        """Rows that estimator `index` learns from, and columns."""
+        rows = self.rows[index]
+        n_samples, n_features = self.shape
+        return n_samples if rows is None else len(rows), n_features
+
     @classmethod
     def checked(cls, estimators, X, y, sample_weight, rows, own):
         data, checked_own = {}, {}

@@ -166,9 +166,14 @@ def _check_estimators(estimators, n_threads):
             "estimators must be different objects, but one of them is there twice. Make copies "
             "by sklearn.base.clone."
         )
+    check_n_threads(n_threads)
+    return estimators
+
+
+def check_n_threads(n_threads):
+    """Raise unless it is None or a whole number from 1."""
     if n_threads is not None and (not isinstance(n_threads, Integral) or n_threads < 1):
         raise ValueError(f"n_threads must be None or a whole number from 1, got {n_threads!r}.")
-    return estimators
 
 
 @contextlib.contextmanager

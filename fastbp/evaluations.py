@@ -8,13 +8,14 @@ scores, failures and the layout of the results are scikit-learn's own.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from threading import Lock
 
 import joblib
 import numpy as np
 from joblib.parallel import FallbackToBackend, ParallelBackendBase
 from sklearn.base import clone
-from sklearn.model_selection._validation import _fit_and_score
+from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
@@ -23,7 +24,8 @@ from fastbp.base import BaseMLP
 from fastbp.callbacks import has_callbacks
 from fastbp.judging import OwnRows
 from fastbp.shared_data import Shared, SharedData
-from fastbp.side_by_side import Member, train
+from fastbp.side_by_side import Member, train, work_of
+from fastbp.warned import warn
 
 # Arguments of `fit` that all fits may share.
 _OF_ALL = "sample_weight", "X_val", "y_val", "sample_weight_val"
@@ -101,11 +103,13 @@ class Evaluation:
         What `_fit_and_score` has returned.
     error : Exception or None
         What it has raised.
+    warnings : list of (str or Warning, type)
+        Of the fit.
     """
 
     def __init__(self, call):
         self.function, (self.estimator, self.X, self.y), self.named = call
-        self.result = self.error = None
+        self.result, self.error, self.warnings = None, None, []
         if self.named["parameters"]:
             parameters = clone(self.named["parameters"], safe=False)
             self.estimator.set_params(**parameters)
@@ -119,6 +123,15 @@ class Evaluation:
     def steps(self):
         """Of the pipeline; one without a name of an estimator alone."""
         return getattr(self.estimator, "steps", [(None, self.estimator)])
+
+    @property
+    def work(self):
+        """As of `Member`."""
+        network = self.network
+        if not isinstance(network, BaseMLP):
+            return 0
+        n_columns = self.X.shape[1] if len(getattr(self.X, "shape", ())) == 2 else 1
+        return work_of(network, len(self.named["train"]), n_columns)
 
     def shared_arguments(self):
         """The arguments of `fit` by the names that the network has for them, or None.
@@ -174,7 +187,7 @@ class Evaluation:
             self.estimator.steps[:-1] = steps
         self.estimator.fit = _Fitted(self.estimator, error)
         try:
-            self.result = _fit_and_score(self.estimator, self.X, self.y, **named)
+            self.result = fit_and_score(self.estimator, self.X, self.y, **named)
             self.result["fit_time"] = seconds
         except Exception as raised:
             self.error = raised
@@ -219,7 +232,7 @@ class _Transformed:
     def members(self):
         """The networks' fits."""
         first = self.evaluations[0]
-        n_columns = np.shape(first.X)[1] if np.ndim(first.X) == 2 else 1
+        n_columns = first.X.shape[1] if len(getattr(first.X, "shape", ())) == 2 else 1
         shape = len(first.named["train"]), n_columns
         return [
             Member(each.network, place, self._data_of(place), shape)
@@ -289,6 +302,12 @@ def evaluate(calls, n_threads=None):
     results : list of dict
     """
     evaluations = [Evaluation(call) for call in calls]
+    run_evaluations(evaluations, n_threads)
+    return results_of(evaluations)
+
+
+def run_evaluations(evaluations, n_threads):
+    """Let evaluations have their results, errors and warnings."""
     groups, alone, fits = {}, [], []
     for each in evaluations:
         arguments = each.shared_arguments()
@@ -311,35 +330,37 @@ def evaluate(calls, n_threads=None):
             ]
         except Exception:  # of data that no fit can take, or only some: each will say so itself
             alone += group
-    _train_and_score(fits, n_threads)
+    for fit in fits:
+        fit[0].after.append(partial(_score, *fit))
+    train([member for member, _, _ in fits], n_threads)
     for each in alone:
         each.run_alone()
+
+
+def _score(member, evaluation, transformed):
+    """Score a network that has been fitted, in the same thread, and let go of its weights."""
+    error = None if member.outcome is True else member.outcome
+    steps = None if transformed is None else transformed.steps
+    evaluation.score(error, member.seconds, steps)
+    evaluation.warnings = member.warnings
+    member.fit.undo()
+    if transformed is not None:
+        transformed.end_one()
+
+
+def results_of(evaluations):
+    """The results; warnings are issued and the first error raised here.
+
+    Where the user has a warning raised, the fit counts as failed.
+    """
+    for each in evaluations:
+        try:
+            for message, category in each.warnings:
+                warn(message, category)
+        except Warning as error:
+            each.error = None
+            each.score(error, 0.0)
     for each in evaluations:
         if each.error is not None:
             raise each.error
     return [each.result for each in evaluations]
-
-
-def _train_and_score(fits, n_threads):
-    """Train the members, and score each in the thread that has trained it."""
-
-    def ends(member, evaluation, transformed):
-        def end():
-            error = None if member.outcome is True else member.outcome
-            steps = None if transformed is None else transformed.steps
-            evaluation.score(error, member.seconds, steps)
-            member.fit.undo()  # its weights are needed no longer
-            if transformed is not None:
-                transformed.end_one()
-
-        return end
-
-    for fit in fits:
-        fit[0].after.append(ends(*fit))
-    train([member for member, _, _ in fits], n_threads)
-    for member, evaluation, _ in fits:
-        before = member.outcome
-        member.warn()
-        if member.outcome is not before:  # the user has warnings raised
-            evaluation.error = None
-            evaluation.score(member.outcome, member.seconds)

@@ -11,25 +11,27 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp.base import BaseMLP
 from fastbp.judging import OwnRows
+from fastbp.late import imported
+from fastbp.row_files import opened
 from fastbp.shared_data import Shared, SharedData
 from fastbp.side_by_side import Member, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import ArrayLikeOrSparse
+    from fastbp.hints import ArrayLikeOrSparse, Path
 
     Estimator = TypeVar("Estimator", bound=BaseMLP)
 
 
 def fit_many(
     estimators: Iterable[Estimator],
-    X: ArrayLikeOrSparse,
-    y: ArrayLikeOrSparse,
-    sample_weight: ArrayLike | None = None,
+    X: ArrayLikeOrSparse | Path,
+    y: ArrayLikeOrSparse | Path,
+    sample_weight: ArrayLike | Path | None = None,
     *,
     rows: Sequence[ArrayLike | None] | None = None,
     n_threads: int | None = None,
@@ -37,6 +39,7 @@ def fit_many(
     X_val: ArrayLikeOrSparse | None = None,
     y_val: ArrayLikeOrSparse | None = None,
     sample_weight_val: ArrayLike | None = None,
+    client: Any = None,
 ) -> list[Estimator]:
     """Fit many estimators to the same data, side by side.
 
@@ -57,6 +60,7 @@ def fit_many(
     estimators : sequence of MLPClassifier and MLPRegressor
         Their parameters may differ. Each object may occur once; it is fitted in place.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Or the path of a ``.npy`` file, as y and `sample_weight`.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Labels for classifiers, numbers for regressors.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -76,6 +80,11 @@ def fit_many(
         Their labels or numbers.
     sample_weight_val : array-like of shape (n_val,), default=None
         Their weights.
+    client : dask.distributed.Client or None, default=None
+        Train on its cluster, in tasks of half a second to ten seconds; `n_threads` is then the
+        maximum of each task. X, y and weights are sent to the workers once; a path of X is opened
+        by each of them. Models are the same to the bit as here, if the CPUs are of one kind. A
+        worker that is lost costs its tasks, which others repeat. Callbacks are refused.
 
     Returns
     -------
@@ -90,6 +99,8 @@ def fit_many(
         If the loss of a network becomes NaN or infinite. An error in one fit does not end the
         others: they are all trained, the estimators that failed stay unchanged, and then the first
         error is raised. Its notes name every estimator that failed.
+    fastbp.clusters.NoWorkersError
+        If the cluster of `client` has no workers for a minute.
     KeyboardInterrupt
         Ctrl-C ends the running fits as it ends a single one, with a warning and a usable model. It
         is raised if other fits had not begun; those estimators stay unchanged.
@@ -124,16 +135,26 @@ def fit_many(
     (5, True)
     """
     estimators = _check_estimators(estimators, n_threads)
+    if client is not None:
+        imported("fastbp.clusters").check_client(client)
+        if device_shuffle:
+            raise ValueError("device_shuffle=True is for a GPU here: use it without a client.")
     if not estimators:
         return estimators
+    given = X, y, sample_weight
     own = OwnRows.of(X_val, y_val, sample_weight_val)
+    X, y, sample_weight = map(opened, given)
     shared = Shared.checked(estimators, X, y, sample_weight, rows, own)
     members = [
         Member(estimator, index, SharedData(shared, index), shared.shape_of(index))
         for index, estimator in enumerate(estimators)
     ]
     try:
-        train(members, n_threads, device_shuffle)
+        if client is None:
+            train(members, n_threads, device_shuffle)
+        else:
+            remote_fits = imported("fastbp.remote_fits")
+            remote_fits.fit_members(client, members, shared, given, own, n_threads)
     except KeyboardInterrupt:
         for member in members:
             member.warn()

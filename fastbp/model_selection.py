@@ -19,7 +19,9 @@ from sklearn.pipeline import Pipeline
 
 from fastbp.base import BaseMLP
 from fastbp.evaluations import Together, evaluate
+from fastbp.late import imported
 from fastbp.many import check_n_threads
+from fastbp.row_files import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fastbp.hints import ArrayLikeOrSparse, RandomSource, Scoring
+    from fastbp.hints import ArrayLikeOrSparse, Path, RandomSource, Scoring
 
     Choices: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
     Search: TypeAlias = Any  # scikit-learn has no hints
@@ -38,8 +40,8 @@ __all__ = ["search_many"]
 def search_many(
     estimator: BaseMLP | Pipeline,
     grid_or_distributions: Choices,
-    X: ArrayLikeOrSparse,
-    y: ArrayLikeOrSparse,
+    X: ArrayLikeOrSparse | Path,
+    y: ArrayLikeOrSparse | Path,
     *,
     cv: Any = None,
     scoring: Scoring | Callable[..., dict[str, float]] = None,
@@ -50,6 +52,7 @@ def search_many(
     error_score: float | Literal["raise"] = np.nan,
     return_train_score: bool = False,
     n_threads: int | None = None,
+    client: Any = None,
     **fit_params: ArrayLike | None,
 ) -> Search:
     """Search for the best parameters as scikit-learn does, with all networks trained at once.
@@ -69,6 +72,7 @@ def search_many(
         Parameters to try, as for `GridSearchCV`; with `n_iter`, or if one of the values is a
         distribution (has a method `rvs`), as for `RandomizedSearchCV`.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Or the path of a ``.npy`` file, as y.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
     cv : int, splitter or iterable, default=None
         As for `GridSearchCV`: None for 5 folds.
@@ -94,6 +98,10 @@ def search_many(
         Whether to score the rows to learn from, too.
     n_threads : int or None, default=None
         Maximum number of threads; None for the available cores. Scores do not depend on it.
+    client : dask.distributed.Client or None, default=None
+        Train and score on its cluster, in tasks of half a second to ten seconds, with `n_threads`
+        each; the best candidate is fitted here. X and y are sent to the workers once, or opened by
+        them if they are paths. A worker that is lost costs its tasks, which others repeat.
     **fit_params
         As for the `fit` of `GridSearchCV`: `groups` for the splitter, `sample_weight` (in a
         pipeline, ``"name__sample_weight"``), and validation rows, which all fits share.
@@ -141,10 +149,16 @@ def search_many(
         cv=search.cv if cv is None else cv, scoring=scoring, refit=refit,
         error_score=error_score, return_train_score=return_train_score, n_jobs=Together.n_jobs,
     )  # fmt: skip
+    run = partial(evaluate, n_threads=n_threads)
+    if client is not None:
+        imported("fastbp.clusters").check_client(client)
+        network = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+        imported("fastbp.remote_fits").check_sendable(network, "estimator")
+        run = imported("fastbp.remote_fits").RemoteEvaluations(client, n_threads, (X, y))
     dispatched, search.pre_dispatch = search.pre_dispatch, "all"
     try:
-        with parallel_config(Together(partial(evaluate, n_threads=n_threads))):
-            search.fit(X, y, **fit_params)
+        with parallel_config(Together(run)):
+            search.fit(opened(X), opened(y), **fit_params)
     finally:
         search.n_jobs, search.pre_dispatch = None, dispatched
     return search

@@ -1,7 +1,7 @@
 """The data of all fits of `fit_many`: checked once, encoded once where alike, and never copied."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -45,6 +45,14 @@ class Shared:
 
     def __post_init__(self):
         self.uses = Counter(map(id, self.rows))
+
+    def __getstate__(self):
+        """The data alone, for other fits in another process."""
+        return {**vars(self), "rows": [], "encoded": {}, "lock": None}
+
+    def part(self, rows):
+        """The same data for other fits, which learn from these rows (None for all)."""
+        return replace(self, rows=rows, encoded={}, lock=Lock())
 
     @property
     def shape(self):

@@ -102,15 +102,19 @@ class Member:
 
     @property
     def work(self):
-        """Multiplications of a fit that is not stopped early, in proportion."""
-        n_rows, n_features = self.shape
-        with contextlib.suppress(ValueError):  # its fit will raise it
-            sizes = n_features, *params.hidden_sizes(self.estimator.hidden_layer_sizes), 1
-            return sum(a * b for a, b in pairwise(sizes)) * n_rows * self.estimator.max_iter
-        return 0
+        """As from `work_of`."""
+        return work_of(self.estimator, *self.shape)
 
 
-def train(members, n_threads=None, device_shuffle=False):
+def work_of(estimator, n_rows, n_features):
+    """Multiplications of a fit that is not stopped early, in proportion; 0 if it will fail."""
+    with contextlib.suppress(ValueError, TypeError):
+        sizes = n_features, *params.hidden_sizes(estimator.hidden_layer_sizes), 1
+        return sum(a * b for a, b in pairwise(sizes)) * n_rows * estimator.max_iter
+    return 0
+
+
+def train(members, n_threads=None, device_shuffle=False, shows_progress=True):
     """Fit all members, those of the GPU at once and the others side by side in threads.
 
     Errors and warnings are theirs to keep.
@@ -122,6 +126,8 @@ def train(members, n_threads=None, device_shuffle=False):
         None for the available cores.
     device_shuffle : bool, default=False
         Whether the GPU shuffles rows.
+    shows_progress : bool, default=True
+        Whether verbose="progress" has its line.
 
     Raises
     ------
@@ -138,8 +144,18 @@ def train(members, n_threads=None, device_shuffle=False):
     jobs = [partial(_run, queue, share) for queue in queues]
     if together:
         jobs.insert(0, partial(_train_on_gpu, together, device_shuffle))
-    with line_of_fits(members):
+    with line_of_fits(members if shows_progress else []):
         run_jobs(jobs, n_workers + bool(together and queues))
+
+
+def group_by_source(members):
+    """Lists of the members that draw from the same source of random numbers, in their order."""
+    by_source = {}
+    for member in members:
+        source = member.estimator.random_state
+        key = id(source) if isinstance(source, np.random.RandomState) else id(member)
+        by_source.setdefault(key, []).append(member)
+    return list(by_source.values())
 
 
 def group(members):
@@ -152,13 +168,8 @@ def group(members):
     together : list of Member
         To be trained at once on the GPU.
     """
-    by_source = {}
-    for member in members:
-        source = member.estimator.random_state
-        key = id(source) if isinstance(source, np.random.RandomState) else id(member)
-        by_source.setdefault(key, []).append(member)
     queues, together = [], []
-    for queue in by_source.values():
+    for queue in group_by_source(members):
         if len(queue) == 1 and _is_for_gpu(queue[0].estimator):
             together += queue
         else:

@@ -333,6 +333,9 @@ def run_evaluations(evaluations, n_threads):
     for fit in fits:
         fit[0].after.append(partial(_score, *fit))
     train([member for member, _, _ in fits], n_threads)
+    for fit in fits:
+        if fit[1].result is None and fit[1].error is None:  # all failed with the GPU
+            _score(*fit)
     for each in alone:
         each.run_alone()
 

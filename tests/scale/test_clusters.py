@@ -210,6 +210,25 @@ def test_data_that_no_worker_has_any_longer_are_sent_again(client, short_chunks,
     assert len(shipped) > 1
 
 
+def test_ctrl_c_keeps_what_has_come_and_cancels_the_rest(client, short_chunks, monkeypatch):
+    outcome, seen = clusters.Chunks._outcome, []
+
+    def interrupt(self, future, places):
+        seen.append(places)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return outcome(self, future, places)
+
+    monkeypatch.setattr(clusters.Chunks, "_outcome", interrupt)
+    models = [clone(CLASSIFIER) for _ in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(models, X, Y, client=client)
+    fitted = [place for place, model in enumerate(models) if hasattr(model, "coefs_")]
+    assert fitted == sorted(place for places in seen[:2] for place in places)
+    monkeypatch.undo()
+    assert_same(fit_many([clone(CLASSIFIER)], X, Y, client=client), models[fitted[0] :][:1])
+
+
 def test_without_workers_there_is_an_error_in_time(monkeypatch, tmp_path):
     monkeypatch.setattr(clusters, "PATIENCE", 0.2)
     with (

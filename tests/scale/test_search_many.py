@@ -1,6 +1,8 @@
 """`search_many`: the results of scikit-learn's searches, to the bit."""
 
+import os
 import re
+import signal
 import warnings
 from functools import partial
 
@@ -12,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.stats import loguniform
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, make_scorer
@@ -28,7 +30,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, evaluations
+from fastbp import MLPClassifier, MLPRegressor, evaluations, side_by_side
 from fastbp.model_selection import search_many
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -349,6 +351,34 @@ def test_warnings_made_errors_are_failures():
             results.append(run())
     assert_same(*results[::-1])
     assert np.isnan(results[0].cv_results_["mean_test_score"]).sum() in (1, 2, 3)
+
+
+def test_all_that_a_gpu_trains_fail_with_it(monkeypatch):
+    def fail(members, device_shuffle):
+        for member in members:
+            member.fail(RuntimeError("out of memory"))
+
+    monkeypatch.setattr(side_by_side, "_is_for_gpu", lambda estimator: estimator.alpha > 0)
+    monkeypatch.setattr(side_by_side, "_train_on_gpu", fail)
+    with pytest.warns(FitFailedWarning, match="out of memory"):
+        found = search_many(CLASSIFIER, {"alpha": [0.1, 0.0]}, X, Y, cv=2)
+    scores = found.cv_results_["mean_test_score"]
+    assert np.isnan(scores).tolist() == [True, False]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_ctrl_c_ends_the_search():
+    seen = []
+
+    def interrupt(report):
+        seen.append(report)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model = clone(CLASSIFIER).set_params(callback=interrupt, max_iter=400, tol=0)
+    with pytest.raises(KeyboardInterrupt):
+        search_many(model, {"alpha": [1e-4, 1.0]}, X, Y, n_threads=1)
+    assert len(seen) < 400
 
 
 @pytest.mark.parametrize(

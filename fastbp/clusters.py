@@ -109,8 +109,9 @@ class Chunks:
                 self._submit_more(self._slots())
                 for future in self._ended():
                     places = self.running.pop(future)
-                    if future.status not in ("cancelled", "lost"):
-                        yield places, self._outcome(future, places)
+                    is_lost, outcome = self._outcome(future, places)
+                    if not is_lost:
+                        yield places, outcome
                     elif self.is_alone and self.losses[places[0]] >= ALONE_LOSSES:
                         yield places, WorkersLostError(_ALL_LOST)
                     else:  # the last copy of the data was lost, by this chunk or by another
@@ -181,16 +182,20 @@ class Chunks:
                 distributed.wait(
                     list(self.running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED"
                 )
-            ended = [future for future in self.running if future.status != "pending"]
+            ended = [future for future in self.running if future.status not in ("pending", "lost")]
             if ended:
                 return ended
             self._slots()  # raises if there are none
 
     def _outcome(self, future, places):
-        error = future.exception()
-        if error is not None:
-            return error
-        result, seconds = future.result()
+        """Whether a chunk was lost with the data, and otherwise its result or error."""
+        try:
+            error = future.exception()
+            if error is not None:
+                return isinstance(error, imported("distributed").CancelledError), error
+            result, seconds = future.result()
+        except imported("distributed").CancelledError:  # even now its worker may die
+            return True, None
         self.done += sum(self.works[place] for place in places)
         self.seconds += seconds
-        return result
+        return False, result

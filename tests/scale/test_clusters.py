@@ -279,7 +279,7 @@ def test_chunks_are_long_and_become_shorter_towards_the_end():
     """Half a second to ten, by the speed that was measured."""
     chunks = clusters.Chunks(None, None, [], [None] * 9000, [1e6] * 9000)
     first = chunks._next_chunk(2)
-    assert len(first) == 1125  # by the speed that is assumed: half of what is left to a thread
+    assert len(first) == 2250  # by the speed that is assumed: half of what is left to a thread
     chunks.done, chunks.seconds = 1e9, 10.0  # 100 items a second
     lengths = [len(first)]
     while chunks.waiting:

@@ -7,6 +7,7 @@ before, and keeps two for each thread of the cluster on their way.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class WorkersLostError(RuntimeError):
 
 def check_client(client):
     """Raise unless it is a client of dask that waits for its results."""
-    if not isinstance(client, imported("distributed").Client) or client.asynchronous:
+    distributed = sys.modules.get("distributed")  # where it is not imported, there is no client
+    if distributed is None or not isinstance(client, distributed.Client) or client.asynchronous:
         raise TypeError(
             "client must be a dask.distributed.Client that is not asynchronous, or None to work "
             f"here, got {client!r}."

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import warnings
 from functools import partial
 
@@ -398,3 +399,9 @@ def test_arguments_that_make_no_sense():
         search_many(CLASSIFIER, {"alpha": [1]}, X, Y, halving=3)
     with pytest.raises(ValueError, match="n_threads must be None or a whole number"):
         search_many(CLASSIFIER, {"alpha": [1]}, X, Y, n_threads=0)
+
+
+def test_a_client_that_is_none_needs_no_dask(monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    with pytest.raises(TypeError, match=r"client must be a dask\.distributed\.Client"):
+        search_many(CLASSIFIER, {"alpha": [1]}, X, Y, client="127.0.0.1:8786")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
     from fastbp import datasets as datasets
     from fastbp import inspect as inspect
+    from fastbp import model_selection as model_selection
     from fastbp import network as network
     from fastbp import onnx as onnx
     from fastbp import plotting as plotting
@@ -40,7 +41,7 @@ _HOMES = {
     "load": "loading",
 }
 # Modules with public names.
-_ROOMS = "datasets", "inspect", "network", "onnx", "plotting", "training"
+_ROOMS = "datasets", "inspect", "model_selection", "network", "onnx", "plotting", "training"
 
 
 if not TYPE_CHECKING:  # which take a module with this function to have every name

@@ -150,6 +150,13 @@ class BaseMLP(
     else:
         loss_curve_ = CurveView()
 
+    @classmethod
+    def _get_param_names(cls):
+        """As of scikit-learn, which reads the signature anew at each of many calls."""
+        if "_parameter_names" not in vars(cls):
+            cls._parameter_names = tuple(super()._get_param_names())
+        return list(cls._parameter_names)
+
     def _set_parameters(self, arguments):
         """Keep every argument of `__init__` under its own name, unchecked, as scikit-learn asks."""
         arguments.pop("self")

@@ -377,19 +377,27 @@ class Fit:
         A thread that predicts meanwhile sees the old model or the new one, and Ctrl-C finds either
         none changed or all.
         """
-        fitted = self._fitted_attributes(self.parameters)
-        attributes = vars(self.estimator)
-        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
-        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
-        attributes.update(fitted)
-        for name in assigned:
-            attributes.pop(name, None)
+        self.assign(self._fitted_attributes(self.parameters))
         try:
             for watcher in self.training.watchers:
                 watcher.finish(self)
         except BaseException:
             self.undo()
             raise
+
+    def assign(self, fitted):
+        """Give the estimator fitted attributes, those of this fit or of its copy elsewhere."""
+        attributes = vars(self.estimator)
+        assigned = View.names & attributes.keys()  # before the first fit: weights to start from
+        self._replaced = {name: attributes.get(name, _MISSING) for name in (*fitted, *assigned)}
+        attributes.update(fitted)
+        for name in assigned:
+            attributes.pop(name, None)
+
+    def assigned(self):
+        """What `keep` has given the estimator, as a pickle may hold it."""
+        state = self.estimator.__getstate__()
+        return {name: state[name] for name in self._replaced if name in state}
 
     def _fitted_attributes(self, parameters):
         """The attributes of an estimator that has these parameters at the present state."""

@@ -178,7 +178,7 @@ def line_of_fits(members):
                 line.show(ended, [])
 
     for member in shown:
-        member.after = count
+        member.after.append(count)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """The data of all fits of `fit_many`: checked once, encoded once where alike, and never copied."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -46,10 +46,24 @@ class Shared:
     def __post_init__(self):
         self.uses = Counter(map(id, self.rows))
 
+    def __getstate__(self):
+        """The data alone, for other fits in another process."""
+        return {**vars(self), "rows": [], "encoded": {}, "lock": None}
+
+    def part(self, rows):
+        """The same data for other fits, which learn from these rows (None for all)."""
+        return replace(self, rows=rows, encoded={}, lock=Lock())
+
     @property
     def shape(self):
         """Rows and columns of X."""
         return next(iter(self.checked_data.values()))[0].shape
+
+    def shape_of(self, index):
+        """Rows that estimator `index` learns from, and columns."""
+        rows = self.rows[index]
+        n_samples, n_features = self.shape
+        return n_samples if rows is None else len(rows), n_features
 
     @classmethod
     def checked(cls, estimators, X, y, sample_weight, rows, own):

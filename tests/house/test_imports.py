@@ -38,10 +38,14 @@ LATER = {
     "fastbp.lbfgs": "fits with solver='lbfgs'",
     "fastbp.loading": "load",
     "fastbp.many": "fit_many",
+    "fastbp.model_selection": "who names it",
     "fastbp.onnx": "who names it",
     "fastbp.plotting": "who names it",
 }
-PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting", "training"]
+PUBLIC = [
+    *fastbp.__all__, "datasets", "inspect", "model_selection", "network", "onnx", "plotting",
+    "training",
+]  # fmt: skip
 
 
 def after(program, result):

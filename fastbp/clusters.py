@@ -1,0 +1,203 @@
+"""Work on a cluster of dask in chunks: tasks without side effects, which any worker can run again.
+
+Data are sent to the workers once. The driver decides how long a chunk is from the speed of those
+before, and keeps two for each thread of the cluster on their way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from sklearn import config_context, get_config
+
+from fastbp.late import imported
+
+CHUNK_SECONDS = 0.5  # at least, or the way to a worker and back would count
+MOST_SECONDS = 10.0  # what the loss of a worker may cost
+ASSUMED_RATE = 2e9  # multiplications a second of a thread, until the first chunk is back
+RETRIES = 3
+ALONE_LOSSES = 2  # after which a task is blamed for the loss of all workers
+PATIENCE = 60.0  # seconds without any worker until the work is given up
+LOOK_SECONDS = 1.0  # how often workers are counted while nothing ends
+
+
+class NoWorkersError(RuntimeError):
+    """The cluster has had no workers for a minute."""
+
+
+class WorkersLostError(RuntimeError):
+    """A task has cost all workers, several times."""
+
+
+def check_client(client):
+    """Raise unless it is a client of dask that waits for its results."""
+    distributed = sys.modules.get("distributed")  # where it is not imported, there is no client
+    if distributed is None or not isinstance(client, distributed.Client) or client.asynchronous:
+        raise TypeError(
+            "client must be a dask.distributed.Client that is not asynchronous, or None to work "
+            f"here, got {client!r}."
+        )
+
+
+@dataclass
+class Shipped:
+    """A value on the workers: sent once, and again if all workers that had it are gone.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    value : object
+    """
+
+    client: object
+    value: object
+    future: object = None
+
+    def ship(self):
+        """Send it to all workers."""
+        (self.future,) = self.client.scatter([self.value], broadcast=True, hash=False)
+
+    def current(self):
+        """Its future."""
+        if self.future is None or self.future.status != "finished":
+            self.ship()
+        return self.future
+
+
+def run_task(task, values, items, config):
+    """Call a task on a worker; return what it returns, and the seconds that it took."""
+    began = time.perf_counter()
+    with config_context(**config):
+        result = task(*values, items)
+    return result, time.perf_counter() - began
+
+
+_ALL_LOST = (
+    "All workers were lost whenever they had this to do; it may need more memory than they have."
+)
+
+
+class Chunks:
+    """Items of work on their way through a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    task : callable
+        Of the shipped values and a list of items; it has no side effects.
+    shipped : list of Shipped
+    items : list
+    works : list of float
+        How much each is, in multiplications.
+    """
+
+    def __init__(self, client, task, shipped, items, works):
+        self.client, self.task, self.shipped, self.items = client, task, shipped, items
+        self.works = [max(1.0, float(work)) for work in works]
+        order = sorted(range(len(items)), key=lambda place: -self.works[place])
+        self.waiting, self.running = deque(order), {}
+        self.suspects, self.losses, self.is_alone = deque(), Counter(), False
+        self.left, self.done, self.seconds = sum(self.works), 0.0, 0.0
+        self.config = get_config()
+
+    def __iter__(self):
+        """Yield the places of some items, and their task's result or the error that ended it."""
+        try:
+            while self.waiting or self.suspects or self.running:
+                self._submit_more(self._slots())
+                for future in self._ended():
+                    places = self.running.pop(future)
+                    is_lost, outcome = self._outcome(future, places)
+                    if not is_lost:
+                        yield places, outcome
+                    elif self.is_alone and self.losses[places[0]] >= ALONE_LOSSES:
+                        yield places, WorkersLostError(_ALL_LOST)
+                    else:  # the last copy of the data was lost, by this chunk or by another
+                        self.suspects.append(places)
+        finally:
+            if self.running:
+                self.client.cancel(list(self.running))
+
+    def _submit_more(self, slots):
+        """Keep the cluster busy; chunks that were lost with all workers are tried one by one."""
+        if self.suspects:
+            if not self.running:
+                places = self.suspects.popleft()
+                self.losses[places[0]] += 1
+                self.is_alone = True
+                self._submit(places)
+            return
+        if self.is_alone and self.running:
+            return
+        self.is_alone = False
+        while self.waiting and len(self.running) < 2 * slots:
+            self._submit(self._next_chunk(slots))
+
+    def _slots(self):
+        """Threads of the cluster; waits for workers."""
+        slots, began = sum(self.client.nthreads().values()), time.monotonic()
+        probe = None
+        while slots == 0:
+            if probe is None:  # lets an adaptive cluster begin to grow
+                probe = self.client.submit(int, pure=False)
+            if time.monotonic() - began > PATIENCE:
+                raise NoWorkersError(
+                    f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
+                    "wait for them by client.wait_for_workers(1)."
+                )
+            time.sleep(0.1)
+            slots = sum(self.client.nthreads().values())
+        return slots
+
+    def _next_chunk(self, slots):
+        """Places of the largest items that wait: half of what is left to a thread, within limits.
+
+        Chunks become shorter towards the end, so that all threads end at the same time.
+        """
+        rate = self.done / self.seconds if self.seconds else ASSUMED_RATE
+        share = self.left / slots / 2 / rate
+        wanted = min(max(share, CHUNK_SECONDS), MOST_SECONDS) * rate
+        places, work = [], 0.0
+        while self.waiting and (not places or work < wanted):
+            places.append(self.waiting.popleft())
+            work += self.works[places[-1]]
+        self.left -= work
+        return places
+
+    def _submit(self, places):
+        values = [each.current() for each in self.shipped]
+        items = [self.items[place] for place in places]
+        future = self.client.submit(
+            run_task, self.task, values, items, self.config, pure=False, retries=RETRIES
+        )
+        self.running[future] = places
+
+    def _ended(self):
+        """Futures that have ended, at least one; those whose workers are gone among them."""
+        distributed = imported("distributed")
+        while True:
+            with contextlib.suppress(TimeoutError, distributed.CancelledError):
+                distributed.wait(
+                    list(self.running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED"
+                )
+            ended = [future for future in self.running if future.status not in ("pending", "lost")]
+            if ended:
+                return ended
+            self._slots()  # raises if there are none
+
+    def _outcome(self, future, places):
+        """Whether a chunk was lost with the data, and otherwise its result or error."""
+        try:
+            error = future.exception()
+            if error is not None:
+                return isinstance(error, imported("distributed").CancelledError), error
+            result, seconds = future.result()
+        except imported("distributed").CancelledError:  # even now its worker may die
+            return True, None
+        self.done += sum(self.works[place] for place in places)
+        self.seconds += seconds
+        return False, result

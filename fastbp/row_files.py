@@ -1,0 +1,21 @@
+"""Rows that are named by their file, for processes that open it themselves."""
+
+from os import PathLike, fspath
+
+import numpy as np
+
+
+def is_path(rows):
+    """Whether rows are named by their file."""
+    return isinstance(rows, str | PathLike)
+
+
+def opened(rows):
+    """Rows, or those of a file of NumPy's, which are not read before they are used.
+
+    Parameters
+    ----------
+    rows : object
+        A str or path names a ``.npy`` file; all else is returned as it is.
+    """
+    return np.load(fspath(rows), mmap_mode="r", allow_pickle=False) if is_path(rows) else rows

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbp import activations, losses
 from fastbp.cpu.code import kernel_of
+from fastbp.cpu.evaluation import Evaluation
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.packing import Packed, address_of
 from fastbp.cpu.records import (
@@ -27,7 +28,6 @@ from fastbp.cpu.rows import Rows, source_of
 from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import (
-    GradientSums,
     PredictionBuffers,
     State,
     TrainingBuffers,
@@ -36,14 +36,12 @@ from fastbp.cpu.workspace import (
     make_workspace,
 )
 from fastbp.optimizers import code_of
-from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 
 NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
 FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
 FIRST_ROWS = tuple(map(np.arange, range(FEW_ROWS + 1)))  # all rows, if there are so many
-GRADIENT_ROWS = 256  # rows per batch of `loss_and_gradient`
 
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
 # after `__enter__` and before the `with` block that would call `__exit__`.
@@ -96,7 +94,8 @@ class Engine:
         self._at_work = []  # the team, if an interrupt has left it there
         self._rows = []  # of the last two X: that of training, and validation rows
         self._trials = None  # of the last epoch's team
-        self._buffers = None  # of the last epoch, if they are small
+        self._buffers = None  # of the last epoch, if they are small, or of evaluations
+        self._evaluation = None  # of the last `loss_and_gradient`
         self._prediction_buffers = None  # of the last prediction, likewise
 
     def __enter__(self):
@@ -105,7 +104,7 @@ class Engine:
 
     def __exit__(self, *exception):
         _active.discard(self)
-        self._buffers = self._prediction_buffers = None
+        self._buffers = self._prediction_buffers = self._evaluation = None
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
@@ -239,19 +238,28 @@ class Engine:
 
     def loss_and_gradient(self, data):
         """Compute the weighted mean loss of all rows, without penalty, and its gradient."""
-        steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
-        self.moments = [np.zeros_like(self.weights)]
-        result = aligned_zeros(RESULT_SIZE, np.float64)
-        sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
-        self._run(data, np.arange(data.n_samples), steps, result, sums)
-        gradient = self.moments[0] if sums is None else sums.total()
-        return float(result[LOSS] / total_weight), self.layout.unpack(gradient)
+        end_teams(self._at_work)
+        kept = self._evaluation
+        if kept is None or kept.data is not data:
+            kept = self._evaluation = Evaluation(self.layout, self._padded, data)
+        if self.network.has_scales:  # with which `weights` are more than a copy
+            kept.begin(None)
+        else:
+            kept.begin(self._flat)
+            self._flat = None
+        self.moments = kept.moments
+        self._run(data, kept.order, kept.steps, kept.result, kept)
+        return kept.end()
 
-    def _run(self, data, order, steps, result, sums=None):
-        """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
+    def _run(self, data, order, steps, result, kept=None):
+        """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C.
+
+        `kept` is an `Evaluation`, whose every call is alike.
+        """
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(steps.batch_size, len(order))
-        buffers = self._buffers_for(data, order, batch_size, steps)
+        buffers = self._buffers_for(data, order, batch_size, steps, keeps=kept is not None)
+        sums = None if kept is None else kept.sums
         max_grad_norm = math.inf if steps.max_grad_norm is None else float(steps.max_grad_norm)
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
         factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
@@ -279,13 +287,15 @@ class Engine:
             self._trials = Trials(size, self._work.may_favour_fewer(batch_size, size, density))
         return self._trials
 
-    def _buffers_for(self, data, order, batch_size, steps):
-        """The buffers that a team trains in: the last epoch's where they fit."""
+    def _buffers_for(self, data, order, batch_size, steps, keeps=False):
+        """The buffers that a team trains in: the last ones where they fit."""
         rows = self._rows_of(data.X)
         size = self._team_size(batch_size, len(order), rows.density)
         buffers, state, weights = self._buffers, self._state(steps), self.weights
         masks = make_masks(steps.dropout, self.layout.first_dense)
-        if buffers and buffers.fit(data, batch_size, size, weights, self._scaled, state, masks):
+        if buffers and buffers.fit(
+            data, order, batch_size, size, weights, self._scaled, state, masks
+        ):
             return buffers
         memory = make_memory(self.layout, weights, self._scaled, state, masks, batch_size)
         workspaces = self._workspaces(
@@ -293,9 +303,9 @@ class Engine:
         )
         buffers = TrainingBuffers(
             self.layout.real, data, batch_size, self._objective(data), self._pack(memory, rows),
-            rows.source, workspaces, self._work.batches_per_call(batch_size, rows.density),
+            rows.source, workspaces, self._work.batches_per_call(batch_size, rows.density), order,
         )  # fmt: skip
-        self._buffers = buffers if buffers.are_small() else None
+        self._buffers = buffers if keeps or buffers.are_small() else None
         return buffers
 
     def predict(self, data, rows=None, activation=None):

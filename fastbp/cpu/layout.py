@@ -166,7 +166,7 @@ class Layout:
         shape = fields[N_PANELS], fields[PANEL_ROWS], fields[WIDTH]
         return padded[fields[WEIGHTS] :][: np.prod(shape)].reshape(shape)
 
-    def _pieces(self, padded, flat):
+    def pieces(self, padded, flat):
         """Yield pairs of views: pieces of the padded vector, and the same numbers of the flat one.
 
         For each array all whole panels are one piece and a last, partial one is another, so that
@@ -218,12 +218,12 @@ class Layout:
 
     def pack(self, flat, padded):
         """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""
-        for inside, outside in self._pieces(padded, flat):
+        for inside, outside in self.pieces(padded, flat):
             inside[...] = outside
 
     def unpack(self, padded):
         """Copy a padded vector into a new flat one."""
         flat = np.empty(self.network.n_parameters, self.dtype)
-        for inside, outside in self._pieces(padded, flat):
+        for inside, outside in self.pieces(padded, flat):
             outside[...] = inside
         return flat

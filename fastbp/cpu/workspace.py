@@ -52,12 +52,14 @@ class TrainingBuffers(NamedTuple):
     source: Source | None  # of dense rows
     workspaces: list  # one for each thread of the largest team, packed
     batches_per_call: int  # most batches of one call of the kernel
+    order: np.ndarray  # of all rows, for which sparse ones have room
 
-    def fit(self, data, batch_size, size, weights, scaled, state, masks):
+    def fit(self, data, order, batch_size, size, weights, scaled, state, masks):
         """Whether they are for this data, batch size and team, and for these very arrays."""
         memory = self.memory.record
         return (
             data is self.data
+            and (order is self.order or self.source is not None)
             and (batch_size, size) == (self.batch_size, len(self.workspaces))
             and weights is memory.weights
             and scaled is memory.scaling.weights

@@ -30,6 +30,7 @@ from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import (
     PredictionBuffers,
+    PredictionWeights,
     State,
     TrainingBuffers,
     make_masks,
@@ -41,8 +42,12 @@ from fastbp.threads import available_threads
 
 NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
-FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
-FIRST_ROWS = tuple(map(np.arange, range(FEW_ROWS + 1)))  # all rows, if there are so many
+# Panels that are copied before their use, once in a batch, want large batches: at most so many of
+# PREDICT_ROWS together, and so many bytes of inputs and activations.
+FLAT_BATCHES, FLAT_BYTES = 8, 2**25
+# Tiles are for at least so many rows, and for multiply-adds of at least so many bytes.
+FEW_ROWS, FEW_BYTES = 3, 2**21
+FIRST_ROWS = tuple(map(np.arange, range(17)))  # all rows, if there are so many
 
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
 # after `__enter__` and before the `with` block that would call `__exit__`.
@@ -338,30 +343,33 @@ class Engine:
         code = activations.code_of(activation or self.network.output_activation)
         if rows is not None:
             rows = np.ascontiguousarray(rows, np.int64)
-        few = n_rows <= min(FEW_ROWS, self.layout.lanes)
-        if few and self._flat is not None and not self.network.extra_shapes:
-            order = FIRST_ROWS[n_rows] if rows is None else rows
+        order = rows
+        if rows is None:
+            order = FIRST_ROWS[n_rows] if n_rows < len(FIRST_ROWS) else np.arange(n_rows)
+        if self._are_few(data.X, n_rows):
             bits = self._predict_few(data, order, code, out)
         else:
-            order = np.arange(n_rows) if rows is None else rows
             bits = self._predict_many(data, order, code, out)
         self.inputs_were_finite, self.outputs_were_finite = FINITENESS[bits]
         return out
 
     def _predict_many(self, data, order, code, out):
         """Predict rows in batches, into `out`; return what the kernel does."""
-        rows, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
+        rows = self._rows_of(data.X)
         size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
-        memories, workspaces = self._buffers_to_predict(rows, order, batch_size, size)
+        weights = self._weights_to_predict(rows, -(-len(order) // size))
+        batch_size = weights.batch_size
+        memories, workspaces = self._buffers_to_predict(rows, order, size, weights)
         kernel = kernel_of("predict", self.layout.real, rows.source is None)
         n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
             prediction = Prediction(
-                rows.source, batch_size, code, float(data.input_scale), part, outputs, size
-            )
+                rows.source, batch_size, code, float(data.input_scale), part, outputs, size,
+                weights.flat,
+            )  # fmt: skip
             call = self._pack(prediction, rows)
 
             # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
@@ -373,29 +381,66 @@ class Engine:
             run_team(size, member, memories[0].record.control, self._at_work)
         return reduce(and_, bits)
 
-    def _buffers_to_predict(self, rows, order, batch_size, size):
+    def _weights_to_predict(self, rows, n_rows):
+        """Where a prediction of `n_rows` by each thread finds the parameters.
+
+        Those that are not packed yet, as an estimator's, are not packed for one large batch or two,
+        which takes longer than to copy a panel before its use; nor for sparse rows, which need the
+        first layer's weights of their entries only.
+        """
+        layout, nothing, batch_size = self.layout, self._nothing, min(PREDICT_ROWS, n_rows)
+        if self._flat is not None and not self.network.extra_shapes:
+            n_batches = self._work.batches_per_call(PREDICT_ROWS, rows.density, learns=False)
+            numbers = layout.n_units + layout.input_stride * rows.are_gathered  # of a row
+            fitting = FLAT_BYTES // (numbers * self.dtype.itemsize) // PREDICT_ROWS
+            flat_rows = PREDICT_ROWS * max(1, min(FLAT_BATCHES, n_batches, fitting))
+            if n_rows <= 2 * flat_rows or not rows.are_gathered:
+                return PredictionWeights(
+                    min(flat_rows, n_rows), nothing, nothing, layout.one_panel_table, self._flat
+                )
+        layers = layout.table.ravel()
+        return PredictionWeights(batch_size, self.weights, self._scaled, layers, nothing)
+
+    def _buffers_to_predict(self, rows, order, size, weights):
         """What each thread predicts in: the last prediction's where it fits, as in each epoch."""
-        buffers, weights = self._prediction_buffers, self.weights
-        wanted = rows, batch_size, size, weights, self._scaled
-        if buffers and buffers.fit(*wanted):
+        buffers, batch_size, is_flat = (
+            self._prediction_buffers, weights.batch_size, weights.flat.size > 0
+        )  # fmt: skip
+        wanted = rows, batch_size, size, weights.padded, weights.scaled
+        if buffers and not is_flat and buffers.fit(*wanted):
             return buffers.memories, buffers.workspaces
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
-        state = State(*[self._nothing] * len(State._fields))
-        arrays = weights, self._scaled, state, make_masks(None)
-        memories = [
-            self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
-            for _ in range(size)
-        ]
+        state, masks = State(*[self._nothing] * len(State._fields)), make_masks(None)
+        memories, padded = [], weights.padded
+        room = self.layout.one_panel_size(first_layer=0 if rows.are_gathered else 1)
+        for _ in range(size):
+            if is_flat:
+                padded = aligned_zeros(room, self.dtype)
+            memory = make_memory(
+                self.layout, padded, weights.scaled, state, masks, batch_size, learns=False
+            )
+            memories.append(self._pack(memory._replace(layers=weights.layers), rows))
         buffers = PredictionBuffers(*wanted, memories, workspaces)
-        self._prediction_buffers = buffers if self in _active and buffers.are_small() else None
+        keeps = self in _active and not is_flat and buffers.are_small()
+        self._prediction_buffers = buffers if keeps else None
         return memories, workspaces
+
+    def _are_few(self, X, n_rows):
+        """Whether to predict rows one by one, straight from the flat parameters."""
+        if self._flat is None or self.network.extra_shapes:
+            return False
+        if n_rows <= FEW_ROWS:
+            return True
+        rows = self._rows_of(X)
+        work = self._work.of_rows(n_rows, rows.density)
+        return work * self.dtype.itemsize <= FEW_BYTES
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, likewise."""
         widest = self.layout.widest
         working = np.empty(2 * widest + out.shape[1] * self.layout.lanes, self.dtype)
         rows = self._rows_of(data.X)
-        (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
+        (entries,) = rows.make_entries(order, self.layout.lanes, 1, self.dtype, learns=False)
         few = FewRows(
             self._flat, self.layout.table_place, rows.source, entries, float(data.input_scale),
             code, order, out, working, widest,

@@ -11,6 +11,8 @@ features, feature by feature, and then all features. Parameters that belong to n
 of inputs and the embedding, come after all panels.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from fastbp.activations import code_of
@@ -157,6 +159,18 @@ class Layout:
         self.n_units += n_panels * width
         self.n_blocks += n_panels * blocks
         return width
+
+    @cached_property
+    def one_panel_table(self):
+        """The table where the weights of every panel are copied to the same place before use."""
+        table = self.table.copy()
+        table[:, [WEIGHTS, PANEL_ROWS]] = 0
+        return table.ravel()
+
+    def one_panel_size(self, first_layer):
+        """Room for the largest panel of weights from a layer on."""
+        sizes = self.table[first_layer:, PANEL_ROWS] * self.table[first_layer:, WIDTH]
+        return int(sizes.max(initial=0))
 
     def _input_stride(self, n_features):
         """Whole cache lines; one more where the rows of a tile would fall into the same L1 set."""

@@ -129,6 +129,16 @@ class TrainingBuffers(NamedTuple):
         return self.source is not None and inputs + activations < SMALL_BYTES
 
 
+class PredictionWeights(NamedTuple):
+    """Where a prediction finds the parameters."""
+
+    batch_size: int
+    padded: np.ndarray  # in panels; empty if each is copied to a thread's memory before use
+    scaled: np.ndarray
+    layers: np.ndarray  # layer table
+    flat: np.ndarray  # empty if they are packed
+
+
 class PredictionBuffers(NamedTuple):
     """What each thread of a team predicts in."""
 

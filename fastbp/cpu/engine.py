@@ -45,8 +45,9 @@ PREDICT_ROWS = 128  # rows per batch of a prediction
 # Panels that are copied before their use, once in a batch, want large batches: at most so many of
 # PREDICT_ROWS together, and so many bytes of inputs and activations.
 FLAT_BATCHES, FLAT_BYTES = 8, 2**25
-# Tiles are for at least so many rows, and for multiply-adds of at least so many bytes.
-FEW_ROWS, FEW_BYTES = 3, 2**21
+# Tiles are for more rows than these, and for multiply-adds of more bytes, of which a row counts for
+# so many besides.
+FEW_ROWS, FEW_BYTES, BYTES_PER_ROW = 3, 6 * 2**20, 2**14
 FIRST_ROWS = tuple(map(np.arange, range(17)))  # all rows, if there are so many
 
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
@@ -433,7 +434,7 @@ class Engine:
             return True
         rows = self._rows_of(X)
         work = self._work.of_rows(n_rows, rows.density)
-        return work * self.dtype.itemsize <= FEW_BYTES
+        return work * self.dtype.itemsize + n_rows * BYTES_PER_ROW <= FEW_BYTES
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, likewise."""

@@ -122,7 +122,8 @@ def add_first_inputs(values, inputs, parameters, layers, entries, sample):
     """Compute the first layer's z of a sample, from inputs or entries; biases are in `values`."""
     n_inputs, n_outputs = layer_of(layers, ZERO)[N_INPUTS], values.size
     if entries is None:
-        add_inputs(values, inputs, section(parameters, ZERO, n_inputs * n_outputs))
+        inputs, size = section(inputs, ZERO, n_inputs), n_inputs * n_outputs
+        add_inputs(values, inputs, section(parameters, ZERO, size))
     else:
         if sample + 1 < entries.rows.starts.size - 1 and are_far(layer_of(layers, ZERO)):
             fetch_weights(parameters, ZERO, n_outputs, entries.rows, sample + 1)

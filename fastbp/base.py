@@ -24,7 +24,7 @@ from fastbp.model import FittedViews, model_of
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
 from fastbp.saving import SavingMixin
-from fastbp.validation import check_rows, passes_as_it_is
+from fastbp.validation import check_rows, passing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -248,8 +248,9 @@ class BaseMLP(
         """A model's outputs for X, of shape (n_samples, n_outputs)."""
         if not params.is_thread_count(self.n_threads):
             params.check(self, ["n_threads"])
-        is_checked = not passes_as_it_is(model, X)
-        X = check_rows(self, model, X) if is_checked else X
+        passing = passing_rows(model, X)
+        is_checked = passing is None
+        X = check_rows(self, model, X) if is_checked else passing
         network, dtype = model.network, model.parameter_dtype()
         with devices.make_engine(network, dtype, self.n_threads, self.device) as engine:
             engine.load_parameters(model.flat(dtype, copy=False))

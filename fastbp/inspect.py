@@ -16,7 +16,7 @@ from fastbp import parameters as params
 from fastbp.base import BaseMLP
 from fastbp.data import Data
 from fastbp.devices import make_engine
-from fastbp.lbfgs import penalised_loss_and_gradient
+from fastbp.lbfgs import PenalisedLoss
 from fastbp.network import Network
 from fastbp.validation import (
     check_rows,
@@ -184,7 +184,8 @@ def backprop_trace(
         activations.append(outputs)
     engine = model.make_engine()
     deltas = _deltas(engine, model.data)
-    loss, gradient = penalised_loss_and_gradient(engine, model.data, model.alpha)
+    penalised = PenalisedLoss(engine, model.data, model.alpha)
+    loss, gradient = penalised(engine.store_parameters())
     gradients = model.network.views(gradient)
     return BackpropTrace(loss, activations, pre_activations, deltas, *gradients)
 

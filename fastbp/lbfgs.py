@@ -22,13 +22,13 @@ def fit_lbfgs(training):
     progress = training.progress
     start = training.best_parameters = engine.store_parameters()
     lap, asked_to_stop = time.perf_counter(), False
+    penalised = PenalisedLoss(engine, data, settings.alpha)
 
     def loss_and_gradient(parameters):
-        engine.load_parameters(parameters.astype(start.dtype))
-        loss, gradient = penalised_loss_and_gradient(engine, data, settings.alpha)
+        loss, gradient = penalised(parameters)
         if not isfinite(loss):
             raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
-        return loss, gradient.astype(np.float64)
+        return loss, gradient.astype(np.float64, copy=False)
 
     def end_iteration(intermediate_result):
         nonlocal lap, asked_to_stop
@@ -72,8 +72,8 @@ def fit_lbfgs(training):
     return training.result()
 
 
-def penalised_loss_and_gradient(engine, data, alpha):
-    """Compute an engine's loss and gradient with the L2 penalty α / (2 Σw) ‖W‖².
+class PenalisedLoss:
+    """An engine's loss and gradient with the L2 penalty α / (2 Σw) ‖W‖².
 
     Σw is the rows' summed sample weight, and the biases are not part of ‖W‖².
 
@@ -82,24 +82,41 @@ def penalised_loss_and_gradient(engine, data, alpha):
     engine : fastbp.engine.Engine
     data : fastbp.data.Data
     alpha : float
-
-    Returns
-    -------
-    loss : float
-    gradient : ndarray of shape (n_parameters,)
-        In the engine's dtype.
     """
-    loss, gradient = engine.loss_and_gradient(data)
-    if alpha == 0:
-        return loss, gradient
-    weight = data.sample_weight
-    total = float(data.n_samples if weight is None else weight.sum())
-    parameters = engine.network.views(engine.store_parameters())[0]
-    gradients, square_norm = engine.network.views(gradient)[0], 0.0
-    for weights, weights_gradient in zip(parameters, gradients, strict=True):
-        square_norm += float(np.sum(np.square(weights, dtype=np.float64)))
-        weights_gradient += weights * gradient.dtype.type(alpha / total)
-    return loss + 0.5 * alpha * square_norm / total, gradient
+
+    def __init__(self, engine, data, alpha):
+        self._engine, self._data, weight = engine, data, data.sample_weight
+        self._total = float(data.n_samples if weight is None else weight.sum())
+        self._alpha, network = float(alpha), engine.network
+        sizes = [fan_in * fan_out for fan_in, fan_out in network.shapes]
+        starts = zip(network.starts, sizes, strict=True)
+        self._weights = [slice(start, start + size) for start, size in starts]
+
+    def __call__(self, parameters):
+        """Compute both at a point.
+
+        Parameters
+        ----------
+        parameters : ndarray of shape (n_parameters,)
+            They become the engine's, in its dtype.
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray of shape (n_parameters,)
+            In the engine's dtype.
+        """
+        parameters = parameters.astype(self._engine.dtype, copy=False)
+        self._engine.load_parameters(parameters)
+        loss, gradient = self._engine.loss_and_gradient(self._data)
+        if self._alpha == 0:
+            return loss, gradient
+        square_norm, factor = 0.0, gradient.dtype.type(self._alpha / self._total)
+        for part in self._weights:
+            weights = parameters[part]
+            square_norm += float(np.add.reduce(np.square(weights, dtype=np.float64)))
+            gradient[part] += weights * factor
+        return loss + 0.5 * self._alpha * square_norm / self._total, gradient
 
 
 def _not_converged(result, max_iter):

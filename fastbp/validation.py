@@ -1,10 +1,11 @@
 """What the estimators accept as data. X is not converted where the engines can read it as it is."""
 
+from copy import copy
 from functools import cache
 from numbers import Number
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.utils import check_array, column_or_1d, get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -12,6 +13,7 @@ from fastbp.data import READABLE_DTYPES
 
 # validate_data keeps the dtypes on this list and turns all others into the first.
 _X_DTYPES = (np.float64, *READABLE_DTYPES)
+_CSR_TYPES = csr_matrix, csr_array
 _PASSING_DTYPES = tuple(dtype for dtype in READABLE_DTYPES if dtype != np.bool_)
 
 
@@ -368,8 +370,8 @@ def _check_indices(given, name, n_samples):
     return np.where(indices < 0, indices + n_samples, indices).astype(np.int64)
 
 
-def passes_as_it_is(model, X):
-    """Whether `check_rows` would return X unchanged, unless a number is not finite.
+def passing_rows(model, X):
+    """X where `check_rows` would return it unchanged, unless a number is not finite; else None.
 
     For one row the checks take most of the time, and for many that one takes a third of it: the
     engine sees every number anyway.
@@ -381,14 +383,37 @@ def passes_as_it_is(model, X):
 
     Returns
     -------
-    passes : bool
-        Only for plain arrays without names; where it is False nothing is said about X yet.
+    X : ndarray or CSR, or None
+        Only plain arrays and CSR matrices, without names; where it is None nothing is said about X
+        yet. A matrix is another one with the same arrays, which nobody else can replace.
     """
-    return (
-        type(X) is np.ndarray
-        and X.ndim == 2
+    if type(X) is not np.ndarray:
+        if type(X) not in _CSR_TYPES or model.network.n_embedded:
+            return None
+        X = copy(X)
+    passes = (
+        X.ndim == 2
         and X.dtype in _PASSING_DTYPES
         and X.shape[0] > 0
         and X.shape[1] == model.network.layer_sizes[0]
         and model.feature_names is None
+        and (type(X) is np.ndarray or _is_orderly(X))
+    )
+    return X if passes else None
+
+
+def _is_orderly(X):
+    """Whether a CSR matrix's arrays can be read as they are: its indices become addresses."""
+    arrays = values, columns, starts = X.data, X.indices, X.indptr
+    if not all(type(array) is np.ndarray and array.flags.c_contiguous for array in arrays):
+        return False
+    return (
+        columns.dtype == starts.dtype
+        and columns.dtype in (np.int32, np.int64)
+        and values.shape == columns.shape == (starts[-1],)
+        and starts.shape == (X.shape[0] + 1,)
+        and starts[0] == 0
+        and bool((starts[1:] >= starts[:-1]).all())
+        and (not len(columns) or (columns.min() >= 0 and columns.max() < X.shape[1]))
+        and bool(X.has_canonical_format)
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbp import activations, losses
 from fastbp.cpu.code import kernel_of
+from fastbp.cpu.evaluation import Evaluation
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.packing import Packed, address_of
 from fastbp.cpu.records import (
@@ -28,8 +29,8 @@ from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import (
     BrokenBatch,
-    GradientSums,
     PredictionBuffers,
+    PredictionWeights,
     State,
     TrainingBuffers,
     make_masks,
@@ -38,14 +39,17 @@ from fastbp.cpu.workspace import (
 )
 from fastbp.optimizers import code_of
 from fastbp.precisions import BFLOAT16
-from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads, cores_at_hand
 
 NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
-FEW_ROWS = 8  # at most this many rows, and one vector's lanes, skip packing the parameters
-FIRST_ROWS = tuple(map(np.arange, range(FEW_ROWS + 1)))  # all rows, if there are so many
-GRADIENT_ROWS = 256  # rows per batch of `loss_and_gradient`
+# Panels that are copied before their use, once in a batch, want large batches: at most so many of
+# PREDICT_ROWS together, and so many bytes of inputs and activations.
+FLAT_BATCHES, FLAT_BYTES = 8, 2**25
+# Tiles are for more rows than these, and for multiply-adds of more bytes, of which a row counts for
+# so many besides.
+FEW_ROWS, FEW_BYTES, BYTES_PER_ROW = 3, 6 * 2**20, 2**14
+FIRST_ROWS = tuple(map(np.arange, range(17)))  # all rows, if there are so many
 
 # Engines whose context is entered: concurrent fits share the cores. Weak, because Ctrl-C may come
 # after `__enter__` and before the `with` block that would call `__exit__`.
@@ -104,7 +108,8 @@ class Engine:
         self._broken = None  # a `BrokenBatch`, while there is one
         self._rows = []  # of the last two X: that of training, and validation rows
         self._trials = None  # of the last epoch's team
-        self._buffers = None  # of the last epoch, if they are small
+        self._buffers = None  # of the last epoch, if they are small, or of evaluations
+        self._evaluation = None  # of the last `loss_and_gradient`
         self._prediction_buffers = None  # of the last prediction, likewise
 
     def __enter__(self):
@@ -113,7 +118,7 @@ class Engine:
 
     def __exit__(self, *exception):
         _active.discard(self)
-        self._buffers = self._prediction_buffers = None
+        self._buffers = self._prediction_buffers = self._evaluation = None
 
     # ---- parameters and optimizer state -------------------------------------------------------
 
@@ -263,13 +268,18 @@ class Engine:
 
     def loss_and_gradient(self, data):
         """Compute the weighted mean loss of all rows, without penalty, and its gradient."""
-        steps, total_weight = gradient_steps(data, GRADIENT_ROWS)
-        self.moments = [np.zeros_like(self.weights)]
-        result = aligned_zeros(RESULT_SIZE, np.float64)
-        sums = GradientSums(self.moments[0]) if self.dtype == np.float32 else None
-        self._run(data, np.arange(data.n_samples), steps, result, sums)
-        gradient = self.moments[0] if sums is None else sums.total()
-        return float(result[LOSS] / total_weight), self.layout.unpack(gradient)
+        self._end_teams()
+        kept = self._evaluation
+        if kept is None or kept.data is not data:
+            kept = self._evaluation = Evaluation(self.layout, self._padded, data)
+        if self.network.has_scales:  # with which `weights` are more than a copy
+            kept.begin(None)
+        else:
+            kept.begin(self._flat)
+            self._flat = None
+        self.moments = kept.moments
+        self._run(data, kept.order, kept.steps, kept.result, kept)
+        return kept.end()
 
     def _end_teams(self):
         """Wait for a team that an interrupt has left, and take its batch back if it is not done."""
@@ -278,11 +288,15 @@ class Engine:
             self._broken.take_back()
             self._broken = None
 
-    def _run(self, data, order, steps, result, sums=None):
-        """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
+    def _run(self, data, order, steps, result, kept=None):
+        """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C.
+
+        `kept` is an `Evaluation`, whose every call is alike.
+        """
         order = np.ascontiguousarray(order, np.int64)
         batch_size = min(steps.batch_size, len(order))
-        buffers = self._buffers_for(data, order, batch_size, steps)
+        buffers = self._buffers_for(data, order, batch_size, steps, keeps=kept is not None)
+        sums = None if kept is None else kept.sums
         max_grad_norm = math.inf if steps.max_grad_norm is None else float(steps.max_grad_norm)
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
         factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
@@ -317,13 +331,15 @@ class Engine:
             self._trials = Trials(size, self._work.may_favour_fewer(batch_size, size, density))
         return self._trials
 
-    def _buffers_for(self, data, order, batch_size, steps):
-        """The buffers that a team trains in: the last epoch's where they fit."""
+    def _buffers_for(self, data, order, batch_size, steps, keeps=False):
+        """The buffers that a team trains in: the last ones where they fit."""
         rows = self._rows_of(data.X)
         size = self._team_size(batch_size, len(order), rows.density)
         buffers, state, weights = self._buffers, self._state(steps), self.weights
         masks = make_masks(steps.dropout, self.layout.first_dense)
-        if buffers and buffers.fit(data, batch_size, size, weights, self._scaled, state, masks):
+        if buffers and buffers.fit(
+            data, order, batch_size, size, weights, self._scaled, state, masks
+        ):
             return buffers
         if self.precision == BFLOAT16 and self._pairs is None:
             self._pairs = aligned_zeros(self.layout.n_pairs, np.int32)
@@ -336,9 +352,9 @@ class Engine:
         buffers = TrainingBuffers(
             self.precision, data, batch_size, self._objective(data),
             self._pack(memory, rows, learns=True), rows.source, workspaces,
-            self._work.batches_per_call(batch_size, rows.density),
+            self._work.batches_per_call(batch_size, rows.density), order,
         )  # fmt: skip
-        self._buffers = buffers if buffers.are_small() else None
+        self._buffers = buffers if keeps or buffers.are_small() else None
         return buffers
 
     def predict(self, data, rows=None, activation=None):
@@ -351,30 +367,33 @@ class Engine:
         code = activations.code_of(activation or self.network.output_activation)
         if rows is not None:
             rows = np.ascontiguousarray(rows, np.int64)
-        few = n_rows <= min(FEW_ROWS, self.layout.lanes)
-        if few and self._flat is not None and not self.network.extra_shapes:
-            order = FIRST_ROWS[n_rows] if rows is None else rows
+        order = rows
+        if rows is None:
+            order = FIRST_ROWS[n_rows] if n_rows < len(FIRST_ROWS) else np.arange(n_rows)
+        if self._are_few(data.X, n_rows):
             bits = self._predict_few(data, order, code, out)
         else:
-            order = np.arange(n_rows) if rows is None else rows
             bits = self._predict_many(data, order, code, out)
         self.inputs_were_finite, self.outputs_were_finite = FINITENESS[bits]
         return out
 
     def _predict_many(self, data, order, code, out):
         """Predict rows in batches, into `out`; return what the kernel does."""
-        rows, batch_size = self._rows_of(data.X), min(PREDICT_ROWS, len(order))
+        rows = self._rows_of(data.X)
         size = self._team_size(len(order), len(order), rows.density)
         size = min(size, -(-len(order) // PREDICT_ROWS))
-        memories, workspaces = self._buffers_to_predict(rows, order, batch_size, size)
+        weights = self._weights_to_predict(rows, -(-len(order) // size))
+        batch_size = weights.batch_size
+        memories, workspaces = self._buffers_to_predict(rows, order, size, weights)
         kernel = kernel_of("predict", self.layout.real, rows.source is None)
         n_batches = self._work.batches_per_call(batch_size, rows.density, learns=False)
         stride, bits = n_batches * batch_size * size, []
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
             prediction = Prediction(
-                rows.source, batch_size, code, float(data.input_scale), part, outputs, size
-            )
+                rows.source, batch_size, code, float(data.input_scale), part, outputs, size,
+                weights.flat,
+            )  # fmt: skip
             call = self._pack(prediction, rows)
 
             # Addresses do not keep what they point to: a rank may outlive an interrupted caller.
@@ -386,29 +405,66 @@ class Engine:
             run_team(size, member, memories[0].record.control, self._at_work)
         return reduce(and_, bits)
 
-    def _buffers_to_predict(self, rows, order, batch_size, size):
+    def _weights_to_predict(self, rows, n_rows):
+        """Where a prediction of `n_rows` by each thread finds the parameters.
+
+        Those that are not packed yet, as an estimator's, are not packed for one large batch or two,
+        which takes longer than to copy a panel before its use; nor for sparse rows, which need the
+        first layer's weights of their entries only.
+        """
+        layout, nothing, batch_size = self.layout, self._nothing, min(PREDICT_ROWS, n_rows)
+        if self._flat is not None and not self.network.extra_shapes:
+            n_batches = self._work.batches_per_call(PREDICT_ROWS, rows.density, learns=False)
+            numbers = layout.n_units + layout.input_stride * rows.are_gathered  # of a row
+            fitting = FLAT_BYTES // (numbers * self.dtype.itemsize) // PREDICT_ROWS
+            flat_rows = PREDICT_ROWS * max(1, min(FLAT_BATCHES, n_batches, fitting))
+            if n_rows <= 2 * flat_rows or not rows.are_gathered:
+                return PredictionWeights(
+                    min(flat_rows, n_rows), nothing, nothing, layout.one_panel_table, self._flat
+                )
+        layers = layout.table.ravel()
+        return PredictionWeights(batch_size, self.weights, self._scaled, layers, nothing)
+
+    def _buffers_to_predict(self, rows, order, size, weights):
         """What each thread predicts in: the last prediction's where it fits, as in each epoch."""
-        buffers, weights = self._prediction_buffers, self.weights
-        wanted = rows, batch_size, size, weights, self._scaled
-        if buffers and buffers.fit(*wanted):
+        buffers, batch_size, is_flat = (
+            self._prediction_buffers, weights.batch_size, weights.flat.size > 0
+        )  # fmt: skip
+        wanted = rows, batch_size, size, weights.padded, weights.scaled
+        if buffers and not is_flat and buffers.fit(*wanted):
             return buffers.memories, buffers.workspaces
         workspaces = self._workspaces(rows, order, batch_size, size, learns=False)
-        state = State(*[self._nothing] * len(State._fields))
-        arrays = weights, self._scaled, state, make_masks(None)
-        memories = [
-            self._pack(make_memory(self.layout, *arrays, batch_size, learns=False), rows)
-            for _ in range(size)
-        ]
+        state, masks = State(*[self._nothing] * len(State._fields)), make_masks(None)
+        memories, padded = [], weights.padded
+        room = self.layout.one_panel_size(first_layer=0 if rows.are_gathered else 1)
+        for _ in range(size):
+            if is_flat:
+                padded = aligned_zeros(room, self.dtype)
+            memory = make_memory(
+                self.layout, padded, weights.scaled, state, masks, batch_size, learns=False
+            )
+            memories.append(self._pack(memory._replace(layers=weights.layers), rows))
         buffers = PredictionBuffers(*wanted, memories, workspaces)
-        self._prediction_buffers = buffers if self in _active and buffers.are_small() else None
+        keeps = self in _active and not is_flat and buffers.are_small()
+        self._prediction_buffers = buffers if keeps else None
         return memories, workspaces
+
+    def _are_few(self, X, n_rows):
+        """Whether to predict rows one by one, straight from the flat parameters."""
+        if self._flat is None or self.network.extra_shapes:
+            return False
+        if n_rows <= FEW_ROWS:
+            return True
+        rows = self._rows_of(X)
+        work = self._work.of_rows(n_rows, rows.density)
+        return work * self.dtype.itemsize + n_rows * BYTES_PER_ROW <= FEW_BYTES
 
     def _predict_few(self, data, order, code, out):
         """Predict a few rows straight from the flat parameters, likewise."""
         widest = self.layout.widest
         working = np.empty(2 * widest + out.shape[1] * self.layout.lanes, self.dtype)
         rows = self._rows_of(data.X)
-        (entries,) = rows.make_entries(order, 1, 1, self.dtype, learns=False)
+        (entries,) = rows.make_entries(order, self.layout.lanes, 1, self.dtype, learns=False)
         few = FewRows(
             self._flat, self.layout.table_place, rows.source, entries, float(data.input_scale),
             code, order, out, working, widest,

@@ -11,6 +11,8 @@ features, feature by feature, and then all features. Parameters that belong to n
 of inputs and the embedding, come after all panels.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from fastbp.activations import code_of
@@ -158,6 +160,18 @@ class Layout:
         self.n_blocks += n_panels * blocks
         return width
 
+    @cached_property
+    def one_panel_table(self):
+        """The table where the weights of every panel are copied to the same place before use."""
+        table = self.table.copy()
+        table[:, [WEIGHTS, PANEL_ROWS]] = 0
+        return table.ravel()
+
+    def one_panel_size(self, first_layer):
+        """Room for the largest panel of weights from a layer on."""
+        sizes = self.table[first_layer:, PANEL_ROWS] * self.table[first_layer:, WIDTH]
+        return int(sizes.max(initial=0))
+
     def _input_stride(self, n_features):
         """Whole cache lines; one more where the rows of a tile would fall into the same L1 set."""
         line = CACHE_LINE // self.dtype.itemsize
@@ -170,7 +184,7 @@ class Layout:
         shape = fields[N_PANELS], fields[PANEL_ROWS], fields[WIDTH]
         return padded[fields[WEIGHTS] :][: np.prod(shape)].reshape(shape)
 
-    def _pieces(self, padded, flat):
+    def pieces(self, padded, flat):
         """Yield pairs of views: pieces of the padded vector, and the same numbers of the flat one.
 
         For each array all whole panels are one piece and a last, partial one is another, so that
@@ -222,12 +236,12 @@ class Layout:
 
     def pack(self, flat, padded):
         """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""
-        for inside, outside in self._pieces(padded, flat):
+        for inside, outside in self.pieces(padded, flat):
             inside[...] = outside
 
     def unpack(self, padded):
         """Copy a padded vector into a new flat one."""
         flat = np.empty(self.network.n_parameters, self.dtype)
-        for inside, outside in self._pieces(padded, flat):
+        for inside, outside in self.pieces(padded, flat):
             outside[...] = inside
         return flat

@@ -282,15 +282,16 @@ class Prediction(NamedTuple):
     order: Int64s
     out: Reals
     size: int  # of the team
+    parameters: Reals  # flat; empty if they are packed in `Memory.weights`
 
 
 class FewRows(NamedTuple):
-    """What `predict_few` reads: rows that are not more than a vector's lanes."""
+    """What `predict_few` reads."""
 
     parameters: Reals  # flat
     layers: Placed  # layer table
     source: Source | None  # of dense rows
-    entries: Entries | None  # of any of the rows, if they are sparse
+    entries: Entries | None  # of as many rows as a vector has lanes, if they are sparse
     input_scale: float
     activation: int  # of the output layer
     order: Int64s

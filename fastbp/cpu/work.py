@@ -50,6 +50,10 @@ class Work:
         first, *others = (fan_in * fan_out for fan_in, fan_out in self._network.shapes)
         return first * density + sum(others)
 
+    def of_rows(self, rows, density=1.0):
+        """Of `rows` rows, forward."""
+        return rows * self._multiply_adds(density)
+
     def of_batch(self, rows, density=1.0):
         """Of `rows` rows, forward and backward; all weights are updated, even of sparse rows."""
         return rows * self._multiply_adds(min(1.0, density + 1 / rows)) * 3

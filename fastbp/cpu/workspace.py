@@ -55,12 +55,14 @@ class TrainingBuffers(NamedTuple):
     source: Source | None  # of dense rows
     workspaces: list  # one for each thread of the largest team, packed
     batches_per_call: int  # most batches of one call of the kernel
+    order: np.ndarray  # of all rows, for which sparse ones have room
 
-    def fit(self, data, batch_size, size, weights, scaled, state, masks):
+    def fit(self, data, order, batch_size, size, weights, scaled, state, masks):
         """Whether they are for this data, batch size and team, and for these very arrays."""
         memory = self.memory.record
         return (
             data is self.data
+            and (order is self.order or self.source is not None)
             and (batch_size, size) == (self.batch_size, len(self.workspaces))
             and weights is memory.weights
             and scaled is memory.scaling.weights
@@ -156,6 +158,16 @@ class BrokenBatch:
         if self._result[UPDATES] == self._updates:
             for kept, array in zip(self._copies, self._arrays, strict=True):
                 array[...] = kept
+
+
+class PredictionWeights(NamedTuple):
+    """Where a prediction finds the parameters."""
+
+    batch_size: int
+    padded: np.ndarray  # in panels; empty if each is copied to a thread's memory before use
+    scaled: np.ndarray
+    layers: np.ndarray  # layer table
+    flat: np.ndarray  # empty if they are packed
 
 
 class PredictionBuffers(NamedTuple):

@@ -16,7 +16,7 @@ from fastbp.cpu import code
 from fastbp.cpu.engine import Engine
 from fastbp.cpu.layout import Layout
 from fastbp.data import READABLE_DTYPES, Data
-from fastbp.lbfgs import penalised_loss_and_gradient
+from fastbp.lbfgs import PenalisedLoss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
@@ -141,7 +141,7 @@ def test_gradient_is_that_of_central_differences(objective, activation, n_hidden
     data = make_data(network, 9, 3, weighted=True)
     engine, oracle = make_engines(network, seed=4)
     parameters = engine.store_parameters()
-    loss, gradient = penalised_loss_and_gradient(engine, data, 0.2)
+    loss, gradient = PenalisedLoss(engine, data, 0.2)(parameters)
     X, targets, weight = oracle.gather(data, np.arange(9))
     expected = naive.loss_and_gradient(network, parameters, X, targets, weight, 0.2)
     assert_allclose(loss, expected[0], rtol=1e-12)

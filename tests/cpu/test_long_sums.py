@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
 import fastbp.cpu.rows as rows_module
-from fastbp.cpu.engine import GRADIENT_ROWS, Engine
+from fastbp.cpu.engine import Engine
+from fastbp.cpu.evaluation import GRADIENT_ROWS
 from fastbp.cpu.layout import Layout
 from fastbp.cpu.records import BLOCK_ROWS
 from fastbp.cpu.workspace import GROUP_BATCHES, TrainingBuffers, make_workspace

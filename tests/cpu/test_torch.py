@@ -11,7 +11,7 @@ import pytest
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.inspect import backprop_trace
-from fastbp.lbfgs import penalised_loss_and_gradient
+from fastbp.lbfgs import PenalisedLoss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
@@ -135,8 +135,7 @@ def assert_gradients_agree(hidden_sizes, hidden_activations, objective, weighted
     network, parameters, X, targets = make_problem(hidden_sizes, hidden_activations, objective)
     sample_weight = np.random.default_rng(1).uniform(0, 2, N_SAMPLES) if weighted else None
     engine = Engine(network, np.float64)
-    engine.load_parameters(parameters)
-    loss, gradient = penalised_loss_and_gradient(engine, Data(X, targets, sample_weight), alpha)
+    loss, gradient = PenalisedLoss(engine, Data(X, targets, sample_weight), alpha)(parameters)
 
     oracle = Oracle(network, parameters)
     weight = np.ones(N_SAMPLES) if sample_weight is None else sample_weight

@@ -10,7 +10,7 @@ import versions
 import fastbp
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
-from fastbp.lbfgs import penalised_loss_and_gradient
+from fastbp.lbfgs import PenalisedLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -43,10 +43,9 @@ def loss_and_gradient(model, packed, X, y, *rest):
     for array, part in zip(coefs + intercepts, np.split(packed, stops), strict=True):
         array.flat = part
     engine = Engine(network, np.float64)
-    engine.load_parameters(parameters)
     targets = y.argmax(axis=1) if network.output_activation == "softmax" else y
     data = Data(X, targets, sample_weight)
-    loss, gradient = penalised_loss_and_gradient(engine, data, model.alpha)
+    loss, gradient = PenalisedLoss(engine, data, model.alpha)(parameters)
     coefs, intercepts = network.views(gradient)
     return loss, np.concatenate([array.ravel() for array in coefs + intercepts])
 

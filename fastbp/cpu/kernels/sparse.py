@@ -68,13 +68,3 @@ def sort_by_column(entries):
             starts[column + 1] = at + 1
             columns.indices[at] = row
             columns.values[at] = rows.values[k]
-
-
-@kernel
-def add_entries(values, rows, weights):
-    """Add to `values` the first row's entries, each times its row of a weight matrix."""
-    for k in range(rows.starts[1]):
-        row = section(weights, rows.indices[k] * values.size, values.size)
-        value = rows.values[k]
-        for j in range(values.size):
-            values[j] += value * row[j]

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastbp.epochs import InMemory
 from fastbp.training import NonFiniteLossError
 from fastbp.warned import warn
 
@@ -25,7 +26,7 @@ def fit_lbfgs(training):
 
     def loss_and_gradient(parameters):
         engine.load_parameters(parameters.astype(start.dtype))
-        loss, gradient = penalised_loss_and_gradient(engine, data, settings.alpha)
+        loss, gradient = penalised_loss_and_gradient(engine, data, settings.alpha, training.rows)
         if not isfinite(loss):
             raise NonFiniteLossError(f"The loss became {loss} in iteration {progress.n_iter + 1}.")
         return loss, gradient.astype(np.float64)
@@ -72,7 +73,7 @@ def fit_lbfgs(training):
     return training.result()
 
 
-def penalised_loss_and_gradient(engine, data, alpha):
+def penalised_loss_and_gradient(engine, data, alpha, rows=InMemory):
     """Compute an engine's loss and gradient with the L2 penalty α / (2 Σw) ‖W‖².
 
     Σw is the rows' summed sample weight, and the biases are not part of ‖W‖².
@@ -82,6 +83,8 @@ def penalised_loss_and_gradient(engine, data, alpha):
     engine : fastbp.engine.Engine
     data : fastbp.data.Data
     alpha : float
+    rows : fastbp.epochs.InMemory or fastbp.sources.streaming.StreamedRows, default=InMemory
+        Who has the rows.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def penalised_loss_and_gradient(engine, data, alpha):
     gradient : ndarray of shape (n_parameters,)
         In the engine's dtype.
     """
-    loss, gradient = engine.loss_and_gradient(data)
+    loss, gradient = rows.loss_and_gradient(engine, data)
     if alpha == 0:
         return loss, gradient
     weight = data.sample_weight

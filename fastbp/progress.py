@@ -37,6 +37,9 @@ class EpochReport:
         Loss of the held-out rows without the penalty; None where there are no such rows.
     learning_rate : float or None, default=None
         That of the epoch's last update; None with lbfgs.
+    seconds_waiting : float or None, default=None
+        For how long training has waited for rows of a source (`fastbp.sources`); None where they
+        are in memory.
     """
 
     n_iter: int
@@ -47,6 +50,7 @@ class EpochReport:
     stopped: bool = False
     validation_loss: float | None = None
     learning_rate: float | None = None
+    seconds_waiting: float | None = None
     _present: Callable | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self):
@@ -217,3 +221,27 @@ def check_progress(attributes):
         value = attributes.get(name)
         if value is not None and not isinstance(value, Real):
             raise ValueError(f"{name} must be a number, got {value!r}.")
+
+
+def short(number):
+    """1234567 -> '1.23M'."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+LITTLE = 0.05  # of the time
+
+
+def who_waits(rows, seconds):
+    """Whether training waits for the rows of a source, or reading for training, in words.
+
+    Parameters
+    ----------
+    rows : object
+        With the `seconds_waiting` of an epoch of `seconds`.
+    seconds : float
+    """
+    share = rows.seconds_waiting / seconds if seconds else 0.0
+    return f"waits for rows {share:.0%}" if share > LITTLE else "rows are there in time"

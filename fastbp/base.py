@@ -75,10 +75,9 @@ def _given(X, y, sample_weight, own):
     """The data of a fit; a source that fits into its buffer is read, and is an array then."""
     if not is_source(X):
         return GivenData(X, y, sample_weight, own)
-    X.targets(y, sample_weight)
-    if X.fits:
-        return GivenData(X.load(), *X.targets(), own)
-    return imported("fastbp.sources.streaming").GivenSource(X, own)
+    X.targets(y, sample_weight)  # raises where others are given
+    streaming = imported("fastbp.sources.streaming")
+    return (streaming.LoadedSource if X.fits else streaming.GivenSource)(X, own)
 
 
 class BaseMLP(

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 
 from fastbp.sources.blocks import BatchSource, BlockSource
 from fastbp.sources.flat import FlatSource, load_column, read_header
+from fastbp.sources.parquet import Columns, ParquetSource, find_files
 from fastbp.sources.source import BUFFER, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, DTypeLike
 
     from fastbp.hints import Path
 
-__all__ = ["Source", "from_batches", "from_blocks", "from_npy"]
+__all__ = ["Source", "from_batches", "from_blocks", "from_npy", "from_parquet"]
 
 
 def from_npy(
@@ -85,6 +86,74 @@ def from_npy(
     n_rows = file.shape[0]
     y, weight = load_column(y, "y", n_rows), load_column(sample_weight, "sample_weight", n_rows)
     return FlatSource(file, y, weight, buffer)
+
+
+def from_parquet(
+    paths: Path | Sequence[Path],
+    target: str | Sequence[str] | None,
+    columns: Sequence[str] | None = None,
+    *,
+    sample_weight: str | None = None,
+    cache: Path | None = None,
+    dtype: DTypeLike | None = None,
+    buffer: int | str = BUFFER,
+) -> Source:
+    """Rows of Parquet files; needs pyarrow (``pip install 'fastbp[parquet]'``).
+
+    Decoding takes longer than training a small network, so that it is done once, here, into a flat
+    file, which every epoch reads. Models know the names of the columns.
+
+    Parameters
+    ----------
+    paths : str, path-like or a list of them
+        Files, or patterns such as "rows/*.parquet", whose files are taken in the order of their
+        names.
+    target : str, list of str or None
+        The column of y, or several. None to predict only.
+    columns : list of str, default=None
+        The columns of X, in this order. They must hold numbers or booleans, none missing. None for
+        all but `target` and `sample_weight`.
+    sample_weight : str, default=None
+        The column of the rows' weights.
+    cache : str or path-like, default=None
+        The flat file, a .npy file of X. It is used again as long as the Parquet files and `columns`
+        are the same, and replaced otherwise. None for a file without a name in the folder for
+        temporary files (the environment variable TMPDIR), which vanishes with the source.
+    dtype : dtype, default=None
+        Of X in the flat file. None for the smallest that holds all columns: float32 if all are,
+        but float64 for float32 beside int64. float16 halves what is read.
+    buffer : int or str, default="64MB"
+        Size of each of the two buffers, in bytes or as in "256MB".
+
+    Returns
+    -------
+    source : Source
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, or have missing values.
+    ImportError
+        Without pyarrow.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from fastbp import MLPClassifier, sources
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for part in range(3):
+    ...     X = np.random.default_rng(part).normal(size=(2000, 3)).astype(np.float32)
+    ...     table = pd.DataFrame(X, columns=["a", "b", "c"])
+    ...     table.assign(sign=X[:, 1] > 0).to_parquet(folder / f"{part}.parquet")
+    >>> source = sources.from_parquet(folder / "*.parquet", target="sign", buffer="32kB")
+    >>> model = MLPClassifier((8,), max_iter=20, tol=0, random_state=0).fit(source)
+    >>> model.score(source) > 0.95, model.feature_names_in_.tolist()
+    (True, ['a', 'b', 'c'])
+    """
+    read = Columns(find_files(paths), target, columns, sample_weight, dtype)
+    return ParquetSource(read, cache, buffer)
 
 
 def from_blocks(n_blocks: int, read: Callable[[int], Any], *, buffer: int | str = BUFFER) -> Source:

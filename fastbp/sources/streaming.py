@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import devices
 from fastbp.data import Data
 from fastbp.epochs import check_weight
+from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.sources.ahead import ReadAhead
 from fastbp.sources.order import BlockOrder
@@ -63,18 +64,10 @@ class GivenSource:
             Of the dtype of the source, without memory: there are only zeros in it.
         y, feature_names, sample_weight : as from `fastbp.fitting.GivenData.check`
         """
-        source = self.source
-        _refuse(estimator, source)
-        y, weight = source.targets()
-        known = None
-        if model is not None:
-            _check_names(model, source)
-            known = SimpleNamespace(n_features=model.n_features, feature_names=None)
-        y = check_training_data(
-            estimator, _stand_in(source, np.uint8), y, model=known, **kind_of_targets(estimator)
-        )[1]
-        X = _stand_in(source, source.dtype)
-        return X, y, source.feature_names, check_sample_weight(weight, X)
+        _refuse(estimator, self.source)
+        X = _stand_in(self.source, np.uint8)
+        checked = _check(estimator, model, self.source, X)
+        return _stand_in(self.source, self.source.dtype), *checked[1:]
 
     def check_validation(self, estimator, n_features, feature_names):
         """Check the validation rows; None without."""
@@ -95,6 +88,29 @@ class GivenSource:
                 "Use device='cpu'."
             )
         return StreamedRows(self.source, fit.incremental)
+
+
+class LoadedSource(GivenData):
+    """A source that has been read into memory, as the data of a fit."""
+
+    def __init__(self, source, own):
+        super().__init__(source.load(), *source.targets(), own)
+        object.__setattr__(self, "source", source)
+
+    def check(self, estimator, model):
+        """Check all of it: see `fastbp.fitting.GivenData.check`."""
+        return _check(estimator, model, self.source, self.X)
+
+
+def _check(estimator, model, source, X):
+    """Check X, or what stands for it, and what belongs to it; columns have the source's names."""
+    y, weight = source.targets()
+    known = None
+    if model is not None:
+        _check_names(model, source)
+        known = SimpleNamespace(n_features=model.n_features, feature_names=None)
+    X, y, _ = check_training_data(estimator, X, y, model=known, **kind_of_targets(estimator))
+    return X, y, source.feature_names, check_sample_weight(weight, X)
 
 
 def _stand_in(source, dtype):

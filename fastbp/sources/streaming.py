@@ -20,6 +20,7 @@ from fastbp.data import Data
 from fastbp.epochs import check_weight
 from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
+from fastbp.labels import pack_bytes
 from fastbp.sources.ahead import ReadAhead
 from fastbp.sources.order import BlockOrder
 from fastbp.validation import (
@@ -29,6 +30,8 @@ from fastbp.validation import (
     kind_of_targets,
 )
 from fastbp.warned import warn
+
+ENCODED_AT_ONCE = 2**20  # labels
 
 
 class GivenSource:
@@ -75,10 +78,20 @@ class GivenSource:
 
     def encode(self, fit, y, dtype):
         """Turn y into targets and labels, and count the columns of targets."""
-        targets, labels, n_outputs = fit.encode(y, dtype)
-        if targets.ndim == 1:
-            targets = targets.astype(np.min_scalar_type(len(labels.classes)))
-        return targets, labels, n_outputs
+        if fit.estimator._numeric_targets or y.ndim > 1:
+            return fit.encode(y, dtype)
+        # By parts, as sorting takes some times the memory of what is sorted.
+        parts = np.array_split(y, -(-len(y) // ENCODED_AT_ONCE))
+        classes = np.unique(np.concatenate([np.unique(part) for part in parts]))
+        # scikit-learn takes rows that are all different for numbers.
+        _, labels, n_outputs = fit.encode(np.repeat(classes, 4), dtype)
+
+        def encode(part):
+            targets = labels.encode(part, dtype)
+            is_class = targets.ndim == 1
+            return targets.astype(np.min_scalar_type(len(labels.classes))) if is_class else targets
+
+        return np.concatenate([encode(pack_bytes(part)) for part in parts]), labels, n_outputs
 
     def rows_of(self, fit):
         """Who has the rows of a training."""

@@ -1,4 +1,4 @@
-"""Rows a second from a flat file and from Parquet beside those from memory: one thread, by turns."""
+"""Rows a second from a flat file and from Parquet beside those from memory, on one thread."""
 
 import os
 import time

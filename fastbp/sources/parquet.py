@@ -4,7 +4,8 @@ import glob
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import numpy as np
 
@@ -129,7 +130,18 @@ class Columns:
         return digest.digest()
 
     def batches(self, names):
-        """Yield the columns of these names, batch by batch, each with its file's path."""
+        """Yield the columns of these names, batch by batch, each with its file's path.
+
+        The next batch is decoded meanwhile.
+        """
+        decoded = self._decoded(names)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(next, decoded, None)
+            while (found := following.result()) is not None:
+                following = pool.submit(next, decoded, None)
+                yield found
+
+    def _decoded(self, names):
         for path in self.paths:
             with self.open(path) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=names):
@@ -139,12 +151,12 @@ class Columns:
         """Read columns into memory: an array of shape (n_rows,), or of several columns; or None."""
         if not names:
             return None
-        parts = [
-            np.column_stack([_numbers(path, name, batch.column(name)) for name in names])
-            if len(names) > 1
-            else _numbers(path, names[0], batch.column(names[0]))
-            for path, batch in self.batches(names)
-        ]
+        with closing(self.batches(names)) as batches:
+            parts = [
+                np.column_stack([_numbers(path, name, batch.column(name)) for name in names])
+                for path, batch in batches
+            ]
+        parts = [part.ravel() if len(names) == 1 else part for part in parts]
         return np.concatenate(parts)
 
     def decode(self, file):
@@ -153,13 +165,14 @@ class Columns:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         offset, first = file.tell(), 0
-        for path, batch in self.batches(self.features):
-            rows = np.empty((len(batch), shape[1]), self.dtype)
-            for column, name in enumerate(self.features):
-                rows[:, column] = _numbers(path, name, batch.column(name), may_miss=False)
-            check_finite(rows, first, path)
-            file.write(rows.data.cast("B"))
-            first += len(rows)
+        with closing(self.batches(self.features)) as batches:
+            for path, batch in batches:
+                rows = np.empty((len(batch), shape[1]), self.dtype)
+                for column, name in enumerate(self.features):
+                    rows[:, column] = _numbers(path, name, batch.column(name), may_miss=False)
+                check_finite(rows, first, path)
+                file.write(rows.data.cast("B"))
+                first += len(rows)
         if first != shape[0]:
             raise ValueError(f"{self.paths[0]} and others have changed while they were read.")
         return offset

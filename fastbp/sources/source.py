@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastbp.data import READABLE_DTYPES
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from fastbp.hints import Array
 
 BUFFER = "64MB"
 LEAST_BLOCKS = 64  # in a buffer: with fewer, rows sorted by class are not shuffled well
@@ -41,16 +47,22 @@ class Source(ABC):
     is_source_of_rows = True  # see `fastbp.data.is_source`
     is_sequential = False  # whether blocks can only be read one after the other
     ndim = 2
-    feature_names = None
+    feature_names: Any = None
+    if TYPE_CHECKING:
+        n_features: int
+        dtype: np.dtype[Any]
+        block_rows: Array
+        y: Array | None
+        sample_weight: Array | None
 
-    def __init__(self, buffer=BUFFER):
+    def __init__(self, buffer: int | str = BUFFER) -> None:
         self.buffer = buffer
         self.buffer_bytes = _read_size(buffer)
 
     # ---- what a source offers -----------------------------------------------------------------
 
     @abstractmethod
-    def open(self):
+    def open(self) -> Any:
         """Open what is needed to read.
 
         Returns
@@ -63,29 +75,29 @@ class Source(ABC):
     # ---- what follows -------------------------------------------------------------------------
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return int(self.block_rows.sum()), self.n_features
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
     @property
-    def row_bytes(self):
+    def row_bytes(self) -> int:
         """Bytes of a row in a buffer."""
         return self.n_features * self.dtype.itemsize
 
     @property
-    def most_rows(self):
+    def most_rows(self) -> int:
         """Rows that a buffer has room for."""
         return self.buffer_bytes // self.row_bytes
 
     @property
-    def fits(self):
+    def fits(self) -> bool:
         """Whether one buffer has room for all rows: then they are trained on as an array."""
         return self.shape[0] <= self.most_rows
 
-    def load(self):
+    def load(self) -> Array:
         """Read all rows into memory.
 
         Returns
@@ -99,7 +111,7 @@ class Source(ABC):
                 end += n_rows
         return X
 
-    def targets(self, y=None, sample_weight=None):
+    def targets(self, y: object = None, sample_weight: object = None) -> tuple[Any, Any]:
         """The source's y and sample weights; raise if a call has given others, or there are none.
 
         Returns
@@ -120,7 +132,7 @@ class Source(ABC):
             )
         return self.y, self.sample_weight
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} is a source of rows and no array. Sources are for fit, "
             "partial_fit, score and predict of MLPClassifier and MLPRegressor; what else needs X "

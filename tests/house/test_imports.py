@@ -40,8 +40,12 @@ LATER = {
     "fastbp.many": "fit_many",
     "fastbp.onnx": "who names it",
     "fastbp.plotting": "who names it",
+    "fastbp.sources": "who names it",
 }
-PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting", "training"]
+PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting"] + [
+    "sources",
+    "training",
+]
 
 
 def after(program, result):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, TabularMLPClassifier, TabularMLPRegressor
-from fastbp import fit_many, load
+from fastbp import fit_many, load, sources
 from fastbp.datasets import load_mnist
 from fastbp.inspect import BackpropTrace, backprop_trace
 from fastbp.network import Network

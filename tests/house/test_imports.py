@@ -42,8 +42,8 @@ LATER = {
     "fastbp.plotting": "who names it",
     "fastbp.sources": "who names it",
 }
-PUBLIC = [*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting"] + [
-    "sources",
+PUBLIC = [
+    *(*fastbp.__all__, "datasets", "inspect", "network", "onnx", "plotting", "sources"),
     "training",
 ]
 

@@ -14,7 +14,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     """600 MB of rows, labels of 12 MB: the limit of addresses is far below X."""
     added = memory.bytes_of_fit(tmp_path, 1_500_000, 100, BUFFER, beyond=140 * memory.MEGABYTE)
     assert added is not None
-    addresses, resident = added
-    assert resident <= addresses
+    _, resident = added
     # Two buffers, the labels, their classes in a byte each, and what sorting them takes.
-    assert resident < 2 * BUFFER + 12_000_000 + 100 * memory.MEGABYTE
+    assert resident < 2 * BUFFER + 12_000_000 + 50 * memory.MEGABYTE

@@ -16,8 +16,6 @@ from fastbp.schedules import WEIGHT
 class InMemory:
     """The rows of a training whose `data` holds all of them."""
 
-    seconds_waiting = None  # for rows, in the last epoch: they are always there
-
     def seed(self, random_state):
         """Take note of the state of the random generator before its first draw."""
 
@@ -58,6 +56,10 @@ class InMemory:
     def loss_and_gradient(engine, data):
         """The loss of all rows and its gradient: see `fastbp.engine.Engine`."""
         return engine.loss_and_gradient(data)
+
+    def seconds_waited(self):
+        """For how long rows have been waited for since the last call; None if they are there."""
+        return None
 
     def close(self):
         """Give back what is held for the training."""

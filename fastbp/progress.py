@@ -234,14 +234,13 @@ def short(number):
 LITTLE = 0.05  # of the time
 
 
-def who_waits(rows, seconds):
-    """Whether training waits for the rows of a source, or reading for training, in words.
+def who_waits(waited, seconds):
+    """Whether training waits for the rows of a source, or these are read in time, in words.
 
-    Parameters
-    ----------
-    rows : object
-        With the `seconds_waiting` of an epoch of `seconds`.
-    seconds : float
+    Examples
+    --------
+    >>> who_waits(3.0, 10.0), who_waits(0.01, 10.0)
+    ('waits for rows 30%', 'rows are there in time')
     """
-    share = rows.seconds_waiting / seconds if seconds else 0.0
+    share = waited / seconds if seconds else 0.0
     return f"waits for rows {share:.0%}" if share > LITTLE else "rows are there in time"

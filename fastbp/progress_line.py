@@ -158,7 +158,7 @@ class ProgressLine:
         if seconds > 0:
             facts.append(f"{short(rows / seconds)} rows/s")
         if report.seconds_waiting is not None:
-            facts.append(who_waits(report, report.seconds))
+            facts.append(who_waits(report.seconds_waiting, report.seconds))
         self.epochs = self.epochs[-1:]  # those since the last drawing
         return facts
 

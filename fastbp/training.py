@@ -183,17 +183,18 @@ class Training:
         score = loss = None
         if judgement is not None:
             score, loss = judgement.score, judgement.loss
+        waited = self.rows.seconds_waited()
         if self.settings.verbose:
             print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
-            if self.rows.seconds_waiting is not None:
-                print(f"{short(n_samples / seconds)} rows/s, {who_waits(self.rows, seconds)}")
+            if waited is not None:
+                print(f"{short(n_samples / seconds)} rows/s, {who_waits(waited, seconds)}")
             if score is not None:
                 print(f"Validation score: {score:f}")
         if not self.watchers:
             return False
         report = EpochReport(
             progress.n_iter, progress.loss, score, n_samples, seconds, validation_loss=loss,
-            learning_rate=learning_rate, seconds_waiting=self.rows.seconds_waiting,
+            learning_rate=learning_rate, seconds_waiting=waited,
             _present=self.present_estimator,
         )  # fmt: skip
         try:

@@ -106,8 +106,8 @@ def from_parquet(
     Parameters
     ----------
     paths : str, path-like or a list of them
-        Files, or patterns such as "rows/*.parquet", whose files are taken in the order of their
-        names.
+        Files, patterns such as "rows/*.parquet", or folders with .parquet files at any depth;
+        those of a pattern or folder are taken in the order of their names.
     target : str, list of str or None
         The column of y, or several. None to predict only.
     columns : list of str, default=None

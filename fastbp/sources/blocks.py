@@ -85,10 +85,10 @@ class _Scanned(Source):
     def fill(self, block, given, out):
         """Write a block's rows to where they are wanted."""
         X = self._take_apart(block, given)[0]
-        if X.shape != out.shape:
+        if X.shape != out.shape or not np.can_cast(X.dtype, out.dtype):
             raise ValueError(
-                f"{self.what} {block} has shape {X.shape}, but had {out.shape} when it was read "
-                "first. It must be the same every time."
+                f"{self.what} {block} has shape {X.shape} and dtype {X.dtype}, but had {out.shape} "
+                f"and at most {out.dtype} when it was read first. It must be the same every time."
             )
         out[...] = X
         check_finite(out, 0, f"{self.what} {block}")

@@ -21,7 +21,7 @@ _TAIL = len(_MARK) + hashlib.sha256().digest_size
 
 
 def find_files(paths):
-    """The files that a pattern, or several, stand for, in their order.
+    """The files that a pattern or a folder, or several, stand for, in their order.
 
     Raises
     ------
@@ -31,6 +31,8 @@ def find_files(paths):
     patterns = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found = []
     for pattern in map(os.fsdecode, patterns):
+        if os.path.isdir(pattern):  # as Spark and others write them
+            pattern = os.path.join(glob.escape(pattern), "**", "*.parquet")
         files = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         if not files:
             raise FileNotFoundError(f"There is no file {pattern!r}.")

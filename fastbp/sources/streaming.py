@@ -172,7 +172,7 @@ class StreamedRows:
         self._source, self._incremental = source, incremental
         self._held_out = None  # whether each row is; None if none is
         self._order = self._ahead = None
-        self._seed, self.seconds_waiting = 0, 0.0
+        self._seed, self._told = 0, 0.0
 
     def seed(self, random_state):
         """Settle the order of all epochs, without a draw: further draws are those in memory."""
@@ -270,7 +270,7 @@ class StreamedRows:
         if self._ahead is None:
             n_epochs = 1 if self._incremental else settings.max_iter - training.progress.n_iter
             self._start(self._jobs(range(epoch, epoch + n_epochs)), batch_size)
-        began, order, done = self._ahead.seconds_waiting, None, 0
+        order, done = None, 0
         if data.sample_weight is not None:  # batches differ by what they weigh
             plan = self._plan(epoch, n_rows, batch_size)
             order = np.concatenate([ids[order[:n_used]] for ids, order, n_used, _ in plan])
@@ -282,7 +282,6 @@ class StreamedRows:
             X = filled.room[len(filled.room) - len(ids) :]
             if n_carried:
                 X[:n_carried] = carried
-            self.seconds_waiting = self._ahead.seconds_waiting - began
             n_steps = -(-n_used // batch_size)
             if n_used:
                 table = steps.table[done : done + n_steps]
@@ -348,6 +347,11 @@ class StreamedRows:
                 gradient_sum = gradient_sum + weight * gradient.astype(np.float64)
                 weight_sum += weight
         return loss_sum / weight_sum, (gradient_sum / weight_sum).astype(engine.dtype)
+
+    def seconds_waited(self):
+        """For how long training has waited for rows since the last call."""
+        told, self._told = self._told, self._ahead.seconds_waiting
+        return self._told - told
 
     def close(self):
         """End the reading."""

@@ -72,6 +72,8 @@ def test_all_other_columns_are_taken_if_none_are_named(folder):
     assert source.shape == (2500, 5)
     mixed = sources.from_parquet([folder / "part-1.parquet"], "kind", ["a", "weight"])
     assert (mixed.dtype, mixed.shape) == (np.float64, (700, 2))
+    whole = sources.from_parquet(folder, "kind", ["a"])
+    assert whole.shape == (2500, 1)
     half = sources.from_parquet(folder / "part-1.parquet", None, ["a"], dtype=np.float16)
     assert half.file.dtype == np.float16
     assert half.y is None

@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import re
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import weights
 from sklearn.datasets import make_classification
 
-from fastbp import MLPClassifier, MLPRegressor, sources
+from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
 from fastbp.sources.flat import FlatSource
 
 pytestmark = [
@@ -452,6 +453,8 @@ def test_what_takes_no_source_says_so(rows):
 
     with pytest.raises(TypeError, match="is a source of rows and no array"):
         LogisticRegression().fit(source, rows[1])
+    with pytest.raises(TypeError, match="is a source of rows and no array"):
+        fit_many([MLPClassifier()], source, rows[1])
     assert np.array_equal(source.load(), rows[0])
 
 
@@ -490,7 +493,7 @@ def test_blocks_that_are_no_blocks_are_refused(rows):
         return part if len(asked) <= n_blocks + 30 else (part[0][1:], part[1][1:])
 
     source = sources.from_blocks(n_blocks, shrinking, buffer=SMALL)
-    failing(source, r"has shape \(\d+, 6\), but had \(\d+, 6\) when it was read first")
+    failing(source, r"has shape \(\d+, 6\) and dtype float32, but had \(\d+, 6\) and at most")
 
 
 def test_files_that_are_no_rows_are_refused(tmp_path, rows):
@@ -546,6 +549,47 @@ def test_files_are_read_past_the_cache_where_that_works_and_by_it_elsewhere(save
     cached = MLPClassifier(**QUICK).fit(sources.from_npy(path, y, buffer=SMALL))
     assert np.array_equal(weights(direct), weights(cached))
     assert FlatSource is type(sources.from_npy(path))
+
+
+def test_partial_fit_of_a_classifier_knows_its_classes(rows):
+    X, y = rows
+    source = sources.from_blocks(*cut(X, y), buffer=SMALL)
+    model = MLPClassifier(**QUICK)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit(source)
+    model.partial_fit(source, classes=["ant", "cat", "dog", "eel"])
+    expected = MLPClassifier(**QUICK | {"shuffle": False})
+    assert model.classes_.tolist() == ["ant", "cat", "dog", "eel"]
+    again = MLPClassifier(**QUICK | {"shuffle": False})
+    again.partial_fit(source, classes=model.classes_).partial_fit(source)
+    expected.partial_fit(X, y, classes=model.classes_).partial_fit(X, y)
+    assert np.array_equal(weights(again), weights(expected))
+
+
+def test_a_gpu_is_refused():
+    from types import SimpleNamespace
+
+    from fastbp.sources.streaming import GivenSource
+
+    fit = SimpleNamespace(device="cuda", estimator=SimpleNamespace(device="auto"))
+    with pytest.raises(ValueError, match="device='auto' is not for sources"):
+        GivenSource(None, None).rows_of(fit)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_what_waits_for_what_is_printed(rows, capsys, solver):
+    source = sources.from_blocks(*cut(*rows), buffer=SMALL)
+    MLPClassifier(**QUICK, solver=solver, verbose=True).fit(source)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    waits = r"rows/s, (waits for rows \d+%|rows are there in time)"
+    for line in lines[1::2]:
+        assert re.fullmatch(rf"[\d.]+[kM]? {waits}", line)
+    MLPClassifier(**QUICK, solver=solver, verbose="progress").fit(source)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(waits + ", ", line)
+    MLPClassifier(**QUICK, solver=solver, verbose=True).fit(*rows)
+    assert "rows" not in capsys.readouterr().out
 
 
 def test_the_report_says_how_long_rows_were_waited_for(rows):

@@ -12,7 +12,10 @@ from conftest import weights
 from sklearn.datasets import make_classification
 
 from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
+from fastbp.sources.ahead import ReadAhead
+from fastbp.sources.blocks import BlockSource
 from fastbp.sources.flat import FlatSource
+from fastbp.sources.order import BlockOrder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -228,6 +231,43 @@ def test_the_order_is_a_function_of_seed_and_epoch(seen):
     assert not np.array_equal(epochs_of(seen, N_ROWS)[0], at_once[:1])
 
 
+def test_rows_are_shuffled_anew_in_each_epoch_and_buffer(rows):
+    order = BlockOrder(sources.from_blocks(*cut(*rows), buffer=SMALL), shuffle=True, seed=3)
+    found = set()
+    for epoch, group in ((0, 0), (0, 1), (1, 0)):
+        shuffled = np.arange(2000)
+        order.shuffle_rows(shuffled, epoch, group)
+        assert np.array_equal(np.sort(shuffled), np.arange(2000))
+        found.add(shuffled.tobytes())
+    assert len(found) == 3
+
+
+def test_closing_ends_the_reader_after_the_block_that_it_reads(rows):
+    n_blocks, read = cut(*rows, size=10)
+    asked, closed = [], []
+
+    class Watched(BlockSource):
+        def read(self, block, out):
+            asked.append(block)
+            while len(asked) == 5 and not state.stopped:
+                os.sched_yield()
+            super().read(block, out)
+
+        def __exit__(self, *exception):
+            for _ in range(100):
+                os.sched_yield()
+            closed.append(True)
+
+    source = Watched(n_blocks, read, SMALL)
+    ahead = ReadAhead(source, [(np.arange(50), None)], most_rows=500)
+    state = ahead._state
+    with ahead:
+        while len(asked) < 5:
+            os.sched_yield()
+    assert closed == [True]
+    assert asked == [0, 1, 2, 3, 4]
+
+
 def test_threads_and_slow_readers_change_no_bit(rows):
     X, y = rows
     n_blocks, read = cut(X, y)
@@ -289,6 +329,18 @@ def test_early_stopping_scores_held_out_labels(rows):
     model = MLPClassifier(**parameters).fit(source)
     assert model.best_validation_score_ == max(model.validation_scores_) > 0.6
     assert model.score(source) == pytest.approx(model.best_validation_score_, abs=0.1)
+
+
+def test_scorers_are_given_the_held_out_rows(rows):
+    """Not the outputs that are known of them, which another array does not have."""
+
+    def anew(estimator, X, y):
+        return estimator.score(X.copy(), y)
+
+    source = sources.from_blocks(*cut(*rows), buffer="32kB")
+    scoring = {"anew": anew, "known": "accuracy"}
+    model = MLPClassifier(**QUICK, early_stopping=True, scoring=scoring).fit(source)
+    assert model.validation_metrics_["anew"] == model.validation_metrics_["known"]
 
 
 def test_validation_rows_of_ones_own_are_taken(rows):

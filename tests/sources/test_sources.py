@@ -231,6 +231,16 @@ def test_the_order_is_a_function_of_seed_and_epoch(seen):
     assert not np.array_equal(epochs_of(seen, N_ROWS)[0], at_once[:1])
 
 
+def test_batches_are_shuffled_anew_in_each_epoch(seen):
+    """Their buffers hold the same rows every time."""
+    n_blocks, read = cut(*numbered())
+    source = sources.from_batches([*map(read, range(n_blocks))], buffer="8kB")
+    MLPRegressor(**QUIET, max_iter=2).fit(source)
+    epochs, _ = epochs_of(seen, N_ROWS)
+    assert np.array_equal(np.sort(epochs[0]), np.arange(N_ROWS))
+    assert np.mean(epochs[0] == epochs[1]) < 0.1
+
+
 def test_rows_are_shuffled_anew_in_each_epoch_and_buffer(rows):
     order = BlockOrder(sources.from_blocks(*cut(*rows), buffer=SMALL), shuffle=True, seed=3)
     found = set()

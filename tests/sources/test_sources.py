@@ -72,6 +72,7 @@ def nothing_is_left():
 # ---- the same as in memory ----------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_rows_that_fit_the_buffer_are_trained_on_as_an_array(saved, rows):
     X, y = rows
     expected = MLPClassifier(**QUICK, early_stopping=True).fit(X, y)
@@ -202,6 +203,7 @@ def numbered(n_rows=N_ROWS):
 QUIET = {"input_scale": 1e-6, "hidden_layer_sizes": (2,), "random_state": 0, "batch_size": 70}
 
 
+@pytest.mark.smoke
 def test_each_row_comes_once_an_epoch_in_another_order_each_time(seen):
     source = sources.from_blocks(*cut(*numbered(), size=7), buffer="8kB")
     MLPRegressor(**QUIET, max_iter=3).fit(source)

@@ -25,9 +25,9 @@ from fastbp.cli_options import (
     positive_number,
     seed,
 )
-from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
 from fastbp.late import postpone
 from fastbp.optimizers import STOCHASTIC_SOLVERS
+from fastbp.precisions import LOW_PRECISIONS
 from fastbp.table_commands import subcommands
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def make_parser():
            "network: units of all layers, such as 784,128,10")  # fmt: skip
     option("--batch-size", type=positive_integer, default=BATCH_SIZE,
            help=f"of it (default: {BATCH_SIZE})")  # fmt: skip
-    option("--precision", choices=["float32", "float64", *TENSOR_CORE_PRECISIONS],
+    option("--precision", choices=["float32", "float64", *LOW_PRECISIONS],
            default="float32", help="of it (default: float32)")  # fmt: skip
     option("--solver", choices=STOCHASTIC_SOLVERS, default="sgd", help="of it (default: sgd)")
     return parser

@@ -5,7 +5,7 @@ import functools
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp.apart import call_apart
-from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
+from fastbp.precisions import TF32
 
 DEVICES = "cpu", "cuda", "auto"
 
@@ -58,13 +58,13 @@ def make_engine(network, dtype, n_threads, device, precision=None):
     n_threads : int or None
         Threads of the CPU.
     device : {"cpu", "cuda", "auto"}
-    precision : str or None, default=None
-        Precision of the GPU's matrix products; None means `dtype`.
+    precision : {"tf32", "bfloat16"} or None, default=None
+        Of matrix products; None means `dtype`.
 
     Raises
     ------
     InvalidParameterError
-        A ValueError, for a precision that the CPU does not have.
+        A ValueError, for tf32 on the CPU, which does not have it.
     """
     asked = device
     device, reason = resolve(device)
@@ -77,13 +77,13 @@ def make_engine(network, dtype, n_threads, device, precision=None):
         device = "cpu"
     if device == "cuda":
         return cuda_engine()(network, dtype, precision)
-    if precision in TENSOR_CORE_PRECISIONS:
+    if precision == TF32:
         why = "set device='cuda'" if reason is None else f"no GPU can be used here ({reason})"
         raise InvalidParameterError(
             f"precision={precision!r} is one of a GPU's tensor cores: {why}, or set "
-            "precision='float32'."
+            "precision='float32' or 'bfloat16'."
         )
-    return cpu_engine()(network, dtype, n_threads)
+    return cpu_engine()(network, dtype, n_threads, precision)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from fastbp.judging import OwnRows, make_judge
 from fastbp.late import imported
 from fastbp.model import Model, View, model_of
 from fastbp.network import Network
+from fastbp.precisions import LOW_PRECISIONS, TF32
 from fastbp.preparing import (
     choose_device,
     describe_network,
@@ -244,7 +245,7 @@ class Fit:
 
     def _choose_dtype(self, X, device):
         estimator = self.estimator
-        if estimator.precision in devices.TENSOR_CORE_PRECISIONS:
+        if estimator.precision in LOW_PRECISIONS:
             return np.dtype(np.float32)  # of the weights
         if estimator.precision != "auto":
             return np.dtype(estimator.precision)
@@ -354,14 +355,14 @@ class Fit:
     def train(self, n_threads):
         """Train on the estimator's device, with at most `n_threads` (None for all) on a CPU."""
         precision, training, device = self.estimator.precision, self.training, self.device
-        if precision in devices.TENSOR_CORE_PRECISIONS:  # a CPU is refused with the reason
+        if precision == TF32:  # a CPU is refused with the reason
             device = self.estimator.device
         with devices.make_engine(
             self.network,
             training.start.dtype,
             n_threads,
             device,
-            precision if precision in devices.TENSOR_CORE_PRECISIONS else None,
+            precision if precision in LOW_PRECISIONS else None,
         ) as engine:
             training.use(engine)
             self.run(training)

@@ -38,6 +38,7 @@ def describe(task=None):
         "CPU": found["cpu"],
         "kernels": found["kernels"],
         "vectors": f"{found['vector_bits']} bits ({lanes})",
+        "bfloat16": "multiplied by AVX512-BF16" if found["has_bfloat16"] else "computed in float32",
         "threads": found["n_threads"],
         "cache": describe_cache(found["cache_folder"], code.IS_COMPILED_HERE),
         "GPU": describe_gpu(),

@@ -15,9 +15,10 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import parameters as params
 from fastbp.base import BaseMLP
 from fastbp.callbacks import managed_callbacks
-from fastbp.devices import TENSOR_CORE_PRECISIONS, resolve
+from fastbp.devices import resolve
 from fastbp.fitting import Fit
 from fastbp.judging import OwnRows
+from fastbp.precisions import LOW_PRECISIONS
 from fastbp.progress_line import line_of_fits
 from fastbp.shared_data import Shared, SharedData
 from fastbp.threads import available_threads, run_jobs
@@ -329,7 +330,7 @@ def _train_on_gpu(members, device_shuffle):
             with member.attempt():
                 device = device or Device()
                 member.prepare()
-                is_single = member.estimator.precision not in TENSOR_CORE_PRECISIONS
+                is_single = member.estimator.precision not in LOW_PRECISIONS
                 fit = member.fit
                 plan = plan_for(fit.network, fit.training, device) if is_single else None
                 (others if plan is None else small).append((member, plan))

@@ -20,13 +20,14 @@ from sklearn.utils._param_validation import (
 )
 
 from fastbp.activations import ACTIVATIONS, ALIASES, HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS
-from fastbp.devices import DEVICES, TENSOR_CORE_PRECISIONS
+from fastbp.devices import DEVICES
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.losses import LOSSES
 from fastbp.network import LARGEST_LAYER
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.parameter_groups import NAMES as GROUPS
 from fastbp.parameter_groups import PARAMETRIZATIONS
+from fastbp.precisions import LOW_PRECISIONS
 from fastbp.schedules import PLANS, SCHEDULES
 
 # Output activations of a regressor: all that act on each unit by itself.
@@ -70,7 +71,7 @@ CONSTRAINTS = {
     "weight_decay_schedule": [StrOptions({*PLANS}), callable],
     "warmup": [Interval(Real, 0, 1, closed="left")],
     "drop_last": ["boolean"],
-    "precision": [StrOptions({"auto", "float32", "float64", *TENSOR_CORE_PRECISIONS})],
+    "precision": [StrOptions({"auto", "float32", "float64", *LOW_PRECISIONS})],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
     "dropout_schedule": [StrOptions({*PLANS}), callable],

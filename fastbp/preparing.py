@@ -14,6 +14,7 @@ from fastbp.losses import is_averaged
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.parameter_groups import factors_of
+from fastbp.precisions import LOW_PRECISIONS
 
 # Parameters that CUDA kernels know nothing of.
 _CPU_ONLY = (
@@ -25,7 +26,7 @@ _CPU_ONLY = (
 def choose_device(estimator):
     """The device of a fit, "cpu" or "cuda"; printed if `verbose` and the device is "auto"."""
     precision = estimator.precision
-    if estimator.solver == "lbfgs" and precision in devices.TENSOR_CORE_PRECISIONS:
+    if estimator.solver == "lbfgs" and precision in LOW_PRECISIONS:
         raise InvalidParameterError(
             f"precision={precision!r} is too coarse for the line search of solver='lbfgs'. Use "
             "precision='float32' or 'float64', or a stochastic solver."

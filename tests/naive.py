@@ -143,7 +143,20 @@ def dropout_factors(dropout, layer, update, shape):
     return np.where(number < threshold, 0, 2**16 / (2**16 - threshold))
 
 
-def forward(network, parameters, X, dropout=None, update=0):
+def round_to_bfloat16(numbers):
+    """Numbers of float32 rounded to 8 bits, to the even one of two neighbours."""
+    bits = np.asarray(numbers, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return np.where(np.isnan(numbers), np.nan, rounded.astype(np.uint32).view(np.float32))
+
+
+def multiply_bfloat16(left, right):
+    """The product of two matrices, rounded first, with exact sums."""
+    left, right = (round_to_bfloat16(each).astype(float) for each in (left, right))
+    return (left @ right).astype(np.float32)
+
+
+def forward(network, parameters, X, dropout=None, update=0, multiply=np.matmul):
     """Every layer's inputs, its z (the last are the logits), and the factors of its inputs."""
     inputs, logits, factors, values = [], [], [], X
     for index, (weights, bias, name) in enumerate(
@@ -153,7 +166,7 @@ def forward(network, parameters, X, dropout=None, update=0):
         if dropout is not None:
             factors[-1] *= dropout_factors(dropout, index, update, values.shape)
         inputs.append(values * factors[-1])
-        logits.append(inputs[-1] @ weights + bias)
+        logits.append(multiply(inputs[-1], weights) + bias)
         values = activate(name, logits[-1])
     return inputs, logits, factors
 
@@ -164,26 +177,29 @@ def clip(gradient, max_grad_norm):
 
 
 def loss_and_gradient(
-    network, parameters, X, targets, sample_weight, alpha, dropout=None, update=0
-):
+    network, parameters, X, targets, sample_weight, alpha, dropout=None, update=0,
+    multiply=np.matmul,
+):  # fmt: skip
     """The mean loss with penalty and its gradient, flat, as scikit-learn scales them."""
     coefs, _ = network.views(parameters)
-    inputs, logits, factors = forward(network, parameters, X, dropout, update)
+    inputs, logits, factors = forward(network, parameters, X, dropout, update, multiply)
     outputs = activate(network.output_activation, logits[-1])
     weight = np.ones(len(X), X.dtype) if sample_weight is None else sample_weight.astype(X.dtype)
     penalty = alpha / 2 * sum((w**2).sum() for w in coefs)
     losses = row_losses(network, targets, outputs)
     loss = ((weight * losses).sum() + penalty) / weight.sum()
 
-    delta = output_delta(network, targets, outputs, logits[-1]) * weight[:, None]
+    shares = weight[:, None] / weight.sum()
+    delta = output_delta(network, targets, outputs, logits[-1]) * shares
     gradient = np.empty_like(parameters)
     coef_gradients, intercept_gradients = network.views(gradient)
     for i in reversed(range(len(coefs))):
-        coef_gradients[i][...] = (inputs[i].T @ delta + alpha * coefs[i]) / weight.sum()
-        intercept_gradients[i][...] = delta.sum(axis=0) / weight.sum()
+        penalty = alpha * coefs[i] / weight.sum()
+        coef_gradients[i][...] = multiply(inputs[i].T, delta) + penalty
+        intercept_gradients[i][...] = delta.sum(axis=0)
         if i:
             back = derivative(network.hidden_activations[i - 1], logits[i - 1])
-            delta = (delta @ coefs[i].T) * back * factors[i]
+            delta = multiply(delta, coefs[i].T) * back * factors[i]
     return float(loss), gradient
 
 
@@ -217,8 +233,9 @@ def update(rule, parameters, gradient, moments, step, is_weight):
 class NaiveEngine:
     """The engines' verbs over the functions above."""
 
-    def __init__(self, network, dtype, n_threads=None):
+    def __init__(self, network, dtype, n_threads=None, precision=None):
         self.network, self.dtype, self.n_threads = network, np.dtype(dtype), n_threads or 1
+        self.multiply = multiply_bfloat16 if precision == "bfloat16" else np.matmul
         self.parameters = np.zeros(network.n_parameters, self.dtype)
         self.moments = []
         self.inputs_were_finite = self.outputs_were_finite = True
@@ -269,7 +286,7 @@ class NaiveEngine:
             X, targets, weight = self.gather(data, order[first : int(start)])
             loss, gradient = loss_and_gradient(
                 self.network, self.parameters, X, targets, weight, steps.alpha,
-                steps.dropout, int(step[UPDATE]),
+                steps.dropout, int(step[UPDATE]), self.multiply,
             )  # fmt: skip
             if steps.max_grad_norm is not None:
                 gradient = clip(gradient, steps.max_grad_norm).astype(self.dtype)

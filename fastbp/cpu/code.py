@@ -41,10 +41,11 @@ class CompiledHere:
         from fastbp.cpu.kernels import jit_enabled
 
         with jit_enabled():
-            from fastbp.cpu.kernels import exports, kernel_cache, simd
+            from fastbp.cpu.kernels import bfloat16, exports, kernel_cache, simd
 
         self._exports, self._cache = exports, kernel_cache
         self.vector_bits = simd.VECTOR_BITS
+        self.has_bfloat16 = bfloat16.HAS_INSTRUCTIONS
         self.description = f"compiled here by numba for {simd.CPU_NAME}, since {reason}"
 
     @property
@@ -196,6 +197,7 @@ def describe():
         "kernels": CODE.description,
         "vector_bits": VECTOR_BITS,
         "lanes": {name: lanes(name) for name in ("float32", "float64")},
+        "has_bfloat16": CODE.has_bfloat16,
         "n_threads": available_threads(),
         "cache_folder": CODE.cache_folder,
     }

@@ -36,6 +36,7 @@ from fastbp.cpu.workspace import (
     make_workspace,
 )
 from fastbp.optimizers import code_of
+from fastbp.precisions import BFLOAT16
 from fastbp.schedules import gradient_steps
 from fastbp.threads import available_threads
 
@@ -74,6 +75,8 @@ class Engine:
         Most threads in the team; None takes the cores that are available. The team is smaller where
         a batch has too little work, where other Python threads have entered engines in this
         process, and where training measures that fewer are faster. Results do not depend on it.
+    precision : {"bfloat16"} or None, default=None
+        Of the products in training, where it is not the dtype, which is float32 then.
 
     Raises
     ------
@@ -81,8 +84,9 @@ class Engine:
         If the padded parameters do not fit into memory.
     """
 
-    def __init__(self, network, dtype, n_threads=None):
+    def __init__(self, network, dtype, n_threads=None, precision=None):
         self.dtype = np.dtype(dtype)
+        self.precision = precision or self.dtype.name
         self.n_threads = n_threads
         self.layout = _layout_of(network, self.dtype)
         self.network = self.layout.network  # an equal one, whose sizes were checked
@@ -90,6 +94,7 @@ class Engine:
         self._nothing = np.zeros(0, self.dtype)
         self.inputs_were_finite = self.outputs_were_finite = True  # at the last prediction
         self.moments = []
+        self._pairs = None  # of weights, for products in bfloat16
         self._scaled = self._nothing  # the first dense layer's weights times the inputs' scales
         self._gradient = self._nothing  # where its norm is bounded
         self._work = Work(network)
@@ -182,9 +187,17 @@ class Engine:
         return [
             self._pack(
                 make_workspace(
-                    self.layout, batch_size, entries, rows.are_gathered, skips_zeros, learns, drops
+                    self.layout,
+                    batch_size,
+                    entries,
+                    rows.are_gathered,
+                    skips_zeros,
+                    learns,
+                    drops,
+                    learns and self.precision == BFLOAT16,
                 ),
                 rows,
+                learns,
             )
             for entries in rows.make_entries(order, batch_size, size, self.dtype, learns)
         ]
@@ -201,8 +214,10 @@ class Engine:
             self.moments[len(own)] if steps.averages else nothing, self._gradient,
         )  # fmt: skip
 
-    def _pack(self, record, rows):
-        return Packed(record, self.layout.real, rows.source is None)
+    def _pack(self, record, rows, learns=False):
+        """A record for the kernel that trains, if it `learns`, or those that predict."""
+        real = self.precision if learns else self.layout.real
+        return Packed(record, real, rows.source is None)
 
     def _objective(self, data):
         network, targets, weight = self.network, data.targets, data.sample_weight
@@ -256,16 +271,16 @@ class Engine:
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
         factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        kernel = kernel_of("train", self.layout.real, buffers.source is None)
+        kernel = kernel_of("train", self.precision, buffers.source is None)
+        makes_pairs = self.precision == BFLOAT16  # at first; they are kept by every update
         for part, part_steps in buffers.parts(order, steps.table, sums):
             size = trials.choose()
             began = perf_counter()
-            run_team(
-                size,
-                buffers.member(kernel, part, part_steps, plan, factors, result, size, (self, data)),
-                buffers.memory.record.control,
-                self._at_work,
+            member = buffers.member(
+                kernel, part, part_steps, plan, factors, result, size, makes_pairs, (self, data)
             )
+            run_team(size, member, buffers.memory.record.control, self._at_work)
+            makes_pairs = False
             trials.record(len(part), perf_counter() - began)
             if sums is not None:
                 sums.end_batches(len(part_steps))
@@ -287,13 +302,18 @@ class Engine:
         masks = make_masks(steps.dropout, self.layout.first_dense)
         if buffers and buffers.fit(data, batch_size, size, weights, self._scaled, state, masks):
             return buffers
-        memory = make_memory(self.layout, weights, self._scaled, state, masks, batch_size)
+        if self.precision == BFLOAT16 and self._pairs is None:
+            self._pairs = aligned_zeros(self.layout.n_pairs, np.int32)
+        memory = make_memory(
+            self.layout, weights, self._scaled, state, masks, batch_size, pairs=self._pairs
+        )
         workspaces = self._workspaces(
             rows, order, batch_size, size, drops=steps.dropout is not None
         )
         buffers = TrainingBuffers(
-            self.layout.real, data, batch_size, self._objective(data), self._pack(memory, rows),
-            rows.source, workspaces, self._work.batches_per_call(batch_size, rows.density),
+            self.precision, data, batch_size, self._objective(data),
+            self._pack(memory, rows, learns=True), rows.source, workspaces,
+            self._work.batches_per_call(batch_size, rows.density),
         )  # fmt: skip
         self._buffers = buffers if buffers.are_small() else None
         return buffers

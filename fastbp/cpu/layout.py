@@ -71,6 +71,8 @@ class Layout:
         Units of the largest layer, or features, in whole vectors.
     n_weights : int
         Length of the padded parameter vector.
+    n_pairs : int
+        Pairs of neighbouring weights, for products in bfloat16.
     n_units : int
         Padded units of all layers.
     n_blocks : int
@@ -96,7 +98,7 @@ class Layout:
         self.panel = TILE_VECTORS * self.lanes
         self.first_dense = 1 if network.n_embedded else 0
         self.table = np.zeros((self.first_dense + len(network.shapes), N_FIELDS), np.int64)
-        self.n_weights = self.n_units = self.n_blocks = self.transposed_size = 0
+        self.n_weights = self.n_pairs = self.n_units = self.n_blocks = self.transposed_size = 0
         self.tile_size = TILE_ROWS * self.panel
         input_width = self._add_embedding_units() if network.n_embedded else TILE_ROWS
         for layer in range(len(network.shapes)):
@@ -125,7 +127,7 @@ class Layout:
         n_panels = -(-network.n_inputs // width)
         self.table[0] = (
             network.layer_sizes[0], network.n_inputs, TILE_ROWS, width, n_panels, 0, 0, 0,
-            network.n_embedded, 0, code_of("identity"), self.lanes, 0, 0, 0,
+            network.n_embedded, 0, code_of("identity"), self.lanes, 0, 0, 0, 0,
         )  # fmt: skip
         self.n_units += n_panels * width
         return width
@@ -146,10 +148,12 @@ class Layout:
             n_inputs, n_outputs, input_width, width, n_panels, bias_row, self.n_weights,
             self.n_units, blocks, self.n_blocks, code_of(activation), self.lanes,
             bias_row + 1 if has_slopes else 0, panel_rows, group_of(network, layer, "weights"),
+            self.n_pairs,
         )  # fmt: skip
         if row:
             self.transposed_size = max(self.transposed_size, n_panels * width * input_width)
         self.n_weights += round_up(n_panels * panel_rows * width, self.panel)
+        self.n_pairs += n_panels * bias_row * width // 2
         self.n_units += n_panels * width
         self.n_blocks += n_panels * blocks
         return width

@@ -1,7 +1,7 @@
 """The levels of CPU that kernels are shipped for, and which of them this machine has.
 
-They are those of the System V ABI for AMD64: every CPU of a level has all features of it and of the
-levels below.
+They are those of the System V ABI for AMD64, and one more for products of bfloat16: every CPU of a
+level has all features of it and of the levels below.
 """
 
 import os
@@ -24,13 +24,18 @@ _V4 = _V3 | {
 }  # fmt: skip
 
 
+BFLOAT16_FEATURE = "avx512_bf16"
+_V4_BF16 = _V4 | {BFLOAT16_FEATURE: "avx512bf16"}
+
+
 class Level(NamedTuple):
     """A level of CPU.
 
     Parameters
     ----------
     name : str
-        LLVM's, too.
+    cpu : str
+        LLVM's name of a CPU that has all features but some, for which it tunes.
     triple : str
         LLVM's name of the system.
     vector_bits : int
@@ -40,6 +45,7 @@ class Level(NamedTuple):
     """
 
     name: str
+    cpu: str
     triple: str
     vector_bits: int
     features: dict
@@ -55,9 +61,10 @@ _LINUX = "x86_64-unknown-linux-gnu"
 LEVELS = {
     level.name: level
     for level in (
-        Level("x86-64-v4", _LINUX, 512, _V4),
-        Level("x86-64-v3", _LINUX, 256, _V3),
-        Level("x86-64-v2", _LINUX, 128, _V2),
+        Level("x86-64-v4-bf16", "x86-64-v4", _LINUX, 512, _V4_BF16),
+        Level("x86-64-v4", "x86-64-v4", _LINUX, 512, _V4),
+        Level("x86-64-v3", "x86-64-v3", _LINUX, 256, _V3),
+        Level("x86-64-v2", "x86-64-v2", _LINUX, 128, _V2),
     )
 }
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.records import Placed, Span, fields_of
+from fastbp.cpu.records import Placed, Span, dtype_of, fields_of
 
 
 class Place(NamedTuple):
@@ -69,7 +69,7 @@ class _PackerSource:
 
     def _add(self, record, name):
         """Add a record that is in a variable of this name."""
-        fields = [*fields_of(record, self._is_sparse)]
+        fields = [*fields_of(record, self._real, self._is_sparse)]
         names = [f"{name}_{field}" for field in record._fields]
         self.lines.append(f"{', '.join(names)}, = {name}")
         for field, variable in zip(fields, names, strict=True):
@@ -82,7 +82,7 @@ class _PackerSource:
             elif issubclass(field, Span):
                 self.format += "qq"
                 self.words.append(f"address_of({variable}), {variable}.size")
-                dtype = np.dtype(field.dtype or self._real)
+                dtype = np.dtype(field.dtype or dtype_of(self._real))
                 self.names[dtype.name] = dtype
                 self.checks.append(
                     f"{variable}.dtype == {dtype.name} and {variable}.flags.c_contiguous"

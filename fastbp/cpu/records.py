@@ -12,6 +12,7 @@ from typing import NamedTuple, get_args, get_type_hints
 import numpy as np
 
 from fastbp.embedding import FREQUENCIES, NUMBERS
+from fastbp.precisions import BFLOAT16
 
 CACHE_LINE = 64  # bytes
 TILE_VECTORS = 2  # columns of a tile, in vectors
@@ -34,7 +35,8 @@ LANES = 11  # numbers in a vector: half of a wide panel, all of a narrow one
 SLOPES_ROW = 12  # the row of a weight panel that holds the slopes of its units; 0 without
 PANEL_ROWS = 13  # rows of a weight panel
 GROUP = 14  # of the weights among the groups of parameters; that of the biases comes next
-N_FIELDS = 15
+PAIRS = 15  # where the pairs of the layer's weights start: see `Pairs`
+N_FIELDS = 16
 
 # Numbers of an embedded feature: frequencies, phases, weights (those of each number together), and
 # biases, up to whole vectors.
@@ -163,6 +165,29 @@ class Scaling(NamedTuple):
     first_block: int  # index of their first one among all blocks
 
 
+class Pairs(NamedTuple):
+    """What products are made of in bfloat16: each int32 holds two numbers that are neighbours.
+
+    Tiles multiply pairs with pairs and add up in float32. Neighbours along the sum are in one pair,
+    so that everything but weights is here twice: by rows, neighbouring units together, for sums
+    over units, and by columns, neighbouring rows together, for sums over rows.
+    """
+
+    weights: Int32s  # by columns: neighbouring inputs together, without biases
+    outputs_by_rows: Int32s
+    outputs_by_columns: Int32s
+    deltas_by_rows: Int32s
+    deltas_by_columns: Int32s
+
+
+class ThreadPairs(NamedTuple):
+    """Likewise, those of one thread."""
+
+    inputs_by_rows: Int32s
+    inputs_by_columns: Int32s
+    transposed: Int32s  # one transposed weight panel
+
+
 class Memory(NamedTuple):
     """The arrays of one engine that its threads share."""
 
@@ -183,6 +208,7 @@ class Memory(NamedTuple):
     bends: Reals  # like activations: f(z) − z of units with slopes, then times ∂L/∂output
     scaling: Scaling
     n_embedded: int  # features that layer 0 embeds; 0 if it is a dense layer
+    pairs: Pairs | None = None  # for products in bfloat16
 
 
 class Workspace(NamedTuple):
@@ -209,6 +235,7 @@ class Workspace(NamedTuple):
     group_steps: Float64s  # rows of the step table as groups of parameters take them
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
     entries: Entries | None  # of a batch of sparse rows
+    pairs: ThreadPairs | None = None  # for products in bfloat16
 
 
 class Objective(NamedTuple):
@@ -242,6 +269,7 @@ class Training(NamedTuple):
     order: Int64s  # the rows of their batches
     result: Float64s
     size: int  # of the team
+    makes_pairs: int  # whether those of the weights, where products are in bfloat16, are not there
 
 
 class Prediction(NamedTuple):
@@ -291,10 +319,10 @@ RANKED = "train", "predict"
 
 
 class Specialisation(NamedTuple):
-    """A kernel for one dtype and one kind of rows."""
+    """A kernel for one precision and one kind of rows."""
 
     name: str  # of the kernel
-    real: str | None  # the engine's dtype; None where there is none
+    real: str | None  # a dtype, or bfloat16; None where there are no such numbers
     is_sparse: bool = False
 
     @property
@@ -311,16 +339,24 @@ SPECIALISATIONS = (
         for real in ("float32", "float64")
         for is_sparse in (False, True)
     ),
+    *(Specialisation("train", BFLOAT16, is_sparse) for is_sparse in (False, True)),
     Specialisation("shuffle_rows", None),
 )
 
 
-def fields_of(record, is_sparse):
+def dtype_of(real):
+    """The dtype of numbers of a precision, by its name."""
+    return "float32" if real == BFLOAT16 else real
+
+
+def fields_of(record, real, is_sparse):
     """The fields of a record as kernels for dense, or sparse, rows know them.
 
     Parameters
     ----------
     record : type
+    real : str or None
+        The precision; only bfloat16 has pairs.
     is_sparse : bool
         Sparse rows have entries and no source, dense ones a source and no entries.
 
@@ -329,8 +365,10 @@ def fields_of(record, is_sparse):
     field : type
         int, float, a `Span`, a record, or NoneType for what is absent, a word without meaning.
     """
-    absent = Source if is_sparse else Entries
+    absent = {Source if is_sparse else Entries}
+    if real != BFLOAT16:
+        absent |= {Pairs, ThreadPairs}
     for annotation in get_type_hints(record).values():
         choices = get_args(annotation)
         kind = choices[0] if choices else annotation
-        yield NoneType if choices and kind is absent else kind
+        yield NoneType if choices and kind in absent else kind

@@ -4,7 +4,7 @@ import ctypes
 import os
 from functools import cached_property
 
-from fastbp.cpu.levels import LEVELS, levels_of_machine
+from fastbp.cpu.levels import BFLOAT16_FEATURE, LEVELS, levels_of_machine
 from fastbp.cpu.libraries import library_path, problem_of, read_bytes, split
 from fastbp.sealed import DamagedFileError
 
@@ -33,6 +33,7 @@ class Shipped:
     def __init__(self, level, library):
         self._level, self._library = level, library
         self.vector_bits = level.vector_bits
+        self.has_bfloat16 = BFLOAT16_FEATURE in level.features
 
     @cached_property
     def description(self):

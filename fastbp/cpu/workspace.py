@@ -23,8 +23,10 @@ from fastbp.cpu.records import (
     Masks,
     Memory,
     Objective,
+    Pairs,
     Scaling,
     Source,
+    ThreadPairs,
     Training,
     Workspace,
 )
@@ -44,7 +46,7 @@ SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 class TrainingBuffers(NamedTuple):
     """Everything that a team trains with, which later epochs may reuse."""
 
-    real: str  # the engine's dtype
+    real: str  # the precision
     data: Data
     batch_size: int  # rows of the largest batch
     objective: Objective
@@ -84,7 +86,7 @@ class TrainingBuffers(NamedTuple):
         rows = self.batch_size
         return [(order[first * rows : last * rows], table[first:last]) for first, last in parts]
 
-    def member(self, kernel, order, table, plan, factors, result, size, held):
+    def member(self, kernel, order, table, plan, factors, result, size, makes_pairs, held):
         """What each rank of a team calls, on some rows in steps of a table.
 
         Parameters
@@ -101,10 +103,14 @@ class TrainingBuffers(NamedTuple):
         result : ndarray of shape (RESULT_SIZE,)
         size : int
             Of the team.
+        makes_pairs : bool
+            Whether to make pairs of the weights first, where products are in bfloat16.
         held : object
             What addresses point to and do not keep: a rank may outlive an interrupted caller.
         """
-        training = Training(self.source, self.objective, *plan, table, factors, order, result, size)
+        training = Training(
+            self.source, self.objective, *plan, table, factors, order, result, size, makes_pairs
+        )
         memory, workspaces = self.memory, self.workspaces
         call = Packed(training, self.real, self.source is None)
 
@@ -225,7 +231,25 @@ def make_scaling(layout, scaled, learns):
     )  # fmt: skip
 
 
-def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
+def make_pairs(layout, weights, capacity):
+    """Make those of a team, for products in bfloat16; `weights` is its array, or None."""
+    if weights is None:
+        return None
+    n_pairs = layout.n_units * capacity // 2
+    return Pairs(weights, *(aligned_zeros(n_pairs, np.int32) for _ in range(4)))
+
+
+def make_thread_pairs(layout, input_rows):
+    """Make those of one thread, for gathered batches of so many rows."""
+    n_pairs = input_rows * layout.input_stride // 2
+    return ThreadPairs(
+        aligned_zeros(n_pairs, np.int32),
+        aligned_zeros(n_pairs, np.int32),
+        aligned_zeros(layout.transposed_size, np.int32),
+    )
+
+
+def make_memory(layout, weights, scaled, state, masks, rows, learns=True, pairs=None):
     """Make the arrays that a team shares.
 
     Parameters
@@ -240,6 +264,8 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
         Rows of the largest batch.
     learns : bool, default=True
         Whether there are a backward pass and updates.
+    pairs : ndarray of shape (layout.n_pairs,) or None, default=None
+        For those of the weights, where products are in bfloat16.
     """
     capacity = round_up(rows, max(TILE_ROWS, lanes(layout.dtype)))
     units = layout.n_units * capacity
@@ -258,12 +284,14 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True):
         bends=aligned_zeros(units if learns and layout.network.has_slopes else 0, layout.dtype),
         scaling=make_scaling(layout, scaled, learns),
         n_embedded=layout.network.n_embedded,
+        pairs=make_pairs(layout, pairs, capacity),
     )
 
 
 def make_workspace(
-    layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True, drops=False
-):
+    layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True, drops=False,
+    has_pairs=False,
+):  # fmt: skip
     """Make the arrays of one thread.
 
     Parameters
@@ -281,6 +309,8 @@ def make_workspace(
         Whether there are gradients.
     drops : bool, default=False
         Whether there is dropout.
+    has_pairs : bool, default=False
+        Whether products are in bfloat16.
     """
     vector, n_features = lanes(layout.dtype), layout.network.layer_sizes[0]
     n_outputs = layout.network.layer_sizes[-1]
@@ -318,4 +348,5 @@ def make_workspace(
         lanes=vector,
         steps=make_steps(rows, n_features, learns) if skips_zeros else no_steps(),
         entries=entries,
+        pairs=make_thread_pairs(layout, input_rows) if has_pairs else None,
     )

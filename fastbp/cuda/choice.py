@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from fastbp.activations import ACTIVATIONS
-from fastbp.cuda.task import TENSOR_CORE_PRECISIONS
+from fastbp.precisions import LOW_PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def choose(task, gpu):
         Where the GPU has no tensor cores for the precision, or an activation, the loss, dropout or
         an average of the weights is not for them.
     """
-    if task.precision not in TENSOR_CORE_PRECISIONS:
+    if task.precision not in LOW_PRECISIONS:
         return Choice("general", f"general {task.precision} kernels, many steps in a graph")
     if gpu.capability < TENSOR_CORES or gpu.shared_memory < SMALLEST_TILE:
         raise ValueError(

@@ -8,8 +8,6 @@ from fastbp.dropout import Dropout
 from fastbp.network import Network
 from fastbp.optimizers import UpdateRule
 
-TENSOR_CORE_PRECISIONS = "tf32", "bfloat16"
-
 
 @dataclass(frozen=True)
 class Task:

@@ -185,7 +185,7 @@ def test_shipped_code_and_numbas_for_the_same_level_have_the_same_bits(package):
     of_shipped = json.loads(done.stdout)
     done = run(
         CHECKSUMS, package.parent,
-        NUMBA_CPU_NAME=level.name, NUMBA_CPU_FEATURES=level.llvm_features,
+        NUMBA_CPU_NAME=level.cpu, NUMBA_CPU_FEATURES=level.llvm_features,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == of_shipped

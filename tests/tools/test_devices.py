@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import cli, devices, info
 from fastbp.cuda import choice, toolkit
 from fastbp.cuda.toolkit import DeviceError, DeviceMemoryError, Findings
+from fastbp.precisions import LOW_PRECISIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 H200 = Findings(
@@ -110,7 +111,7 @@ def test_what_a_gpu_does_not_compute_is_left_to_the_cpu_or_refused(parameters, f
         np.testing.assert_array_equal(model.set_params(device="cpu").predict(X), expected)
 
 
-@pytest.mark.parametrize("precision", devices.TENSOR_CORE_PRECISIONS)
+@pytest.mark.parametrize("precision", LOW_PRECISIONS)
 def test_lbfgs_refuses_coarse_precisions(precision):
     model, X, y = small("single", solver="lbfgs", precision=precision, device="cuda")
     with pytest.raises(ValueError, match=f"precision='{precision}'.*line search.*lbfgs"):

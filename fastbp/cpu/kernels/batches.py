@@ -4,6 +4,7 @@ from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.embeddings import forward_embedding
 from fastbp.cpu.kernels.gather import gather_row
 from fastbp.cpu.kernels.masks import INPUTS, drop_entries, drop_inputs, drops
+from fastbp.cpu.kernels.pairs import pair_all_outputs, pair_inputs
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.sparse import gather_entries, spread_entries
@@ -37,9 +38,11 @@ def gather_batch(workspace, masks, draw, entries, source, order, n_inputs, scale
             first = sample // GROUP_ROWS * GROUP_ROWS
             drop_inputs(workspace, masks, first, sample + 1 - first, n_inputs, draw)
         # While the rows of a tile are in the L1 cache.
-        if skips_zeros and (sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1):
-            tile = sample // TILE_ROWS
-            find_steps(workspace.steps, workspace.inputs, stride, tile, order.size)
+        if sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1:
+            tile, pairs = sample // TILE_ROWS, workspace.pairs
+            if skips_zeros:
+                find_steps(workspace.steps, workspace.inputs, stride, tile, order.size, pairs)
+            pair_inputs(workspace, pairs, tile)
 
 
 @kernel
@@ -47,6 +50,8 @@ def forward(memory, workspace, entries, index, draw, tiles):
     """Compute the outputs of one layer, of which dropout may leave out some."""
     if index == 0 and memory.n_embedded > 0:
         forward_embedding(memory, workspace, tiles)
+        if memory.pairs is not None:
+            pair_all_outputs(memory, memory.pairs, index, tiles)
     elif entries is None or index > 0 or workspace.inputs.size > 0:
         forward_layer(memory, workspace, None, index, draw, tiles)
     else:

@@ -62,17 +62,19 @@ class _KernelLibrary(JITCodeLibrary):
     def _link_missing(self):
         """Link again what nobody called when its turn came, for LLVM then leaves it out.
 
-        Returns
-        -------
-        missing : set of str
-            The functions that no part defines.
+        Raises
+        ------
+        RuntimeError
+            If there are functions that no part defines: a call would go to address 0.
         """
         missing = set()
         while True:
             functions = self._final_module.functions
             found = {f.name for f in functions if f.is_declaration and f.name.startswith("_ZN")}
-            if not found or found == missing:
-                return found
+            if not found:
+                return
+            if found == missing:
+                raise RuntimeError(f"numba has not linked {', '.join(sorted(missing))}")
             missing = found
             for library in self._linking_libraries:
                 module = library._get_module_for_linking()
@@ -81,9 +83,7 @@ class _KernelLibrary(JITCodeLibrary):
                     self._final_module.link_in(module, preserve=True)
 
     def _optimize_final_module(self):
-        missing = self._link_missing()
-        if missing:  # a call would go to address 0
-            raise RuntimeError(f"numba has not linked {', '.join(sorted(missing))}")
+        self._link_missing()
         # Nothing outside calls a part: the optimiser may inline it, or drop arguments from its
         # calls. The arrays of a `Memory` alone are 70 arguments.
         for function in self._final_module.functions:
@@ -153,6 +153,7 @@ class _LinkedLibrary(_ExportedLibrary):
 
     def _optimize_final_module(self):
         self._export()
+        self._link_missing()
         self.bitcode = self._final_module.as_bitcode()
 
     def _finalize_final_module(self):

@@ -10,7 +10,13 @@ import numpy as np
 
 from fastbp.cpu.kernels.compilation import inlined, kernel, phase
 from fastbp.cpu.kernels.layers import layer_of
-from fastbp.cpu.kernels.operands import NEVER, columns_of_inputs, panel_start
+from fastbp.cpu.kernels.operands import (
+    NEVER,
+    columns_of_inputs,
+    deltas_to_sum,
+    panel_start,
+    steps_of,
+)
 from fastbp.cpu.kernels.products import (
     Left,
     clear_padding,
@@ -98,20 +104,22 @@ def sum_units(memory, workspace, array, layer, panel, depth):
 def sum_some_rows(memory, workspace, index, panel, column, row, rows):
     """Compute a tile's sum over some rows of dense inputs."""
     layer = layer_of(memory.layers, index)
-    start = panel_start(memory, layer, panel) + row * layer[WIDTH]
+    right, start = deltas_to_sum(memory, layer, panel, row)
     left = columns_of_inputs(memory, workspace, index, column, row, rows)
     multiply(
-        workspace.tile, ZERO, layer, panel, left, memory.deltas, start, rows, workspace.zeros, ZERO
-    )
+        workspace.tile, ZERO, layer, panel, left, right, start, steps_of(right, rows),
+        workspace.zeros, ZERO,
+    )  # fmt: skip
 
 
 @kernel
 def sum_listed_rows(memory, workspace, panel, column, first_step, n_steps):
     """Compute a tile's sum over those rows of the first layer's inputs that are listed."""
     layer = layer_of(memory.layers, ZERO)
+    right, start = deltas_to_sum(memory, layer, panel, ZERO)
     left = columns_of_inputs(memory, workspace, ZERO, column, ZERO, n_steps)
     multiply_listed(
-        workspace.tile, ZERO, layer, panel, left, memory.deltas, panel_start(memory, layer, panel),
+        workspace.tile, ZERO, layer, panel, left, right, start,
         workspace.steps.numbers, first_step, n_steps, workspace.zeros, ZERO,
     )  # fmt: skip
 
@@ -131,7 +139,9 @@ def sum_many_rows(memory, workspace, index, panel, column, depth):
     for row in range(0, depth, BLOCK_ROWS):
         rows = smaller(BLOCK_ROWS, depth - row)
         if skips_zeros:
-            stop = end_of_block(steps.numbers, step, last_step, row + rows)
+            deltas, _ = deltas_to_sum(memory, layer_of(memory.layers, index), panel, row)
+            bound = steps_of(deltas, row + rows)
+            stop = end_of_block(steps.numbers, step, last_step, bound)
             sum_listed_rows(memory, workspace, panel, column, step, stop - step)
             step = stop
         else:

@@ -5,7 +5,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbp.cpu.kernels.simd import TILE_ROWS, Vectors, fetch_tile, keep_rolled
+from fastbp.cpu.kernels.bfloat16 import multiply_add_pairs
+from fastbp.cpu.kernels.simd import TILE_BYTES, TILE_ROWS, Vectors, fetch_tile, keep_rolled
 from fastbp.cpu.kernels.spans import address_of
 from fastbp.cpu.records import TILE_VECTORS
 
@@ -18,28 +19,44 @@ def _phi(builder, start, block):
     return phi
 
 
-def _tile_step(vectors, left, right, row_stride, accumulators):
-    """One step of the inner product: every row's broadcast times the right operand's vectors."""
-    builder = vectors.builder
-    keep_rolled(builder)
-    columns = [vectors.load(right, offset) for offset in vectors.offsets(len(accumulators[0]))]
-    updated = []
-    for row, sums in enumerate(accumulators):
-        value = vectors.broadcast(left, builder.mul(_INT64(row), row_stride))
-        updated.append(
-            [vectors.multiply_add(value, c, s) for c, s in zip(columns, sums, strict=True)]
-        )
-    return updated
+class _Product:
+    """Steps of the inner product of operands whose elements are numbers or pairs of bfloat16."""
+
+    def __init__(self, builder, sum_type, operand_type):
+        self.builder = builder
+        self.sums, self.operands = Vectors(builder, sum_type), Vectors(builder, operand_type)
+        self._has_pairs = operand_type.dtype == types.int32
+        # Rows of a panel have half as many elements where these are pairs.
+        self.tile_bytes = TILE_BYTES // 2 if self._has_pairs else TILE_BYTES
+
+    def _multiply_add(self, left, right, accumulator):
+        if self._has_pairs:
+            return multiply_add_pairs(self.sums, left, right, accumulator)
+        return self.sums.multiply_add(left, right, accumulator)
+
+    def step(self, left, right, row_stride, accumulators):
+        """Add every row's broadcast times the right operand's vectors."""
+        builder, operands = self.builder, self.operands
+        keep_rolled(builder)
+        n_vectors = len(accumulators[0])
+        columns = [operands.load(right, offset) for offset in operands.offsets(n_vectors)]
+        updated = []
+        for row, sums in enumerate(accumulators):
+            value = operands.broadcast(left, builder.mul(_INT64(row), row_stride))
+            updated.append(
+                [self._multiply_add(value, c, s) for c, s in zip(columns, sums, strict=True)]
+            )
+        return updated
 
 
-def _tile_loops(vectors, left, right, strides, depth, sums):
+def _tile_loops(product, left, right, strides, depth, sums):
     """Accumulate over `depth`, one panel of the left operand after the other.
 
     `strides` are the left operand's row, depth and panel strides, the panel's length, the number of
     steps that are left when no more panels are fetched ahead, and the right operand's stride.
     Returns the accumulators after the loops.
     """
-    builder = vectors.builder
+    builder = product.builder
     row_stride, depth_stride, panel_stride, panel_length, last_fetch, right_stride = strides
     n_rows, n_vectors = len(sums), len(sums[0])
     flat = [value for row in sums for value in row]
@@ -61,7 +78,8 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     is_short = builder.icmp_signed("<", remaining, panel_length)
     steps = builder.select(is_short, remaining, panel_length)
     with builder.if_then(builder.icmp_signed(">", remaining, last_fetch)):
-        fetch_tile(builder, builder.gep(panel_left, [builder.mul(panel_stride, _INT64(2))]))
+        following = builder.gep(panel_left, [builder.mul(panel_stride, _INT64(2))])
+        fetch_tile(builder, following, product.tile_bytes)
     before_steps = builder.block
     builder.branch(step_block)
 
@@ -70,7 +88,7 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     step_left = _phi(builder, panel_left, before_steps)
     step_right = _phi(builder, panel_right, before_steps)
     step_sums = [_phi(builder, value, before_steps) for value in panel_sums]
-    updated = _tile_step(vectors, step_left, step_right, row_stride, rows_of(step_sums))
+    updated = product.step(step_left, step_right, row_stride, rows_of(step_sums))
     updated = [value for row in updated for value in row]
     next_step = builder.add(step, _INT64(1))
     next_right = builder.gep(step_right, [right_stride])
@@ -93,13 +111,13 @@ def _tile_loops(vectors, left, right, strides, depth, sums):
     return rows_of(updated)
 
 
-def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
+def _listed_loop(product, left, right, strides, steps, n_steps, sums):
     """Accumulate over the steps of a list.
 
     `strides` are the left operand's row and depth strides and the right operand's stride. Returns
     the accumulators after the loop.
     """
-    builder = vectors.builder
+    builder = product.builder
     row_stride, depth_stride, right_stride = strides
     totals = [[cgutils.alloca_once_value(builder, value) for value in row] for row in sums]
     with cgutils.for_range(builder, n_steps) as loop:
@@ -107,7 +125,7 @@ def _listed_loop(vectors, left, right, strides, steps, n_steps, sums):
         step_left = builder.gep(left, [builder.mul(step, depth_stride)])
         step_right = builder.gep(right, [builder.mul(step, right_stride)])
         before = [[builder.load(total) for total in row] for row in totals]
-        after = _tile_step(vectors, step_left, step_right, row_stride, before)
+        after = product.step(step_left, step_right, row_stride, before)
         for row, values in zip(totals, after, strict=True):
             for total, value in zip(row, values, strict=True):
                 builder.store(value, total)
@@ -146,7 +164,8 @@ def _make_tile(n_rows, n_vectors):
         signature = types.void(out, index, index, left, right, index, bias, index, index)
 
         def codegen(context, builder, signature, arguments):
-            vectors, width = Vectors(builder, signature.args[0]), arguments[2]
+            product, width = _Product(builder, signature.args[0], signature.args[4]), arguments[2]
+            vectors = product.sums
             out, right, bias = (
                 _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6)
             )
@@ -154,7 +173,7 @@ def _make_tile(n_rows, n_vectors):
             names = "row_stride", "depth_stride", "panel_stride", "panel_length", "last_fetch"
             strides = (*(fields[name] for name in names), width)
             sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * n_rows
-            sums = _tile_loops(vectors, left, right, strides, arguments[8], sums)
+            sums = _tile_loops(product, left, right, strides, arguments[8], sums)
             _write_tile(vectors, out, width, sums)
             return context.get_dummy_value()
 
@@ -167,6 +186,7 @@ def _make_tile(n_rows, n_vectors):
 # `out` and `right` are `width` apart. The left operand, a `fastbp.cpu.kernels.products.Left`, is
 # stored in panels of `panel_length` steps: k is at
 # (k // panel_length) · panel_stride + (k % panel_length) · depth_stride. `depth` must be positive.
+# Both operands are of numbers like `out`, or of pairs of bfloat16, and then a step takes two k.
 # While more than `last_fetch` steps remain, the tile's rows of the next panel but one are
 # prefetched, whose place no hardware prefetcher can predict.
 narrow_tile = _make_tile(TILE_ROWS, 1)
@@ -187,14 +207,15 @@ def _make_listed_tile(n_vectors):
         )
 
         def codegen(context, builder, signature, arguments):
-            vectors, width = Vectors(builder, signature.args[0]), arguments[2]
+            product, width = _Product(builder, signature.args[0], signature.args[4]), arguments[2]
+            vectors = product.sums
             out, right, bias, steps = (
                 _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6, 8)
             )
             left, fields = _left_parts(context, builder, signature.args[3], arguments[3])
             strides = fields["row_stride"], fields["depth_stride"], width
             sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * TILE_ROWS
-            sums = _listed_loop(vectors, left, right, strides, steps, arguments[10], sums)
+            sums = _listed_loop(product, left, right, strides, steps, arguments[10], sums)
             _write_tile(vectors, out, width, sums)
             return context.get_dummy_value()
 

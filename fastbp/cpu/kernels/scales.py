@@ -5,7 +5,9 @@ Their gradients are sums over the gradients of weights, so that nothing goes ove
 
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.layers import first_dense_of, layer_of, weight_panel
+from fastbp.cpu.kernels.pairs import pair_weights
 from fastbp.cpu.kernels.shares import share, smaller
+from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import ZERO, section
 from fastbp.cpu.kernels.tiles import (
     COMPUTED,
@@ -46,6 +48,8 @@ def scale_weights(memory, layer, first, count):
             scale = memory.weights[scaling.start + row]
             for j in range(whole_size(weights)):
                 scaled[j] = weights[j] * scale
+        for row in range(first, first + count, TILE_ROWS):
+            pair_weights(memory, memory.pairs, first_dense_of(memory), panel, row)
 
 
 @phase

@@ -19,15 +19,15 @@ _INT64 = ir.IntType(64)
 _BYTES = ir.IntType(8).as_pointer()
 
 
-_, CPU_NAME, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
+_, CPU_NAME, _features = cpu_target.target_context.codegen().magic_tuple()
+FEATURES = frozenset(_features.split(","))
 
 
 def _vector_bits():
     """Bits of the widest registers worth using: 512, 256 or 128."""
-    features = _FEATURES.split(",")
-    if "+avx512f" in features:
+    if "+avx512f" in FEATURES:
         return 512
-    return 256 if {"+avx", "+avx2"} & set(features) else 128
+    return 256 if {"+avx", "+avx2"} & FEATURES else 128
 
 
 VECTOR_BITS = _vector_bits()
@@ -53,6 +53,7 @@ class Vectors:
         element, suffix = {
             types.float32: (ir.FloatType(), "f32"),
             types.float64: (ir.DoubleType(), "f64"),
+            types.int32: (_INT32, "i32"),
         }[span_type.dtype]
         self.builder = builder
         self.bytes = span_type.dtype.bitwidth // 8
@@ -131,11 +132,28 @@ def fetch_line(builder, pointer, level):
     builder.call(function, [builder.bitcast(pointer, _BYTES), read, locality, data])
 
 
-def fetch_tile(builder, pointer):
+TILE_BYTES = TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8
+
+
+def fetch_tile(builder, pointer, size=TILE_BYTES):
     """Prefetch the tile of a panel that starts at a pointer into the L1 cache."""
     start = builder.bitcast(pointer, _BYTES)
-    for offset in range(0, TILE_ROWS * TILE_VECTORS * VECTOR_BITS // 8, CACHE_LINE):
+    for offset in range(0, size, CACHE_LINE):
         fetch_line(builder, builder.gep(start, [_INT64(offset)]), 1)
+
+
+def transpose_vectors(vectors, rows):
+    """Transpose a square, given as a vector for each row: swap the blocks off the diagonal."""
+    n, rows, size = vectors.count, list(rows), 1
+    while size < n:
+        upper = [c if not c & size else n + c - size for c in range(n)]
+        lower = [c + size if not c & size else n + c for c in range(n)]
+        for i in (i for i in range(n) if not i & size):
+            pair = rows[i], rows[i + size]
+            rows[i] = vectors.shuffle(*pair, upper)
+            rows[i + size] = vectors.shuffle(*pair, lower)
+        size *= 2
+    return rows
 
 
 @intrinsic
@@ -153,17 +171,7 @@ def transpose_square(
         vectors = Vectors(builder, signature.args[0])
         n = vectors.count
         rows = [vectors.load(source, builder.mul(_INT64(i), source_stride)) for i in range(n)]
-        # Swap the off-diagonal blocks of ever larger squares.
-        size = 1
-        while size < n:
-            upper = [c if not c & size else n + c - size for c in range(n)]
-            lower = [c + size if not c & size else n + c for c in range(n)]
-            for i in (i for i in range(n) if not i & size):
-                pair = rows[i], rows[i + size]
-                rows[i] = vectors.shuffle(*pair, upper)
-                rows[i + size] = vectors.shuffle(*pair, lower)
-            size *= 2
-        for i, row in enumerate(rows):
+        for i, row in enumerate(transpose_vectors(vectors, rows)):
             vectors.store(row, out, builder.mul(_INT64(i), out_stride))
         return context.get_dummy_value()
 

@@ -28,7 +28,7 @@ from numba.extending import (
 )
 
 from fastbp.cpu import records
-from fastbp.cpu.records import fields_of
+from fastbp.cpu.records import dtype_of, fields_of
 
 # Indices with a type of their own: literals would give each tuple that holds them another type, and
 # every combination would be compiled anew.
@@ -165,11 +165,11 @@ def record_type(record, real, is_sparse=False):
         Each of its members takes as many words as `fastbp.cpu.packing.Packed` writes.
     """
     members = []
-    for field in fields_of(record, is_sparse):
+    for field in fields_of(record, real, is_sparse):
         if field in _NUMBERS:
             members.append(_NUMBERS[field])
         elif issubclass(field, records.Span):
-            members.append(Span(getattr(types, field.dtype or real)))
+            members.append(Span(getattr(types, field.dtype or dtype_of(real))))
         else:
             members.append(record_type(field, real, is_sparse))
     return types.BaseTuple.from_types(members, record)

@@ -11,9 +11,31 @@ import numpy as np
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
 from fastbp.cpu.kernels.gradients import sum_units, tile_gradient
-from fastbp.cpu.kernels.layers import first_dense_of, layer_of, weight_panel, weights_of
+from fastbp.cpu.kernels.layers import (
+    first_dense_of,
+    layer_of,
+    n_layers_of,
+    weight_panel,
+    weights_of,
+)
 from fastbp.cpu.kernels.masks import drop_outputs, drops, multiply_by
-from fastbp.cpu.kernels.operands import CACHED_NUMBERS, panel_start, rows_of_inputs, rows_of_panels
+from fastbp.cpu.kernels.operands import (
+    CACHED_NUMBERS,
+    deltas_by_rows,
+    panel_start,
+    panel_to_multiply,
+    rows_of_inputs,
+    rows_of_panels,
+    steps_of,
+    transposed_weights,
+    weights_to_multiply,
+)
+from fastbp.cpu.kernels.pairs import (
+    pair_deltas,
+    pair_outputs,
+    pair_weights,
+    transpose_panel_of_pairs,
+)
 from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
 from fastbp.cpu.kernels.shares import smaller, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
@@ -49,14 +71,15 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
 
     `entries` are the layer's inputs where they are sparse, else None; `draw` is for dropout.
     """
-    layer, right = layer_of(memory.layers, index), weights_of(memory, index)
-    width, depth = layer[WIDTH], layer[N_INPUTS]
+    layer, width = layer_of(memory.layers, index), layer_of(memory.layers, index)[WIDTH]
+    is_hidden = index < n_layers_of(memory.layers) - 1
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
-        weights = weight_panel(layer, panel)
         out = panel_start(memory, layer, panel) + row * width
-        bias = weights + layer[BIAS_ROW] * width
+        bias = weight_panel(layer, panel) + layer[BIAS_ROW] * width
         if entries is None:
+            right = weights_to_multiply(memory, index)
+            weights = panel_to_multiply(layer, panel, memory.pairs)
             left = rows_of_inputs(memory, workspace, index, row)
             if index == 0 and workspace.steps.counts.size > 0:
                 tile = row // TILE_ROWS
@@ -67,13 +90,13 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
                 )  # fmt: skip
             else:
                 multiply(
-                    memory.activations, out, layer, panel, left, right, weights, depth,
-                    memory.weights, bias,
+                    memory.activations, out, layer, panel, left, right, weights,
+                    steps_of(right, layer[N_INPUTS]), memory.weights, bias,
                 )  # fmt: skip
         else:
             multiply_lines(
-                memory.activations, out, layer, panel, entries.rows, row, right, weights,
-                memory.weights, bias,
+                memory.activations, out, layer, panel, entries.rows, row,
+                weights_of(memory, index), weight_panel(layer, panel), memory.weights, bias,
             )  # fmt: skip
         values = section(memory.activations, out, TILE_ROWS * width)
         kept = workspace.tile  # scratch, where there is no backward pass
@@ -85,6 +108,8 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
             activate(layer[ACTIVATION], values, kept)
         if drops(memory.masks, index + 1):
             drop_outputs(memory, workspace, index, panel, row, values, kept, draw)
+        if is_hidden:
+            pair_outputs(memory, memory.pairs, out, width)
 
 
 @phase
@@ -133,24 +158,44 @@ def transpose_panel(memory, transposed, index, panel):
                 )  # fmt: skip
 
 
-@phase
-def backward_layer(memory, workspace, index, tiles):
-    """Compute δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′."""
+@kernel
+def multiply_deltas(memory, workspace, index, panel, row):
+    """Compute a tile of δ Wᵀ, in `workspace.tile`, by a panel that has been transposed."""
     layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
-    width, depth = below[WIDTH], layer[N_OUTPUTS]
+    left = rows_of_panels(memory, deltas_by_rows(memory), layer, row)
+    right = transposed_weights(workspace)
+    multiply(
+        workspace.tile, ZERO, below, panel, left, right, ZERO, steps_of(right, layer[N_OUTPUTS]),
+        workspace.zeros, ZERO,
+    )  # fmt: skip
+    clear_padding(workspace.tile, below, panel)
+
+
+@kernel
+def transpose(memory, workspace, pairs, index, panel):
+    """Transpose one panel of inputs of layer `index`, in the memory of a thread."""
+    if pairs is None:
+        transpose_panel(memory, workspace.transposed, index, panel)
+    else:
+        transpose_panel_of_pairs(memory, pairs.transposed, index, panel)
+
+
+@phase
+def backward_layer(memory, workspace, index, n_rows, tiles):
+    """Compute δ of the layer below `index`, whose tiles are given: δ Wᵀ ⊙ f′.
+
+    `n_rows` is the number of rows in the batch.
+    """
+    below = layer_of(memory.layers, index - 1)
+    width = below[WIDTH]
     transposed_panel = -1
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
         if panel != transposed_panel:
-            transpose_panel(memory, workspace.transposed, index, panel)
+            transpose(memory, workspace, workspace.pairs, index, panel)
             transposed_panel = panel
         out = panel_start(memory, below, panel) + row * width
-        left = rows_of_panels(memory, memory.deltas, layer, row)
-        multiply(
-            workspace.tile, ZERO, below, panel, left, workspace.transposed, ZERO, depth,
-            workspace.zeros, ZERO,
-        )  # fmt: skip
-        clear_padding(workspace.tile, below, panel)
+        multiply_deltas(memory, workspace, index, panel, row)
         errors = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
@@ -160,6 +205,7 @@ def backward_layer(memory, workspace, index, tiles):
             multiply_by(deltas, errors)  # by the f′ that was kept
         else:
             activate_backward(below[ACTIVATION], deltas, errors, values)
+        pair_deltas(memory, memory.pairs, out, width, n_rows - row)
 
 
 @kernel
@@ -342,6 +388,8 @@ def update_layer(memory, workspace, entries, index, depth, call, step, factor, t
             prefetch_state(memory, block.start)
         if factor != COMPUTED:  # NaN, too
             update_by_kept(memory, gradient, block, factor, rule, own)
+            if block.kind == WEIGHTS_OF_TILE and not takes_scales:
+                pair_weights(memory, memory.pairs, index, panel, block.column)
             continue
         compute_gradient(memory, workspace, entries, index, panel, block, depth)
         if step[PENALTY] > 0 and block.kind == WEIGHTS_OF_TILE:
@@ -350,3 +398,6 @@ def update_layer(memory, workspace, entries, index, depth, call, step, factor, t
         if takes_scales and block.kind == WEIGHTS_OF_TILE:
             take_scales(memory, layer, panel, block, gradient)
         use_gradient(memory, gradient, block, number, rule, own)
+        # Where weights contain scales, they follow these.
+        if block.kind == WEIGHTS_OF_TILE and not takes_scales and memory.gradient.size == 0:
+            pair_weights(memory, memory.pairs, index, panel, block.column)

@@ -12,10 +12,11 @@ from fastbp.cpu.kernels.gather import prefetch_row
 from fastbp.cpu.kernels.layers import layer_of, n_layers_of
 from fastbp.cpu.kernels.masks import draw_of
 from fastbp.cpu.kernels.outputs import losses_and_deltas
+from fastbp.cpu.kernels.pairs import pair_all_deltas, pair_all_weights
 from fastbp.cpu.kernels.scales import update_scales
 from fastbp.cpu.kernels.shares import Tiles, all_rows, round_to_tile, share, smaller, some_rows
 from fastbp.cpu.kernels.simd import TILE_ROWS
-from fastbp.cpu.kernels.spans import ZERO, section
+from fastbp.cpu.kernels.spans import ONE, ZERO, section
 from fastbp.cpu.kernels.sparse import sort_by_column
 from fastbp.cpu.kernels.tiles import (
     COMPUTED,
@@ -154,10 +155,11 @@ def forward_all(memory, workspace, call, step, order, passed, rank):
     tiles = some_rows(layer_of(layers, output), first, last)
     forward(memory, workspace, entries, output, draw, tiles)
     losses_and_deltas(memory, workspace, call.objective, order, step[WEIGHT], first, last)
+    if memory.pairs is not None:
+        pair_all_deltas(memory, memory.pairs, output, tiles, order.size)
     if output > 0:
-        backward_layer(
-            memory, workspace, output, some_rows(layer_of(layers, output - 1), first, last)
-        )
+        below = some_rows(layer_of(layers, output - 1), first, last)
+        backward_layer(memory, workspace, output, order.size, below)
     return barrier(memory.control, passed, size)
 
 
@@ -188,7 +190,7 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
     for index in range(output, -1, -1):
         if 0 < index < output:
             tiles = tiles_below(memory, index, blocks, rank, size)
-            backward_layer(memory, workspace, index, tiles)
+            backward_layer(memory, workspace, index, order.size, tiles)
             passed = barrier(memory.control, passed, size)
         # Right away, while the layer's weights, inputs and δ are in the caches.
         update(memory, workspace, entries, index, order.size, call, step, COMPUTED, rank)
@@ -203,6 +205,15 @@ def run_batch(memory, workspace, call, step, order, passed, rank):
     return passed, loss
 
 
+@kernel
+def pair_weights_first(memory, workspace, pairs, rank, size):
+    """Pair a thread's share of all weights that are multiplied as pairs."""
+    if pairs is not None:
+        is_sparse = workspace.inputs.size == 0
+        first = ONE if memory.n_embedded > 0 or is_sparse else ZERO
+        pair_all_weights(memory, pairs, first, rank, size)
+
+
 @Exported
 def train(call, memory, workspace, rank):
     """Train on the batches of `order`, one per row of `steps`: this thread's part of the work.
@@ -213,6 +224,9 @@ def train(call, memory, workspace, rank):
     steps, order, result, size = call.steps, call.order, call.result, call.size
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     passed, start = np.int64(0), np.int64(0)
+    if call.makes_pairs:
+        pair_weights_first(memory, workspace, memory.pairs, rank, size)
+        passed = barrier(memory.control, passed, size)
     for index in range(steps.size // TABLE_WIDTH):
         step = section(steps, index * TABLE_WIDTH, TABLE_WIDTH)
         batch = section(order, start, np.int64(step[ROWS]))

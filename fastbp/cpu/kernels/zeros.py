@@ -100,11 +100,20 @@ def first_step(steps, tile):
     return row_tiles * steps.n_columns + (tile - row_tiles) * steps.n_rows
 
 
+@kernel
+def bits_of_pairs(bits):
+    """Which pairs of neighbours have a bit, from a set of at most 8."""
+    bits = (bits | bits >> 1) & 0x55
+    bits = (bits | bits >> 1) & 0x33
+    return (bits | bits >> 2) & 0x0F
+
+
 @phase
-def find_steps(steps, inputs, stride, tile, rows):
+def find_steps(steps, inputs, stride, tile, rows, pairs):
     """Find the steps of one tile of a batch's rows, and what it adds to those of the columns.
 
-    The tiles come in order, `rows` are the batch's; any later ones are an earlier batch's.
+    The tiles come in order, `rows` are the batch's; any later ones are an earlier batch's. With
+    `pairs` a step is one of two columns, or rows.
     """
     row = tile * TILE_ROWS
     valid = _ALL_ROWS if rows - row >= TILE_ROWS else (1 << (rows - row)) - 1
@@ -116,10 +125,15 @@ def find_steps(steps, inputs, stride, tile, rows):
         occupied = find_occupied(inputs, row * stride + column, stride)
         if occupied == 0:
             continue
-        end = append_positions(steps.numbers, end, column, occupied & _ALL_ROWS)
+        columns, occupied_rows = occupied & _ALL_ROWS, occupied >> TILE_ROWS & valid
+        held = 1
+        if pairs is not None:
+            columns, occupied_rows, held = bits_of_pairs(columns), bits_of_pairs(occupied_rows), 2
+        end = append_positions(steps.numbers, end, column // held, columns)
         index = column_tile(steps, column)
         if index < steps.counts.size:
-            first, bits = first_step(steps, index), occupied >> TILE_ROWS & valid
-            stop = append_positions(steps.numbers, first + steps.counts[index], row, bits)
+            first = first_step(steps, index)
+            stop = first + steps.counts[index]
+            stop = append_positions(steps.numbers, stop, row // held, occupied_rows)
             steps.counts[index] = stop - first
     steps.counts[tile] = end - first_step(steps, tile)

@@ -267,3 +267,11 @@ class ParquetSource(FlatSource):
         names = np.array(columns.features, dtype=object)
         super().__init__(file, y, weight, buffer, names)
         self._finite[:] = True  # seen as they were decoded
+
+    def __getstate__(self):
+        if self._keeper is not None:
+            raise TypeError(
+                "A source of Parquet files without a cache cannot be pickled: its rows are in a "
+                "file without a name. Give from_parquet a cache that the other process can read."
+            )
+        return vars(self)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import sys
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_the_temporary_file_has_no_name_and_ends_with_the_source(folder, tmp_pat
     del source
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_source_with_a_cache_can_be_sent_to_another_process(folder, tmp_path):
+    source = open_source(folder, cache=tmp_path / "x.rows")
+    sent = pickle.loads(pickle.dumps(source))
+    expected = MLPClassifier(**QUICK).fit(source)
+    assert np.array_equal(weights(MLPClassifier(**QUICK).fit(sent)), weights(expected))
+    with pytest.raises(TypeError, match="Give from_parquet a cache"):
+        pickle.dumps(open_source(folder))
 
 
 def test_what_is_missing_is_said(folder, table):

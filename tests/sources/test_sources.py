@@ -108,6 +108,23 @@ def test_in_the_order_of_the_source_the_bits_are_those_of_memory(saved, rows, ki
     assert list(model.classes_) == list(expected.classes_)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"dropout": 0.2, "input_dropout": 0.1, "solver": "adamw", "warmup": 0.3},
+        {"ema_decay": 0.9, "scaling_layer": True, "parametric_activation": True},
+        {"numerical_embedding": "pbld", "max_grad_norm": 0.5, "solver": "sgd"},
+        {"precision": "float64", "learning_rate": "invscaling", "solver": "sgd"},
+    ],
+    ids=lambda parameters: "-".join(parameters),
+)
+def test_whatever_else_is_asked_for_has_the_bits_of_memory(saved, rows, parameters):
+    expected = MLPClassifier(**QUICK, **parameters, shuffle=False).fit(*rows)
+    source = sources.from_npy(*saved, buffer=SMALL)
+    model = MLPClassifier(**QUICK, **parameters, shuffle=False).fit(source)
+    assert np.array_equal(weights(model), weights(expected))
+
+
 def test_weights_and_several_targets_are_those_of_memory(rows):
     X, _ = rows
     random = np.random.default_rng(1)

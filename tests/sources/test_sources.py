@@ -1,6 +1,8 @@
 """Rows beyond memory: the same training as in memory, whatever the storage and its speed."""
 
 import _thread
+import errno
+import fcntl
 import os
 import re
 import threading
@@ -14,7 +16,7 @@ from sklearn.datasets import make_classification
 from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
 from fastbp.sources.ahead import ReadAhead
 from fastbp.sources.blocks import BlockSource
-from fastbp.sources.flat import FlatSource
+from fastbp.sources.flat import FlatSource, RowFile
 from fastbp.sources.order import BlockOrder
 
 pytestmark = [
@@ -248,6 +250,23 @@ def test_the_order_is_a_function_of_seed_and_epoch(seen):
     seen.clear()
     MLPRegressor(**QUIET | {"random_state": 1}, max_iter=1).fit(source)
     assert not np.array_equal(epochs_of(seen, N_ROWS)[0], at_once[:1])
+
+
+@pytest.mark.parametrize("n_rows", [5_000, 8_193, 100_000, 1_000_001])
+@pytest.mark.parametrize("row_bytes", [1, 100, 3136])
+def test_every_buffer_of_a_file_has_64_blocks_and_no_more_than_its_size(n_rows, row_bytes):
+    status = (0,) * 4
+    file = RowFile("x.npy", 128, (n_rows, row_bytes), np.dtype(np.uint8), status)
+    source = FlatSource(file, None, None, 2**20)
+    assert source.shape == (n_rows, row_bytes)
+    order = BlockOrder(source, shuffle=True)
+    groups = order.groups(5)
+    assert len(groups) == order.n_groups
+    assert np.array_equal(np.sort(np.concatenate(groups)), np.arange(len(source.block_rows)))
+    for group in groups:
+        assert source.block_rows[group].sum() <= order.most_rows
+        assert order.most_rows * row_bytes <= 2**20
+        assert len(group) >= 64 or source.fits
 
 
 def test_batches_are_shuffled_anew_in_each_epoch(seen):
@@ -621,14 +640,36 @@ def test_batches_that_are_sorted_by_class_are_warned_of(rows):
         sources.from_batches(map(read, range(n_blocks)))
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="all files are read by the cache here")
 def test_files_are_read_past_the_cache_where_that_works_and_by_it_elsewhere(saved, monkeypatch):
     from fastbp.sources import flat
 
     path, y = saved
     direct = MLPClassifier(**QUICK).fit(sources.from_npy(path, y, buffer=SMALL))
+    refused, preadv, posix_fadvise, forgotten = [], os.preadv, os.posix_fadvise, []
+
+    def refuse_direct(descriptor, *arguments):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(descriptor)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return preadv(descriptor, *arguments)
+
+    def forget(*arguments):
+        forgotten.append(arguments[1:3])
+        return posix_fadvise(*arguments)
+
+    monkeypatch.setattr(os, "posix_fadvise", forget)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", refuse_direct)  # as some file systems do, at the first read
+        refusing = MLPClassifier(**QUICK).fit(sources.from_npy(path, y, buffer=SMALL))
+    assert len(refused) == 1
     monkeypatch.setattr(flat, "_DIRECT", 0)
     cached = MLPClassifier(**QUICK).fit(sources.from_npy(path, y, buffer=SMALL))
+    assert np.array_equal(weights(direct), weights(refusing))
     assert np.array_equal(weights(direct), weights(cached))
+    # Whole pages, so that none stays.
+    assert forgotten
+    assert all(position % 4096 == 0 == length % 4096 for position, length in forgotten)
     assert FlatSource is type(sources.from_npy(path))
 
 

@@ -7,7 +7,7 @@ be read while this one ends.
 
 import numpy as np
 
-from fastbp.sources.source import LEAST_BLOCKS
+from fastbp.sources.source import LEAST_BLOCKS, MOST_ROWS
 from fastbp.warned import warn
 
 
@@ -37,14 +37,16 @@ class BlockOrder:
     def __init__(self, source, shuffle, seed=0):
         self.source, self.shuffle, self.seed = source, shuffle, seed
         sizes = np.sort(source.block_rows)[::-1]
-        n_fitting = int(np.searchsorted(np.cumsum(sizes), source.most_rows, side="right"))
+        n_fitting, n_light = np.searchsorted(
+            np.cumsum(sizes), [source.most_rows, MOST_ROWS], side="right"
+        ).tolist()
         if n_fitting == 0:
             raise ValueError(
                 f"buffer={source.buffer!r} has no room for a block of {sizes[0]} rows of "
                 f"{source.row_bytes} bytes. Make blocks smaller, or buffer at least "
                 f"{sizes[0] * source.row_bytes} bytes; {2 * LEAST_BLOCKS} times that shuffles well."
             )
-        self.n_groups = -(-len(sizes) // n_fitting)
+        self.n_groups = -(-len(sizes) // min(n_fitting, max(n_light, 2 * LEAST_BLOCKS)))
         n_blocks = -(-len(sizes) // self.n_groups)
         self.most_rows = int(sizes[:n_blocks].sum())
         # The first row of each block.

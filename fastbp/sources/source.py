@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BUFFER = "64MB"
 LEAST_BLOCKS = 64  # in a buffer: with fewer, rows sorted by class are not shuffled well
+MOST_ROWS = 2**19  # in a buffer: each has some 50 bytes beside X, for its place and its targets
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
@@ -162,6 +163,7 @@ def even_blocks(n_rows, row_bytes, buffer_bytes, most_bytes):
     Small enough that half a buffer holds `LEAST_BLOCKS`: an epoch's last buffers are half full.
     """
     size = min(most_bytes, buffer_bytes // (2 * LEAST_BLOCKS)) // row_bytes
+    size = min(size, MOST_ROWS // (2 * LEAST_BLOCKS))
     starts = np.arange(0, n_rows, max(1, size))
     return np.diff(starts, append=n_rows)
 

@@ -18,6 +18,7 @@ from fastbp import devices
 from fastbp import parameters as params
 from fastbp.callbacks import CallbackSupportMixin
 from fastbp.conversion import ConversionMixin
+from fastbp.curves import CurveView
 from fastbp.data import Data, is_source
 from fastbp.fitting import Fit, GivenData
 from fastbp.judging import OwnRows
@@ -159,6 +160,8 @@ class BaseMLP(
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
         def set_params(self, **params: Any) -> Self: ...
+    else:
+        loss_curve_ = CurveView()
 
     def _set_parameters(self, arguments):
         """Keep every argument of `__init__` under its own name, unchecked, as scikit-learn asks."""

@@ -11,6 +11,7 @@ from scipy.sparse import issparse
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import container, generators
+from fastbp.curves import Curve
 from fastbp.progress import Progress, check_progress
 
 FORMAT, VERSION = "fastbp checkpoint", 2
@@ -71,7 +72,7 @@ class Checkpoint:
             "order": training.order,
             "train": split.train,
             "generator": generator,
-            "loss_curve": np.array(progress.loss_curve, np.float64),
+            "loss_curve": np.asarray(progress.loss_curve),
         }
         description = {
             "format": FORMAT,
@@ -312,7 +313,7 @@ def _restore_progress(description, arrays, training):
             raise ValueError(f"{name} has shape {curve.shape} and dtype {curve.dtype}")
         return curve
 
-    progress.loss_curve = list(take_curve("loss_curve"))
+    progress.loss_curve = Curve(take_curve("loss_curve"))
     if judge is not None:
         progress.validation_scores = take_curve("validation_scores").tolist()
         progress.validation_loss_curve = take_curve("validation_loss_curve").tolist()

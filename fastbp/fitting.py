@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import devices
 from fastbp import parameters as params
 from fastbp.callbacks import watchers_of
+from fastbp.curves import curve_of
 from fastbp.data import Data
 from fastbp.epochs import InMemory
 from fastbp.generators import check_state
@@ -282,7 +283,7 @@ class Fit:
         if self.goes_on:
             attributes = vars(estimator)
             check_progress(attributes)
-            progress.loss_curve = list(attributes.get("loss_curve_", ()))
+            progress.loss_curve = curve_of("loss_curve_", attributes.get("loss_curve_", ()))
             progress.n_samples_seen = attributes.get("t_", 0)
             best_loss = attributes.get("best_loss_")
             progress.best_loss = np.inf if best_loss is None else best_loss

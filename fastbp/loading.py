@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import container, generators, values
+from fastbp.curves import Curve
 from fastbp.dropout import Dropout
 from fastbp.labels import Labels
 from fastbp.late import imported
@@ -352,7 +353,7 @@ def _restore_progress(described, arrays):
             curve = arrays.pop(name)
             if curve.ndim != 1 or curve.dtype != np.float64:
                 raise ValueError(f"{name} must be a float64 vector, got {curve.dtype} numbers.")
-            restored[attribute] = list(curve) if attribute == "loss_curve_" else curve.tolist()
+            restored[attribute] = Curve(curve) if name == "loss_curve" else curve.tolist()
     return restored
 
 

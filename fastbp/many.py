@@ -21,7 +21,7 @@ from fastbp.judging import OwnRows
 from fastbp.precisions import LOW_PRECISIONS
 from fastbp.progress_line import line_of_fits
 from fastbp.shared_data import Shared, SharedData
-from fastbp.threads import available_threads, run_jobs
+from fastbp.threads import available_threads, cores_at_hand, run_jobs
 from fastbp.warned import postponed_warnings, warn
 
 if TYPE_CHECKING:
@@ -305,7 +305,8 @@ def _share_threads(n_threads, n_queues):
 
     Without a limit the engines share the cores, and the last fits get more of them.
     """
-    n_workers = min(n_queues, n_threads or available_threads())
+    at_most = available_threads() if n_threads is None else min(n_threads, cores_at_hand())
+    n_workers = min(n_queues, at_most)
     return n_workers, None if n_threads is None else max(1, n_threads // n_workers)
 
 

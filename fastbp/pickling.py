@@ -7,8 +7,10 @@ from dataclasses import replace
 from inspect import signature
 from threading import local
 
+import numpy as np
 from sklearn.base import _clone_parametrized
 
+from fastbp.curves import Curve, curve_of
 from fastbp.generators import check_state
 from fastbp.losses import is_averaged
 from fastbp.model import Model
@@ -30,6 +32,8 @@ class PicklingMixin:
 
         state = dict(super().__getstate__(), _state_version=STATE_VERSION)
         state["_fastbp_version"] = __version__
+        if isinstance(state.get("loss_curve_"), Curve):
+            state["loss_curve_"] = np.asarray(state["loss_curve_"])  # which all libraries store
         optimizer = state.get("_optimizer")
         functions = [name for name in SCHEDULE_FIELDS if callable(getattr(optimizer, name, None))]
         if functions:  # training reads the estimator's
@@ -140,6 +144,8 @@ def _checked_state(estimator_class, state):
             f"The pickled state of {name}, written by fastbp {writer}, is damaged or of another "
             f"library: {error}"
         ) from error
+    if state.get("loss_curve_") is not None:
+        state["loss_curve_"] = curve_of("loss_curve_", state["loss_curve_"])
     parameters = signature(estimator_class).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty} | state
 

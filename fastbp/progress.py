@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastbp.curves import Curve
+
 if TYPE_CHECKING:
     from fastbp.hints import Array, ArrayLikeOrSparse, FloatArray
 
@@ -121,7 +123,7 @@ class Progress:
 
     Parameters
     ----------
-    loss_curve : list of float
+    loss_curve : Curve
         Every epoch's loss.
     validation_scores, validation_loss_curve : list of float or None
         Every epoch's score and loss of the held-out rows; None where there are none.
@@ -141,7 +143,7 @@ class Progress:
         The last epoch's loss.
     """
 
-    loss_curve: list = field(default_factory=list)
+    loss_curve: Curve = field(default_factory=Curve)
     validation_scores: list | None = None
     validation_loss_curve: list | None = None
     validation_metrics: dict | None = None
@@ -166,7 +168,7 @@ class Progress:
         self.n_iter += 1
         self.n_samples_seen += n_samples
         self.loss = loss = np.float64(loss)  # np.float64, as in scikit-learn
-        self.loss_curve.append(loss)
+        self.loss_curve = self.loss_curve.prolonged(loss)
         if judgement is not None:
             self.validation_scores.append(judgement.score)
             self.validation_loss_curve.append(judgement.loss)
@@ -207,7 +209,7 @@ def check_progress(attributes):
             raise ValueError(f"{name} must be a whole number from 0, got {count!r}.")
     for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
         values = attributes.get(name)
-        if not (values is None or isinstance(values, list | np.ndarray)):
+        if not (values is None or isinstance(values, Curve | list | np.ndarray)):
             raise ValueError(f"{name} must be a list of numbers, got {values!r}.")
     metrics = attributes.get("validation_metrics_")
     if not (metrics is None or isinstance(metrics, dict)) or not all(

@@ -15,13 +15,20 @@ from fastbp.apart import wait_whatever_comes
 _LOOK_SECONDS = 0.01  # how often an interrupted caller checks whether threads have ended
 
 
-def available_threads():
-    """Number of cores that this process may use now.
+def cores_at_hand():
+    """Number of cores that the system lets this process use, whatever it is asked for.
 
-    Respects CPU affinity, the container's quota, OMP_NUM_THREADS and the limits that joblib and
-    threadpoolctl set.
+    Respects CPU affinity and the container's quota, of which a part of a core counts as one.
     """
-    return max(1, min(cpu_count(), _openmp_effective_n_threads()))
+    return max(1, cpu_count())
+
+
+def available_threads():
+    """Number of threads that this process may use now, where nobody asks for a number.
+
+    At most the cores at hand, OMP_NUM_THREADS, and the limits that joblib and threadpoolctl set.
+    """
+    return max(1, min(cores_at_hand(), _openmp_effective_n_threads()))
 
 
 def run_jobs(jobs, n_workers):

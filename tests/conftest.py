@@ -45,6 +45,18 @@ def pytest_xdist_auto_num_workers(config):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def cores():
+    """Let tests ask for more threads than this machine has cores, where they name a number."""
+    from fastbp import threads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "cores_at_hand", lambda: 64)
+        for name in ("fastbp.cpu.engine", "fastbp.many"):
+            patch.setattr(f"{name}.cores_at_hand", threads.cores_at_hand)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def kernels():
     """Let the first two of several processes compile half of the kernels each, for all of them."""
     dtype = {"gw0": "float32", "gw1": "float64"}.get(os.environ.get("PYTEST_XDIST_WORKER"))

@@ -36,6 +36,10 @@ class Case:
         Whether the rows must have no zeros, which fastbp need not multiply.
     precision : {"", "tf32", "bfloat16"}, default=""
         Of a GPU's products, where it is not `dtype`. Contenders on the CPU ignore it.
+    cpu_precision : {"", "bfloat16"}, default=""
+        Of the CPU's products, likewise. NumPy and scikit-learn ignore it.
+    has_subnormals : bool, default=False
+        Whether every third feature is a number so small that processors are slow with it.
     n_networks : int, default=1
         Networks that are trained on the same rows. With more than one, what is timed is not an
         epoch but a fit of `FIT_EPOCHS` epochs of all of them.
@@ -51,6 +55,8 @@ class Case:
     is_dense: bool = False
     precision: str = ""
     n_networks: int = 1
+    cpu_precision: str = ""
+    has_subnormals: bool = False
 
     @property
     def shape(self):
@@ -63,9 +69,10 @@ class Case:
     @property
     def name(self):
         """Shape, batch, activation and solver, and what is unlike in most cases."""
-        kind = self.precision or self.dtype
+        kind = self.precision or self.cpu_precision or self.dtype
         unusual = "" if kind == "float32" else f" {kind}"
         unusual += ", dense rows" if self.is_dense else ""
+        unusual += ", subnormal features" if self.has_subnormals else ""
         unusual += f", {self.n_networks:,} networks" if self.n_networks > 1 else ""
         return f"{self.shape} b{self.batch_size} {self.activation} {self.solver}{unusual}"
 
@@ -173,6 +180,15 @@ VARIED = (
     Case((784, 512, 512, 10), "logistic", "sgd", 256, 5_000, 0.1, is_dense=True),
 )
 
+# With float32 weights and products of bfloat16, on the CPU.
+IN_BFLOAT16 = (
+    Case((784, 512, 512, 10), "logistic", "sgd", 256, 30_000, 0.1, cpu_precision="bfloat16"),
+    Case((784, 2048, 2048, 10), "logistic", "sgd", 512, 8_192, 0.03, cpu_precision="bfloat16"),
+)
+SUBNORMAL = Case(
+    (784, 128, 10), "logistic", "sgd", 64, 5_000, 0.1, is_dense=True, has_subnormals=True
+)
+
 
 def _between(low, number, high):
     return int(min(max(low, number), high))
@@ -208,7 +224,7 @@ SWEEPS = {
     "batch": ("batch size", (1, 8, 64, 512, 4_096), batch_sweep),
 }
 QUICK_TABLE = (TABLE[0], TABLE[2])
-SERIES = ("table", "unlisted", *SWEEPS, "threads", "float64")
+SERIES = ("table", "unlisted", *SWEEPS, "threads", "float64", "bfloat16", "subnormal")
 
 # ---- on a GPU -------------------------------------------------------------------------------
 
@@ -295,4 +311,7 @@ def make_heats(n_threads, quick=False, device="cpu"):
             Heat("float64", dtype, replace(case, dtype=dtype), n_threads)
             for dtype in ("float32", "float64")
         ]
+    heats += [Heat("bfloat16", None, case, n_threads) for case in IN_BFLOAT16]
+    for value, case in (("none", replace(SUBNORMAL, has_subnormals=False)), ("many", SUBNORMAL)):
+        heats.append(Heat("subnormal", value, case, n_threads))
     return heats

@@ -33,7 +33,7 @@ def train_fastbp(case, draws, turns, n_threads, device):
     def make(seed, **options):
         return MLPClassifier(
             **estimator_parameters(case) | options, random_state=seed, device=device,
-            precision=(device == "cuda" and case.precision) or case.dtype,
+            precision=(case.precision if device == "cuda" else case.cpu_precision) or case.dtype,
         )  # fmt: skip
 
     def end_epoch(report):

@@ -12,6 +12,7 @@ from fastbp import datasets
 from fastbp.bench.cases import SEED
 
 N_TRIALS, TRIAL_ROWS = 2, 4_096
+SUBNORMAL_NUMBER = 1e-39  # of float32
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def rows_and_labels(case, mnist=None):
     X = generator.standard_normal((case.n_rows, n_features), dtype=np.float32)
     scores = X @ generator.standard_normal((n_features, n_classes), dtype=np.float32)
     scores += 0.3 * np.sqrt(n_features) * generator.standard_normal(scores.shape, np.float32)
+    if case.has_subnormals:
+        X[:, ::3] = SUBNORMAL_NUMBER
     return X.astype(case.dtype), scores.argmax(axis=1)
 
 

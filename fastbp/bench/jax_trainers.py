@@ -72,9 +72,12 @@ def jax_loss(case):
     n_layers = len(case.layer_sizes) - 1
 
     def loss(parameters, X, labels):
+        if case.cpu_precision:  # the gradients are float32 again
+            X, *parameters = (array.astype(case.cpu_precision) for array in (X, *parameters))
         for weights, bias in zip(parameters[: n_layers - 1], parameters[n_layers:], strict=False):
             X = activation(X @ weights + bias)
         logits = X @ parameters[n_layers - 1] + parameters[-1]
+        logits = logits.astype(case.dtype)
         log_probabilities = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
 

@@ -6,19 +6,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastbp.bench import processes, report
+from fastbp.bench import calls, processes, report
 from fastbp.bench.cases import GPU_SERIES, SERIES, make_heats
 from fastbp.bench.ceiling import measure_ceiling
 from fastbp.bench.contenders import CONTENDERS, contenders_on
 from fastbp.bench.draws import find_mnist
-from fastbp.bench.race import Pace, limited_to, race
+from fastbp.bench.race import Pace, environment, limited_to, race
 from fastbp.bench.results import FILE_NAME, Race, Results
+from fastbp.bench.workers import Worker
 from fastbp.cuda import toolkit
 from fastbp.threads import available_threads
 
 # Seconds of rounds: in the table, in sweeps, and where everything must be quick.
 TABLE_PACE, SWEEP_PACE, QUICK_PACE = Pace(8.0, 5), Pace(2.0), Pace(2.5)
-LISTED = ("table", "unlisted", "large")
+LISTED = ("table", "unlisted", "large", "bfloat16")
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Options:
     def parts(self):
         """The parts that there are."""
         if self.device == "cpu":
-            return (*SERIES, "cold", "bench_mnist")
+            return (*SERIES, "calls", "cold", "bench_mnist")
         return (*GPU_SERIES, "cold")
 
     @property
@@ -145,6 +146,8 @@ def measure(options, results, heats, mnist, cache):
     print(f"{report.heading(results)}\n", flush=True)
     for heat in heats:
         run_heat(options, results, heat, contenders, mnist, cache)
+    if options.device == "cpu" and options.wants("calls"):
+        attempt(results, "calls", lambda: short_calls(options, results, cache))
     if options.wants("cold"):
         attempt(results, "cold", lambda: cold(options, results, mnist))
     is_whole = not options.quick and options.device == "cpu"
@@ -187,6 +190,17 @@ def takes_part(contender, heat, quick):
     if contender.starts_slowly and (quick or heat.series not in ("table", "large")):
         return False
     return contender.trains_many or heat.case.n_networks == 1
+
+
+def short_calls(options, results, cache):
+    """Calls against scikit-learn, in a process of their own."""
+    with limited_to(results.machine["threads"]), environment(FASTBP_CACHE_DIR=str(cache)):
+        worker = Worker(calls.serve, options.quick)
+    try:
+        results.calls += [calls.Timed(**worker.go()) for _ in calls.chosen(options.quick)]
+    finally:
+        worker.close()
+    print(f"{report.calls_table(results.calls)}\n", flush=True)
 
 
 def cold(options, results, mnist):

@@ -25,6 +25,7 @@ _BLOCK = bytes(2**20)
 # The reference is the first of these that finished: the plain loops come first.
 LOSS_TOLERANCE = 0.02
 TOLERANCES = {"bfloat16": 0.05}
+CPU_TOLERANCES = {"bfloat16": 0.03}
 REFERENCES = ("NumPy", "scikit-learn", "PyTorch", "JAX", "fastbp")
 
 
@@ -223,13 +224,15 @@ def take_turn(entry, worker, n_threads):
 def compare_losses(entries, case):
     """Mark contenders that did not train what the reference trained, fastbp no less than others.
 
-    A case's precision is that of its contenders on a GPU.
+    A case has a precision for its contenders on a GPU, and one for those on the CPU.
     """
     finished = {entry.contender: entry for entry in entries if not entry.remark}
     reference = next((finished[name] for name in REFERENCES if name in finished), None)
     for entry in finished.values():
-        on_gpu = CONTENDERS[entry.contender].device == "cuda"
-        tolerance = TOLERANCES.get(case.precision, LOSS_TOLERANCE) if on_gpu else LOSS_TOLERANCE
+        if CONTENDERS[entry.contender].device == "cuda":
+            tolerance = TOLERANCES.get(case.precision, LOSS_TOLERANCE)
+        else:
+            tolerance = CPU_TOLERANCES.get(case.cpu_precision, LOSS_TOLERANCE)
         if not np.isfinite(entry.losses).all():
             entry.remark = "computes something else: a loss is not finite"
         elif reference is None:

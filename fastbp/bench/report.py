@@ -7,9 +7,14 @@ from math import isnan
 from fastbp.bench.cases import SWEEPS
 from fastbp.bench.contenders import CONTENDERS
 from fastbp.bench.processes import ON_GPU, medians_of
-from fastbp.bench.race import LOSS_TOLERANCE, TOLERANCES
+from fastbp.bench.race import CPU_TOLERANCES, LOSS_TOLERANCE, TOLERANCES
 from fastbp.bench.tables import milliseconds, number, table
 
+CPU_TITLES = {
+    "table": "Networks",
+    "unlisted": "Other shapes",
+    "bfloat16": "Products in bfloat16",
+}
 GPU_TITLES = {
     "table": "Networks",
     "large": "Large products",
@@ -180,9 +185,29 @@ def scaling_lines(results):
     return "\n".join(f"- {gain.shape}: {gain.what}: {gain.factor:.2f} ×" for gain in gains(results))
 
 
+def calls_table(calls):
+    """Short calls against scikit-learn, a line each."""
+    rows = [
+        (
+            call.name,
+            call.unit,
+            number(1e6 * call.ours, ",.4g"),
+            number(1e6 * call.theirs, ",.4g"),
+            number(call.ratio, ".2f"),
+            call.remark,
+        )
+        for call in calls
+    ]
+    return table(("", "unit", "fastbp µs", "scikit-learn µs", "ratio", "remark"), rows)
+
+
 def slower_lines(results):
-    """Every race that a peer won, a line each."""
-    lines = []
+    """Every race that a peer won, and every call, a line each."""
+    lines = [
+        f"- {call.name}: scikit-learn takes {call.ratio:.2f} of fastbp's time"
+        for call in results.calls
+        if call.ratio < 1
+    ]
     for whole in results.races:
         devices = {"cpu": ["cpu"]}.get(whole.heat.device, ["cpu", "cuda"])
         for race in map(whole.on, devices):
@@ -301,20 +326,22 @@ def document(results, details=True):
     proof = (
         f"Times are medians an epoch; a peer's column is its time over fastbp's. A time is shown "
         f"only of contenders whose training loss after the race is within {LOSS_TOLERANCE:.0%} of "
-        "the plain NumPy loop's."
+        "the plain NumPy loop's"
+        + "".join(f", {bound:.0%} in {precision}" for precision, bound in CPU_TOLERANCES.items())
+        + "."
     )
     parts = [heading(results)]
     if any(race.heat.device != "cpu" for race in results.races):
         return "\n\n".join([*parts, *gpu_parts(results, details), *last_parts(results)]) + "\n"
     if results.races:
         parts += ["### The machine's ceiling", ceiling_table(results)]
-    for series, title in (("table", "### Networks"), ("unlisted", "### Other shapes")):
+    for series, title in CPU_TITLES.items():
         if races := results.series(series):
-            parts += [title, proof, summary_table(results, series)]
+            parts += [f"### {title}", proof, summary_table(results, series)]
             if details:
                 parts += map(race_table, races)
     for series in dict.fromkeys(race.heat.series for race in results.races):
-        if series not in ("table", "unlisted"):
+        if series not in CPU_TITLES:
             parts += [f"### Sweep: {series}", sweep_table(results, series)]
     if lines := scaling_lines(results):
         parts += [lines]
@@ -342,8 +369,10 @@ def gpu_parts(results, details):
 
 
 def last_parts(results):
-    """What comes after the races: cold starts, whole fits, and what was lost or not proved."""
+    """What comes after the races: calls, cold starts, whole fits, what was lost or not proved."""
     parts = []
+    if results.calls:
+        parts += ["### Short calls", calls_table(results.calls)]
     if results.starts:
         parts += ["### From nothing to a trained network", cold_table(results)]
     for state, run in results.mnist_command.items():
@@ -353,7 +382,7 @@ def last_parts(results):
         ]
     if results.bench_mnist:
         parts += ["### scikit-learn's `bench_mnist.py`", bench_mnist_table(results)]
-    if results.races:
+    if results.races or results.calls:
         parts += ["### Slower than a peer", slower_lines(results) or "Nothing in this run."]
         if lines := unproved_lines(results):
             parts += ["### Without a valid time", lines]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import fastbp
+from fastbp.bench.calls import Timed
 from fastbp.bench.cases import Case, Heat
 from fastbp.bench.ceiling import Ceiling
 from fastbp.bench.contenders import CONTENDERS
@@ -85,6 +86,7 @@ class Results:
         Of `cold_starts`.
     mnist_command, bench_mnist, sizes : dict
         Of the functions of these names in `processes`.
+    calls : list of fastbp.bench.calls.Timed
     problems : list of str
         Measurements that failed, and why.
     seconds : float
@@ -101,6 +103,7 @@ class Results:
     mnist_command: dict = field(default_factory=dict)
     bench_mnist: dict = field(default_factory=dict)
     sizes: dict = field(default_factory=dict)
+    calls: list = field(default_factory=list)
     problems: list = field(default_factory=list)
     seconds: float = 0.0
 
@@ -131,6 +134,7 @@ class Results:
         """Read what `write` has written."""
         fields = json.loads(Path(path).read_text())
         fields["races"] = [_race(**race) for race in fields["races"]]
+        fields["calls"] = [Timed(**call) for call in fields.get("calls", ())]
         return cls(**fields)
 
 

@@ -69,7 +69,10 @@ def torch_parameters(draws, device="cpu"):
 
 
 def torch_logits(case):
-    """A function (parameters, X) -> the last layer's values before the softmax."""
+    """A function (parameters, X) -> the last layer's values before the softmax.
+
+    In bfloat16 on the CPU by autocast, which casts the weights once a step.
+    """
     import torch
     from torch.nn.functional import linear
 
@@ -83,7 +86,11 @@ def torch_logits(case):
             X = activation(linear(X, parameters[layer], parameters[last + 1 + layer]))
         return linear(X, parameters[last], parameters[-1])
 
-    return logits
+    def autocast_logits(parameters, X):
+        with torch.autocast("cpu", getattr(torch, case.cpu_precision)):
+            return logits(parameters, X).float()
+
+    return autocast_logits if case.cpu_precision else logits
 
 
 def torch_loss(case):

@@ -4,7 +4,7 @@ import math
 import os
 from functools import cached_property, lru_cache, reduce
 from operator import and_
-from time import perf_counter
+from time import perf_counter, process_time
 from weakref import WeakSet
 
 import numpy as np
@@ -27,6 +27,7 @@ from fastbp.cpu.rows import Rows, source_of
 from fastbp.cpu.team import end_teams, run_team
 from fastbp.cpu.work import Trials, Work
 from fastbp.cpu.workspace import (
+    BrokenBatch,
     GradientSums,
     PredictionBuffers,
     State,
@@ -38,7 +39,7 @@ from fastbp.cpu.workspace import (
 from fastbp.optimizers import code_of
 from fastbp.precisions import BFLOAT16
 from fastbp.schedules import gradient_steps
-from fastbp.threads import available_threads
+from fastbp.threads import available_threads, cores_at_hand
 
 NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
@@ -73,8 +74,9 @@ class Engine:
     dtype : numpy dtype, float32 or float64
     n_threads : int or None, default=None
         Most threads in the team; None takes the cores that are available. The team is smaller where
-        a batch has too little work, where other Python threads have entered engines in this
-        process, and where training measures that fewer are faster. Results do not depend on it.
+        there are fewer cores, where a batch has too little work, where other Python threads have
+        entered engines in this process, and where training measures that fewer are faster. Results
+        do not depend on it.
     precision : {"bfloat16"} or None, default=None
         Of the products in training, where it is not the dtype, which is float32 then.
 
@@ -99,6 +101,7 @@ class Engine:
         self._gradient = self._nothing  # where its norm is bounded
         self._work = Work(network)
         self._at_work = []  # the team, if an interrupt has left it there
+        self._broken = None  # a `BrokenBatch`, while there is one
         self._rows = []  # of the last two X: that of training, and validation rows
         self._trials = None  # of the last epoch's team
         self._buffers = None  # of the last epoch, if they are small
@@ -123,7 +126,7 @@ class Engine:
 
     def store_parameters(self):
         """Return a copy of the parameters as a flat vector of shape (n_parameters,)."""
-        end_teams(self._at_work)
+        self._end_teams()
         return self.layout.unpack(self.weights)
 
     @cached_property
@@ -134,7 +137,7 @@ class Engine:
     def weights(self):
         """The parameters in panels, as the tiles read them."""
         if self._flat is not None:
-            end_teams(self._at_work)
+            self._end_teams()
             self.layout.pack(self._flat, self._padded)
             if self.network.has_scales:
                 if not self._scaled.size:
@@ -152,7 +155,7 @@ class Engine:
 
     def store_moments(self):
         """Return the moments as a list of new flat vectors."""
-        end_teams(self._at_work)
+        self._end_teams()
         return [self.layout.unpack(moment) for moment in self.moments]
 
     # ---- working memory -----------------------------------------------------------------------
@@ -162,7 +165,7 @@ class Engine:
         useful = self._work.useful_threads(batch_size, n_rows, density)
         if useful <= 1:  # asking for the number of cores takes longer than a small prediction
             return 1
-        team = self._n_cores if self.n_threads is None else self.n_threads
+        team = self._most_threads
         if len(_active) > 1:
             team = min(team, max(1, self._n_cores // len(_active)))
         return min(useful, team)
@@ -170,6 +173,10 @@ class Engine:
     @cached_property
     def _n_cores(self):
         return available_threads()
+
+    @cached_property
+    def _most_threads(self):
+        return self._n_cores if self.n_threads is None else min(self.n_threads, cores_at_hand())
 
     def _rows_of(self, X):
         """X as kernels read it, analysed once."""
@@ -247,8 +254,10 @@ class Engine:
         try:
             self._run(data, order, steps, result)
         finally:  # even after Ctrl-C
-            end_teams(self._at_work)
-            steps.made += int(result[UPDATES])
+            try:
+                self._end_teams()
+            finally:
+                steps.made += int(result[UPDATES])
         weight = result[TOTAL_WEIGHT]
         return float(result[LOSS] / weight) if weight else float("nan")
 
@@ -262,6 +271,13 @@ class Engine:
         gradient = self.moments[0] if sums is None else sums.total()
         return float(result[LOSS] / total_weight), self.layout.unpack(gradient)
 
+    def _end_teams(self):
+        """Wait for a team that an interrupt has left, and take its batch back if it is not done."""
+        end_teams(self._at_work)
+        if self._broken is not None:
+            self._broken.take_back()
+            self._broken = None
+
     def _run(self, data, order, steps, result, sums=None):
         """Train on the rows of `order`, in kernel calls short enough to respond to Ctrl-C."""
         order = np.ascontiguousarray(order, np.int64)
@@ -273,15 +289,22 @@ class Engine:
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
         kernel = kernel_of("train", self.precision, buffers.source is None)
         makes_pairs = self.precision == BFLOAT16  # at first; they are kept by every update
+        density = self._rows_of(data.X).density
+        is_breakable = sums is None and self._work.is_breakable(batch_size, density)
+        if is_breakable:
+            self._broken = BrokenBatch(buffers.memory.record, result)
         for part, part_steps in buffers.parts(order, steps.table, sums):
             size = trials.choose()
-            began = perf_counter()
+            began, worked = perf_counter(), process_time()
             member = buffers.member(
                 kernel, part, part_steps, plan, factors, result, size, makes_pairs, (self, data)
             )
-            run_team(size, member, buffers.memory.record.control, self._at_work)
+            run_team(size, member, buffers.memory.record.control, self._at_work, is_breakable)
             makes_pairs = False
-            trials.record(len(part), perf_counter() - began)
+            if is_breakable:
+                self._broken.begin()
+            seconds, worked = perf_counter() - began, process_time() - worked
+            trials.record(len(part), seconds, worked / (size * seconds))
             if sums is not None:
                 sums.end_batches(len(part_steps))
             if not np.isfinite(result[LOSS]):

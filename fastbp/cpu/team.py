@@ -7,6 +7,7 @@ from _thread import allocate_lock, start_new_thread
 from fastbp.apart import wait_whatever_comes
 from fastbp.cpu.records import ABORTED
 
+_LISTEN_SECONDS = 0.1  # how often the caller of a long kernel is back in Python
 _POLL_SECONDS = 0.001  # how often an interrupted caller checks whether all ranks have returned
 
 
@@ -21,7 +22,7 @@ def _spread_out(rank, cores):
         os.sched_setaffinity(0, cores)
 
 
-def run_team(size, member, control, at_work=None):
+def run_team(size, member, control, at_work=None, is_breakable=False):
     """Call ``member(rank)`` for every rank of a team concurrently, each in a thread of its own.
 
     The calling thread starts the others and waits. Ctrl-C may interrupt the main thread between any
@@ -38,6 +39,9 @@ def run_team(size, member, control, at_work=None):
         The team's, for `barrier`. It is zeroed.
     at_work : list or None, default=None
         The team is in it from before its start until its end, so that `end_teams` finds it.
+    is_breakable : bool, default=False
+        Whether an exception in the caller makes the kernel leave off where it is. A team of one
+        then has a thread of its own, too.
 
     Raises
     ------
@@ -50,12 +54,12 @@ def run_team(size, member, control, at_work=None):
         from their barriers.
     """
     control[:] = 0
-    if size == 1:
+    if size == 1 and not is_breakable:
         member(0)
         return
     at_work = [] if at_work is None else at_work
     end_teams(at_work)
-    team = _Team(size, member, control)
+    team = _Team(size, member, control, is_breakable)
     at_work.append(team)
     try:
         team.start()
@@ -86,8 +90,9 @@ class _Team:
         What ranks have raised.
     """
 
-    def __init__(self, size, member, control):
+    def __init__(self, size, member, control, is_breakable=False):
         self.size, self.member, self.control = size, member, control
+        self.is_breakable = is_breakable
         self.failures = []
         self._begun, self._ended, self._is_abandoned = [], [], False
         self._entry, self._running = allocate_lock(), [allocate_lock() for _ in range(size)]
@@ -102,8 +107,11 @@ class _Team:
             start_new_thread(self._enter, (rank,))
 
     def wait(self):
+        # What another thread raises in this one is raised between two waits.
+        seconds = _LISTEN_SECONDS if self.is_breakable else -1
         for lock in self._running:
-            lock.acquire()
+            while not lock.acquire(timeout=seconds):
+                pass
 
     def end(self):
         """Let no further rank begin, and wait for those that have, whatever interrupts arrive."""
@@ -116,6 +124,8 @@ class _Team:
 
     def _is_over(self):
         with self._entry:
+            if self.is_breakable:
+                self.control[ABORTED] = 1
             if len(self._begun) < self.size:
                 self._is_abandoned = True
                 self.control[ABORTED] = 1  # the ranks that run get no further than a barrier

@@ -13,6 +13,9 @@ WORK_PER_START = 200
 # Multiply-adds of one kernel call: a tenth of a second, after which Ctrl-C is heard, and less than
 # one where several processes want the core.
 WORK_PER_CALL = 4_000_000_000
+# A batch of at least this multiple of it, and so many rows, can be broken off: what its update
+# changes is copied before, which takes as long as 30 rows.
+BREAKABLE_WORK, BREAKABLE_ROWS = 5, 2_000
 # The rest of a batch's time, in multiply-adds: small nets and small batches do little else.
 WORK_PER_UPDATE = 50  # per parameter
 WORK_PER_FEATURE, WORK_PER_ROW, WORK_PER_BATCH = 50, 2_000, 50_000
@@ -22,9 +25,13 @@ CLEARLY_ENOUGH = 5
 # Calls of a trial, of which the fastest counts: other processes only make times longer.
 TRIAL_CALLS = 3
 # Calls after which a team of another size is tried again. Smaller teams wait less for each other,
-# and their times change less.
+# and their times change less. A trial of more threads that fails doubles the time to the next, up
+# to that for fewer.
 CALLS_TO_MORE, CALLS_TO_FEWER = 32, 128
-SUSPICION = 1.5  # a team this much slower than its best makes fewer threads worth a trial
+# A team this much slower than its best makes fewer threads worth a trial, and ends its own.
+SUSPICION = 1.5
+# Threads that were at work for less than this share of a call had to wait for their cores.
+WORKING_SHARE = 0.9
 
 
 class Work:
@@ -60,12 +67,20 @@ class Work:
 
     def batches_per_call(self, rows, density, learns=True):
         """Batches of `rows` rows that one call of a kernel runs."""
+        return 1 + int(WORK_PER_CALL // self._whole_batch(rows, density, learns))
+
+    def is_breakable(self, rows, density):
+        """Whether a batch of `rows` rows takes so long that Ctrl-C should end it in its midst."""
+        work = self._whole_batch(rows, density, learns=True)
+        return rows >= BREAKABLE_ROWS and work >= BREAKABLE_WORK * WORK_PER_CALL
+
+    def _whole_batch(self, rows, density, learns):
+        """All work of a batch, in multiply-adds."""
         passes = 3 if learns else 1
         gather = WORK_PER_FEATURE * self._network.layer_sizes[0] * density
         row = passes * self._multiply_adds(density) + gather + WORK_PER_ROW
         batch = round_up(rows, TILE_ROWS) * row + WORK_PER_BATCH
-        update = WORK_PER_UPDATE * self._network.n_parameters * learns
-        return 1 + int(WORK_PER_CALL // (batch + update))
+        return batch + WORK_PER_UPDATE * self._network.n_parameters * learns
 
 
 class Trials:
@@ -90,36 +105,57 @@ class Trials:
         # By size: seconds per row of recent calls, the last call's number, the least of all times.
         self._times = {max_size: deque(maxlen=TRIAL_CALLS)}
         self._last_calls, self._best = {}, {}
-        self._calls = 0
+        self._calls, self._calls_to_more = 0, CALLS_TO_MORE
+        self._before = max_size  # the size from which the team came to its present one
+        self._is_crowded = False
 
     def choose(self):
         """The team's size for the next call: the fastest so far, or one that is worth a trial."""
-        if len(self._times[self.size]) < TRIAL_CALLS:
+        if len(self._times[self.size]) < TRIAL_CALLS and not self._has_seen_enough():
             return self.size
         at = self._sizes.index(self.size)
         # Of equals, as long as nothing is known, the largest.
         chosen = min(self._sizes[max(0, at - 1) : at + 2], key=self._expected)
+        if self.size > self._before:  # after a trial of more threads
+            longer = min(2 * self._calls_to_more, CALLS_TO_FEWER)
+            self._calls_to_more = longer if chosen < self.size else CALLS_TO_MORE
         if not self._is_recent(chosen):
             self._times[chosen] = deque(maxlen=TRIAL_CALLS)
-        self.size = chosen
+        self._before, self.size = self.size, chosen
         return chosen
+
+    def _has_seen_enough(self):
+        """Whether one call tells to look for another size: a team collapses where cores lack."""
+        now, before = self._times[self.size], self._times[self._before]
+        if not now or self._before == self.size:
+            return bool(now) and self._is_crowded and self.size > 1
+        return bool(before) and min(now) > SUSPICION * min(before)
 
     def _is_recent(self, size):
         """Whether the times of a size are recent enough to rely on."""
-        calls = CALLS_TO_MORE if size > self.size else CALLS_TO_FEWER
+        calls = self._calls_to_more if size > self.size else CALLS_TO_FEWER
         return size in self._last_calls and self._calls - self._last_calls[size] <= calls
 
     def _expected(self, size):
         """Seconds per row as measured or, where that is long ago, an optimistic guess."""
         if self._is_recent(size):
             return min(self._times[size])
-        if size > self.size or self._may_favour_fewer:
+        if size > self.size or self._may_favour_fewer or self._is_crowded:
             return 0.0
         return SUSPICION * self._best[self.size]
 
-    def record(self, rows, seconds):
-        """Record how long a call with the chosen size took."""
+    def record(self, rows, seconds, working_share=1.0):
+        """Record how long a call with the chosen size took.
+
+        Parameters
+        ----------
+        rows : int
+        seconds : float
+        working_share : float, default=1.0
+            The part of this time that the process's threads had a core.
+        """
         self._calls += 1
+        self._is_crowded = working_share < WORKING_SHARE
         if self._calls == 1:  # it may have compiled or loaded the kernel
             return
         size, time = self.size, seconds / rows

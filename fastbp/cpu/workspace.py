@@ -20,6 +20,7 @@ from fastbp.cpu.records import (
     EMBEDDING_SIZE,
     N_GROUP_STEPS,
     N_PANELS,
+    UPDATES,
     Masks,
     Memory,
     Objective,
@@ -125,6 +126,36 @@ class TrainingBuffers(NamedTuple):
         memory = self.memory.record
         activations = memory.activations.nbytes + memory.deltas.nbytes
         return self.source is not None and inputs + activations < SMALL_BYTES
+
+
+class BrokenBatch:
+    """What the update of a batch changes, to be taken back if the batch is broken off.
+
+    Parameters
+    ----------
+    memory : Memory
+    result : ndarray of shape (RESULT_SIZE,)
+        Of the call.
+    """
+
+    def __init__(self, memory, result):
+        arrays = memory.weights, memory.scaling.weights, *state_of(memory)
+        self._arrays, self._result = [array for array in arrays if array.size], result
+        self._copies = [np.empty_like(array) for array in self._arrays]
+        self.begin()
+
+    def begin(self):
+        """Keep everything as it is now, before a batch."""
+        self._updates = None  # nothing is taken back while the copies are of two times
+        for kept, array in zip(self._copies, self._arrays, strict=True):
+            kept[...] = array
+        self._updates = self._result[UPDATES]
+
+    def take_back(self):
+        """Restore everything, unless the batch has come to its end; after the team's end."""
+        if self._result[UPDATES] == self._updates:
+            for kept, array in zip(self._copies, self._arrays, strict=True):
+                array[...] = kept
 
 
 class PredictionBuffers(NamedTuple):

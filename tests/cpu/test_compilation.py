@@ -114,7 +114,7 @@ def test_transpose_square(dtype):
 )
 def test_other_cpus_follow_the_oracle_too(name, features, bits, tests):
     cpu = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    files = ["tests/cpu/test_engine.py", "tests/cpu/test_zeros.py"]
+    files = [f"tests/cpu/test_{name}.py" for name in ("engine", "bfloat16", "zeros")]
     program = f"""
 import sys
 import pytest

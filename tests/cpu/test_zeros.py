@@ -21,7 +21,7 @@ from tests.cpu.callable import Callable
 
 def find_all_steps(steps, inputs, stride, rows):
     for tile in range((rows + TILE_ROWS - 1) // TILE_ROWS):
-        find_steps(steps, inputs, stride, tile, rows)
+        find_steps(steps, inputs, stride, tile, rows, None)
 
 
 def rows_with_zeros(n_rows, n_features, dtype, seed=0):

@@ -58,7 +58,7 @@ VALUES = {
     "n_iter_no_change": lambda task, n: st.sampled_from([1, 10, np.inf]),
     "max_fun": lambda task, n: st.sampled_from([3, 100]),
     "weight_decay": lambda task, n: st.sampled_from([0.0, 0.01]),
-    "precision": lambda task, n: st.sampled_from(["auto", "float32", "float64"]),
+    "precision": lambda task, n: st.sampled_from(["auto", "float32", "float64", "bfloat16"]),
     "input_scale": lambda task, n: st.sampled_from([1.0, 0.5]),
     "loss": lambda task, n: st.sampled_from(
         names_for("regression" if task in REGRESSION else "classification")

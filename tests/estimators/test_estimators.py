@@ -309,6 +309,7 @@ def test_precision(task, solver):
     """scikit-learn's lbfgs always makes float64 weights, a float64 y makes its deltas float64."""
     model, X, y = small(task, solver=solver)
     for precision, given, expected in [
+        *([("bfloat16", np.float64, np.float32)] if solver != "lbfgs" else []),
         ("auto", np.float32, np.float32),
         ("auto", np.float64, np.float64),
         ("auto", np.int8, np.float64),

@@ -41,7 +41,7 @@ VALID = {
     "validation_fraction": (0.2, ("0.1", "0.2", "0.5", "0.9")),
     "warm_start": (0.25, ("True", "True", "False")),
     "weight_decay": (0.2, ("0", "0.01", "1.0")),
-    "precision": (0.3, ("'auto'", "'float32'", "'float32'", "'float64'")),
+    "precision": (0.3, ("'auto'", "'float32'", "'float32'", "'float64'", "'bfloat16'")),
     "n_threads": (0.3, ("None", "1", "2", "3", "8")),
     "input_scale": (0.2, ("1", "1 / 255", "0.5")),
     "verbose": (0.02, ("True", "2")),

@@ -112,6 +112,60 @@ def test_long_epochs_and_a_long_prediction():
     assert calls_of_prediction in (2, 3)
 
 
+@contextlib.contextmanager
+def interrupt_during_update(number):
+    """Send SIGINT in the given call, as soon as the output layer's weights are new ones."""
+    from fastbp.cpu import engine
+
+    calls, run_team, broken_batch, kept = [], engine.run_team, engine.BrokenBatch, []
+
+    def interrupt():
+        weights, before = kept[-1]._arrays[0], kept[-1]._copies[0]
+        while np.array_equal(weights, before):
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def run_and_interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            threading.Thread(target=interrupt).start()
+        run_team(*arguments)
+
+    engine.run_team = run_and_interrupt
+    engine.BrokenBatch = lambda *arguments: kept.append(broken_batch(*arguments)) or kept[-1]
+    try:
+        yield
+    finally:
+        engine.run_team, engine.BrokenBatch = run_team, broken_batch
+
+
+def interrupt_batches():
+    """Fits of one batch each, left in the midst of the second; and what they were before."""
+    rng, found = np.random.default_rng(0), []
+    X, y = rng.random((12_000, 784), np.float32), np.arange(12_000) % 3
+    for solver, n_threads in (("sgd", 1), ("adam", 2)):
+        model = fastbp.MLPClassifier(
+            (512, 512), solver=solver, n_threads=n_threads, random_state=0, batch_size=len(X),
+        )  # fmt: skip
+        left = []
+        for n_epochs in (1, 3):
+            model.set_params(max_iter=n_epochs)
+            # There is a second call in the second fit only.
+            with interrupt_during_update(2), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.fit(X, y)
+            optimizer = model._optimizer
+            left.append([weights(model), *optimizer.moments, [optimizer.step, model.n_iter_]])
+        found.append([bool(np.array_equal(one, other)) for one, other in zip(*left, strict=True)])
+    return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
+def test_a_batch_that_takes_long_is_broken_off_and_taken_back():
+    """The whole of a fit's rows in one batch were minutes in which nobody heard Ctrl-C."""
+    assert call_alone(interrupt_batches) == [[True] * 3, [True] * 4]
+
+
 def interrupt_compilation():
     """Ctrl-C at some steps of the first compilation, again and again; then fit."""
     from numba.core import compiler_machinery

@@ -70,6 +70,9 @@ def optimise(module):
     """Run the passes that the JIT would run."""
     from numba.core.registry import cpu_target
 
+    from fastbp.cpu.kernels.subnormals import link_modes
+
+    link_modes(module)
     passes, builder = cpu_target.target_context.codegen()._module_pass_manager()
     passes.run(module, builder)
     module.verify()
@@ -146,6 +149,8 @@ def build_for_arm64(path):
     """
     from llvmlite import binding
 
+    from fastbp.cpu.kernels.subnormals import link_modes
+
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     target = binding.Target.from_triple(ARM64)
@@ -157,6 +162,7 @@ def build_for_arm64(path):
     text = re.sub('^target (triple|datalayout) = ".*"$', "", text, flags=re.MULTILINE)
     module = binding.parse_assembly(text)
     module.triple, module.data_layout = ARM64, str(machine.target_data)
+    link_modes(module)
     tuning = binding.create_pipeline_tuning_options(speed_level=3)
     passes = binding.create_pass_builder(machine, tuning)
     passes.getModulePassManager().run(module, passes)

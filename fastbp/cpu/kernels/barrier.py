@@ -58,6 +58,12 @@ def _pause(typing_context):
 
 
 @kernel
+def is_aborted(control):
+    """Whether the team is to leave off, in the midst of a batch."""
+    return _atomic_load(control, ABORTED) != 0
+
+
+@kernel
 def barrier(control, passed, size):
     """Wait until all threads of the team have arrived.
 

@@ -10,6 +10,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 from fastbp.cpu.kernels.kernel_cache import KernelCache
 from fastbp.cpu.kernels.precautions import with_precautions
+from fastbp.cpu.kernels.subnormals import BEGIN_FLUSHING, END_FLUSHING, link_modes
 
 # All flags that speed up sums, except those that would delete checks for NaN and infinity.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -98,17 +99,22 @@ class _ExportedLibrary(_KernelLibrary):
     """A kernel with one C function, by whose address it is called.
 
     It takes what the kernel takes, addresses and int64, and returns the kernel's int64, 0 for None,
-    or -1 where numba would raise an exception.
+    or -1 where numba would raise an exception. Around the kernel, the thread flushes subnormal
+    numbers: see `fastbp.cpu.kernels.subnormals`.
     """
 
     _FUNCTION = """
         target triple = "{triple}"
         target datalayout = "{layout}"
         declare i32 @"{kernel}"(ptr, ptr, {types})
+        declare i64 @"{begin}"()
+        declare void @"{end}"(i64)
         define i64 @"{name}"({parameters}) {{
             %result = alloca i64
             %exception = alloca ptr
+            %mode = call i64 @"{begin}"()
             %status = call i32 @"{kernel}"(ptr %result, ptr %exception, {parameters})
+            call void @"{end}"(i64 %mode)
             %value = load i64, ptr %result
             %with_value = icmp eq i32 %status, {ok}
             %with_none = icmp eq i32 %status, {none}
@@ -119,6 +125,7 @@ class _ExportedLibrary(_KernelLibrary):
 
     def _optimize_final_module(self):
         self._export()
+        link_modes(self._final_module)
         super()._optimize_final_module()
 
     def _export(self):
@@ -138,9 +145,14 @@ class _ExportedLibrary(_KernelLibrary):
             parameters=", ".join(f"{kind} %{i}" for i, kind in enumerate(types)),
             ok=RETCODE_OK.constant,
             none=RETCODE_NONE.constant,
+            begin=BEGIN_FLUSHING,
+            end=END_FLUSHING,
         )
         module.link_in(binding.parse_assembly(function))
-        module.get_function(kernel.name).linkage = Linkage.internal
+        kernel = module.get_function(kernel.name)
+        kernel.linkage = Linkage.internal
+        # Inlined, its arithmetic could move to where the thread does not flush.
+        kernel.add_function_attribute("noinline")
 
 
 class _LinkedLibrary(_ExportedLibrary):

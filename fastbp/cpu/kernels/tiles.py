@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbp.cpu.kernels.barrier import is_aborted
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
 from fastbp.cpu.kernels.gradients import sum_units, tile_gradient
@@ -74,6 +75,8 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
     layer, width = layer_of(memory.layers, index), layer_of(memory.layers, index)[WIDTH]
     is_hidden = index < n_layers_of(memory.layers) - 1
     for item in range(tiles.first, tiles.last):
+        if is_aborted(memory.control):
+            return
         panel, row = tile_at(tiles, item)
         out = panel_start(memory, layer, panel) + row * width
         bias = weight_panel(layer, panel) + layer[BIAS_ROW] * width
@@ -190,6 +193,8 @@ def backward_layer(memory, workspace, index, n_rows, tiles):
     width = below[WIDTH]
     transposed_panel = -1
     for item in range(tiles.first, tiles.last):
+        if is_aborted(memory.control):
+            return
         panel, row = tile_at(tiles, item)
         if panel != transposed_panel:
             transpose(memory, workspace, workspace.pairs, index, panel)
@@ -378,6 +383,8 @@ def update_layer(memory, workspace, entries, index, depth, call, step, factor, t
     slopes_group = factors.size // N_FACTORS - N_EXTRA_GROUPS
     of_slopes = group_step(workspace, factors, step, slopes_group, ONE + ONE)
     for item in range(tiles.first, tiles.last):
+        if is_aborted(memory.control):
+            return
         panel, block = block_at(layer, tiles, item)
         number = layer[FIRST_BLOCK] + item
         gradient = section(workspace.tile, ZERO, block.size)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fastbp.cpu.kernels.barrier import barrier
+from fastbp.cpu.kernels.barrier import barrier, is_aborted
 from fastbp.cpu.kernels.batches import forward, gather_batch
 from fastbp.cpu.kernels.compilation import Exported, kernel, phase
 from fastbp.cpu.kernels.embeddings import embedding_gradient
@@ -244,6 +244,8 @@ def train(call, memory, workspace, rank):
         if rank == 0 and not math.isfinite(loss):
             memory.control[STOPPED] = 1
         passed = barrier(memory.control, passed, size)
+        if is_aborted(memory.control):  # some may have left the batch: the caller takes it back
+            break
         if rank == 0:
             # The other ranks go on, but write to these norms only after the next barriers.
             penalty = sum_in_order(memory.square_norms) if step[PENALTY] > 0 else 0.0

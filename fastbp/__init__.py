@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from fastbp import network as network
     from fastbp import onnx as onnx
     from fastbp import plotting as plotting
+    from fastbp import sources as sources
     from fastbp import training as training
     from fastbp.classifier import MLPClassifier
     from fastbp.hidden_features import HiddenFeatures
@@ -41,7 +42,9 @@ _HOMES = {
     "load": "loading",
 }
 # Modules with public names.
-_ROOMS = "datasets", "inspect", "model_selection", "network", "onnx", "plotting", "training"
+_ROOMS = (
+    "datasets", "inspect", "model_selection", "network", "onnx", "plotting", "sources", "training",
+)  # fmt: skip
 
 
 if not TYPE_CHECKING:  # which take a module with this function to have every name

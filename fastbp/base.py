@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import closing
 from functools import wraps
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import issparse, vstack
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import InvalidParameterError
@@ -17,9 +19,10 @@ from fastbp import parameters as params
 from fastbp.callbacks import CallbackSupportMixin
 from fastbp.conversion import ConversionMixin
 from fastbp.curves import CurveView
-from fastbp.data import Data
+from fastbp.data import Data, is_source
 from fastbp.fitting import Fit, GivenData
 from fastbp.judging import OwnRows
+from fastbp.late import imported
 from fastbp.model import FittedViews, model_of
 from fastbp.optimizers import STOCHASTIC_SOLVERS
 from fastbp.pickling import PicklingMixin
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from fastbp.hints import ArrayLikeOrSparse, LayerSizes, Path, RandomSource, Schedule, Scoring
     from fastbp.progress import EpochReport
+    from fastbp.sources import Source
 
     Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -66,6 +70,15 @@ def checks_parameters(method: Method) -> Method:
         return method(estimator, *arguments, **named)
 
     return checked  # type: ignore[return-value]
+
+
+def _given(X, y, sample_weight, own):
+    """The data of a fit; a source that fits into its buffer is read, and is an array then."""
+    if not is_source(X):
+        return GivenData(X, y, sample_weight, own)
+    X.targets(y, sample_weight)  # raises where others are given
+    streaming = imported("fastbp.sources.streaming")
+    return (streaming.LoadedSource if X.fits else streaming.GivenSource)(X, own)
 
 
 class BaseMLP(
@@ -167,8 +180,8 @@ class BaseMLP(
     @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
     def fit(
         self,
-        X: ArrayLikeOrSparse,
-        y: ArrayLikeOrSparse,
+        X: ArrayLikeOrSparse | Source,
+        y: ArrayLikeOrSparse | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         X_val: ArrayLikeOrSparse | None = None,
@@ -182,9 +195,10 @@ class BaseMLP(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Floats, integers or booleans. Integers and booleans are never copied to float as a
-            whole.
+            whole. Or a source of rows beyond memory, see `fastbp.sources`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Labels or label indicators in classification, numbers in regression.
+            Labels or label indicators in classification, numbers in regression. A source has its
+            own y and sample weights.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, at least 0.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
@@ -228,7 +242,7 @@ class BaseMLP(
             )
         fit = Fit(self, incremental, classes, resume)
         try:
-            fit.prepare(GivenData(X, y, sample_weight, own))
+            fit.prepare(_given(X, y, sample_weight, own))
             fit.train(self.n_threads)
             fit.keep()
         finally:
@@ -257,13 +271,26 @@ class BaseMLP(
             outputs = engine.predict(Data(X, input_scale=model.input_scale), None, activation)
         if not (is_checked or engine.inputs_were_finite):
             check_rows(self, model, X)  # raises, unless only the conversion to float32 overflowed
+        self._check_outputs(engine, dtype)
+        return outputs
+
+    def _check_outputs(self, engine, dtype):
+        """See that the outputs of a prediction were finite."""
         if not engine.outputs_were_finite:
             remedy = ", or fit with precision='float64'" if dtype == np.float32 else ""
             raise ValueError(
                 f"X is too large for this {dtype} model, or its weights are: the outputs are not "
                 f"finite. Scale X as in training{remedy}."
             )
-        return outputs
+
+    def _decoded(self, model, X, decode, activation=None):
+        """What a function makes of a model's outputs for X; of a source's, buffer by buffer."""
+        if not is_source(X):
+            return decode(self._outputs(model, X, activation))
+        streaming = imported("fastbp.sources.streaming")
+        with closing(streaming.outputs_of(self, model, X, activation)) as buffers:
+            parts = [decode(outputs) for outputs in buffers]
+        return vstack(parts, format="csr") if issparse(parts[0]) else np.concatenate(parts)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

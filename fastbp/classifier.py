@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
+from fastbp.data import is_source
 from fastbp.labels import as_text, pack_bytes
 from fastbp.late import imported
 from fastbp.losses import find_loss, names_for
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Scoring,
     )
     from fastbp.progress import EpochReport
+    from fastbp.sources import Source
 
 
 class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
@@ -594,8 +596,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
         self,
-        X: ArrayLikeOrSparse,
-        y: ArrayLikeOrSparse,
+        X: ArrayLikeOrSparse | Source,
+        y: ArrayLikeOrSparse | None = None,
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
     ) -> Self:
@@ -605,7 +607,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
+            A source of `fastbp.sources` has its own y and sample weights, and is read once.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels or label indicators; they need not contain every class.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -652,12 +655,12 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     def _score_outputs(self, outputs, labels, targets, sample_weight):
         return labels.accuracy(outputs, targets, sample_weight)
 
-    def predict(self, X: ArrayLikeOrSparse) -> Array:
+    def predict(self, X: ArrayLikeOrSparse | Source) -> Array:
         """Predict labels.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
 
         Returns
         -------
@@ -665,16 +668,19 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
             Sparse where the indicators given to `fit` were sparse.
         """
         model = self._fitted()
-        return model.labels.decode(self._outputs(model, X))
+        return self._decoded(model, X, model.labels.decode)
 
     def score(
-        self, X: ArrayLikeOrSparse, y: ArrayLikeOrSparse, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLikeOrSparse | Source,
+        y: ArrayLikeOrSparse | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Compute the accuracy of the predicted labels.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             With label indicators, a row counts where all its labels are right.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -683,18 +689,20 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         -------
         accuracy : float
         """
+        if is_source(X):
+            y, sample_weight = X.targets(y, sample_weight)
         predicted = self.predict(X)
         if predicted.dtype.kind == "S":  # which scikit-learn's metrics refuse
             y, predicted = as_text(pack_bytes(np.asarray(y))), as_text(predicted)
         metrics = imported("sklearn.metrics")
         return metrics.accuracy_score(y, predicted, sample_weight=sample_weight)
 
-    def predict_proba(self, X: ArrayLikeOrSparse) -> FloatArray:
+    def predict_proba(self, X: ArrayLikeOrSparse | Source) -> FloatArray:
         """Predict probabilities.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
 
         Returns
         -------
@@ -706,22 +714,19 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         model = self._fitted()
         kind, activation = model.labels.kind, model.network.output_activation
         if kind == "binary":
-            logits = self._outputs(model, X, activation="identity")
-            probabilities = expit(np.hstack([-logits, logits]))
+            probabilities = self._decoded(model, X, _of_two, "identity")
         elif kind == "multiclass" and activation == "logistic":
-            # Shares of the outputs, which may all be as good as 0.
-            logits = self._outputs(model, X, activation="identity")
-            probabilities = np.exp(log_softmax(log_expit(logits), axis=1))
+            probabilities = self._decoded(model, X, _shares, "identity")
         else:
-            probabilities = self._outputs(model, X)
+            probabilities = self._decoded(model, X, lambda outputs: outputs)
         return np.maximum(probabilities, np.finfo(probabilities.dtype).tiny, out=probabilities)
 
-    def predict_log_proba(self, X: ArrayLikeOrSparse) -> FloatArray:
+    def predict_log_proba(self, X: ArrayLikeOrSparse | Source) -> FloatArray:
         """Predict the logarithms of probabilities.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
 
         Returns
         -------
@@ -734,3 +739,13 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _of_two(logits):
+    """The probabilities of both classes."""
+    return expit(np.hstack([-logits, logits]))
+
+
+def _shares(logits):
+    """Shares of the outputs, which may all be as good as 0."""
+    return np.exp(log_softmax(log_expit(logits), axis=1))

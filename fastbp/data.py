@@ -38,3 +38,8 @@ class Data:
     def n_samples(self):
         """Rows of X."""
         return self.X.shape[0]
+
+
+def is_source(X):
+    """Whether X is one of `fastbp.sources`, which may not have been imported yet."""
+    return getattr(type(X), "is_source_of_rows", False)

@@ -12,6 +12,7 @@ from fastbp import parameters as params
 from fastbp.callbacks import watchers_of
 from fastbp.curves import curve_of
 from fastbp.data import Data
+from fastbp.epochs import InMemory
 from fastbp.generators import check_state
 from fastbp.initialisation import initialise
 from fastbp.judging import OwnRows, make_judge
@@ -29,7 +30,7 @@ from fastbp.preparing import (
 )
 from fastbp.progress import Progress, check_progress
 from fastbp.scoring import read_scoring
-from fastbp.training import Settings, Split, Training, fit_stochastic, hold_out
+from fastbp.training import Settings, Split, Training, fit_stochastic
 from fastbp.validation import (
     check_sample_weight,
     check_training_data,
@@ -94,6 +95,10 @@ class GivenData:
         """Turn y into targets and labels, and count the columns of targets."""
         return fit.encode(y, dtype)
 
+    def rows_of(self, fit):
+        """Who has the rows of a training."""
+        return InMemory()
+
 
 class Fit:
     """One call of `fit` or `partial_fit`, from its arguments to fitted attributes.
@@ -157,7 +162,7 @@ class Fit:
 
         Parameters
         ----------
-        given : GivenData or fastbp.shared_data.SharedData
+        given : GivenData, fastbp.shared_data.SharedData or fastbp.sources.streaming.GivenSource
         """
         estimator = self.estimator
         device = self.device = choose_device(estimator)
@@ -184,7 +189,7 @@ class Fit:
         data = Data(data_rows, targets, weight, float(estimator.input_scale))
         # Rows of X that are listed are not copied.
         given_rows = (data_rows, None) if rows is None else (X, rows)
-        self.training = self._begin(given_rows, data, dtype, own)
+        self.training = self._begin(given_rows, data, dtype, own, given.rows_of(self))
         if rows is not None:
             _spread(self.training, X, rows)
         self.training.watchers = watchers_of(self, given)
@@ -205,20 +210,21 @@ class Fit:
         """Turn y into targets: see the estimators' `_encode`."""
         return self.estimator._encode(y, dtype, self.before, self.incremental, self.classes)
 
-    def _begin(self, given_rows, data, dtype, own):
+    def _begin(self, given_rows, data, dtype, own, rows):
         """Make the `Training`, which has no engine yet.
 
         `given_rows` are X and which of its rows `data` is about; None for all.
         """
         estimator = self.estimator
         random_state = check_random_state(estimator.random_state)
+        rows.seed(random_state)
         start = self._first_parameters(given_rows, dtype, random_state)
         settings = Settings(
             **{each.name: getattr(estimator, each.name) for each in fields(Settings)}
         )
         settings = replace(settings, verbose=settings.verbose not in (False, "progress"))
         progress = self._progress_so_far(own is not None)
-        training = Training(None, data, settings, progress, start=start)
+        training = Training(None, data, settings, progress, start=start, rows=rows)
         training.present = self._present_estimator
         training.holdout_state = vars(estimator).get("_holdout_state") if self.goes_on else None
         if not (self.incremental or estimator.checkpoint is None):
@@ -226,7 +232,7 @@ class Fit:
         if estimator.solver == "lbfgs":
             params.refuse_for_lbfgs(estimator)
             if own is not None:
-                training.split = self._split(own, data, np.arange(data.n_samples), None)
+                training.split = self._split(own, data, rows.everything(data), None)
         else:
             training.split = self._split_rows(training, own, random_state)
             before = vars(estimator).get("_optimizer") if self.incremental else None
@@ -308,7 +314,7 @@ class Fit:
             training.data,
         )
         if own is not None or not estimator.early_stopping:
-            return self._split(own, data, np.arange(data.n_samples), None)
+            return self._split(own, data, training.rows.everything(data), None)
         if fraction == 0:
             raise InvalidParameterError(
                 f"validation_fraction must be > 0 with early_stopping=True, got {fraction}."
@@ -321,14 +327,15 @@ class Fit:
             check_state(training.holdout_state)
             random_state.set_state(training.holdout_state)
         labels = None if self.labels is None else self.labels.to_stratify(data.targets)
-        train, held_out = hold_out(data.n_samples, fraction, random_state, labels)
+        train, held_out = training.rows.hold_out(data, fraction, random_state, labels)
         weight = data.sample_weight
         if weight is not None and not (weight[train].any() and weight[held_out].any()):
             raise ValueError(
                 "sample_weight is zero in all rows of the training or of the validation split. "
                 "Leave out the rows without weight, or use early_stopping=False."
             )
-        return self._split(own, data, train, held_out)
+        split = self._split(own, data, train, held_out)
+        return replace(split, judge=training.rows.bring(split.judge, data))
 
     def _split(self, own, data, train, held_out):
         """The split into these rows, with the judge of those held out or the user's own, if any."""
@@ -442,8 +449,13 @@ class Fit:
     def close(self):
         """Tell the watchers that the fit is over, or has failed."""
         training = vars(self).get("training")
-        for watcher in [] if training is None else training.watchers:
-            watcher.close()
+        if training is None:
+            return
+        try:
+            for watcher in training.watchers:
+                watcher.close()
+        finally:
+            training.rows.close()
 
     def undo(self):
         """Take back what `keep` has done, if it has."""

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastbp.epochs import InMemory
 from fastbp.training import NonFiniteLossError
 from fastbp.warned import warn
 
@@ -22,7 +23,7 @@ def fit_lbfgs(training):
     progress = training.progress
     start = training.best_parameters = engine.store_parameters()
     lap, asked_to_stop = time.perf_counter(), False
-    penalised = PenalisedLoss(engine, data, settings.alpha)
+    penalised = PenalisedLoss(engine, data, settings.alpha, training.rows)
 
     def loss_and_gradient(parameters):
         loss, gradient = penalised(parameters)
@@ -82,10 +83,13 @@ class PenalisedLoss:
     engine : fastbp.engine.Engine
     data : fastbp.data.Data
     alpha : float
+    rows : fastbp.epochs.InMemory or fastbp.sources.streaming.StreamedRows, default=InMemory
+        Who has the rows.
     """
 
-    def __init__(self, engine, data, alpha):
-        self._engine, self._data, weight = engine, data, data.sample_weight
+    def __init__(self, engine, data, alpha, rows=InMemory):
+        self._engine, self._data, self._rows = engine, data, rows
+        weight = data.sample_weight
         self._total = float(data.n_samples if weight is None else weight.sum())
         self._alpha, network = float(alpha), engine.network
         sizes = [fan_in * fan_out for fan_in, fan_out in network.shapes]
@@ -108,7 +112,7 @@ class PenalisedLoss:
         """
         parameters = parameters.astype(self._engine.dtype, copy=False)
         self._engine.load_parameters(parameters)
-        loss, gradient = self._engine.loss_and_gradient(self._data)
+        loss, gradient = self._rows.loss_and_gradient(self._engine, self._data)
         if self._alpha == 0:
             return loss, gradient
         square_norm, factor = 0.0, gradient.dtype.type(self._alpha / self._total)

@@ -39,6 +39,9 @@ class EpochReport:
         Loss of the held-out rows without the penalty; None where there are no such rows.
     learning_rate : float or None, default=None
         That of the epoch's last update; None with lbfgs.
+    seconds_waiting : float or None, default=None
+        For how long training has waited for rows of a source (`fastbp.sources`); None where they
+        are in memory.
     """
 
     n_iter: int
@@ -49,6 +52,7 @@ class EpochReport:
     stopped: bool = False
     validation_loss: float | None = None
     learning_rate: float | None = None
+    seconds_waiting: float | None = None
     _present: Callable | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self):
@@ -219,3 +223,26 @@ def check_progress(attributes):
         value = attributes.get(name)
         if value is not None and not isinstance(value, Real):
             raise ValueError(f"{name} must be a number, got {value!r}.")
+
+
+def short(number):
+    """1234567 -> '1.23M'."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+LITTLE = 0.05  # of the time
+
+
+def who_waits(waited, seconds):
+    """Whether training waits for the rows of a source, or these are read in time, in words.
+
+    Examples
+    --------
+    >>> who_waits(3.0, 10.0), who_waits(0.01, 10.0)
+    ('waits for rows 30%', 'rows are there in time')
+    """
+    share = waited / seconds if seconds else 0.0
+    return f"waits for rows {share:.0%}" if share > LITTLE else "rows are there in time"

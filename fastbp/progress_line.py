@@ -11,6 +11,7 @@ from math import isfinite
 from threading import Lock
 
 from fastbp.late import imported
+from fastbp.progress import short, who_waits
 
 INTERVAL = 0.1  # seconds from one drawing of the line to the next
 PRINT_INTERVAL = 10.0  # the same where lines cannot be drawn over
@@ -155,7 +156,9 @@ class ProgressLine:
             facts.append(f"score {report.validation_score:.4g}")
         rows, seconds = map(sum, zip(*self.epochs, strict=True))
         if seconds > 0:
-            facts.append(f"{_short(rows / seconds)} rows/s")
+            facts.append(f"{short(rows / seconds)} rows/s")
+        if report.seconds_waiting is not None:
+            facts.append(who_waits(report.seconds_waiting, report.seconds))
         self.epochs = self.epochs[-1:]  # those since the last drawing
         return facts
 
@@ -188,11 +191,3 @@ def line_of_fits(members):
 def _clock(seconds):
     minutes, seconds = divmod(round(seconds) if isfinite(seconds) else 0, 60)
     return f"{minutes}:{seconds:02d}"
-
-
-def _short(number):
-    """1234567 -> '1.23M'."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"

@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import available_if
 
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
+from fastbp.data import is_source
 from fastbp.late import imported
 from fastbp.losses import LOSSES, coefficient_of, names_for
 from fastbp.supervision import Supervision, loss_coefficients
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Scoring,
     )
     from fastbp.progress import EpochReport
+    from fastbp.sources import Source
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
@@ -615,8 +617,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     @keeps_hints(_fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
         self,
-        X: ArrayLikeOrSparse,
-        y: ArrayLikeOrSparse,
+        X: ArrayLikeOrSparse | Source,
+        y: ArrayLikeOrSparse | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Train for one epoch on the given rows, from the present weights.
@@ -625,7 +627,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
+            A source of `fastbp.sources` has its own y and sample weights, and is read once.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
 
@@ -725,12 +728,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         tags.target_tags.positive_only = not self._takes("takes_negative")
         return tags
 
-    def predict(self, X: ArrayLikeOrSparse) -> Array:
+    def predict(self, X: ArrayLikeOrSparse | Source) -> Array:
         """Predict the targets.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
 
         Returns
         -------
@@ -739,10 +742,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             column for each, in its order, and those of larger quantiles are never smaller.
         """
         model = self._fitted()
-        return model.predictions_of(self._outputs(model, X))
+        return self._decoded(model, X, model.predictions_of)
 
     def score(
-        self, X: ArrayLikeOrSparse, y: ArrayLikeOrSparse, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLikeOrSparse | Source,
+        y: ArrayLikeOrSparse | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Compute the coefficient of determination R² of the predictions.
 
@@ -751,7 +757,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or source
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             With ``missing_targets="ignore"`` NaN is left out.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -762,6 +768,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             Averaged over the outputs; 1 at best.
         """
         imported("sklearn.metrics")  # which scikit-learn's method imports
+        if is_source(X):
+            y, sample_weight = X.targets(y, sample_weight)
         model = self._fitted()
         quantiles = None if model.targets is None else model.targets.quantiles
         if quantiles is None and self.missing_targets == "raise":

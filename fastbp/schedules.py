@@ -203,6 +203,7 @@ class StepPlanner:
 
     Attributes
     ----------
+    batch_size : int
     last_rate : float
         η of the last update that was planned, as the schedule and the warm-up make it.
 
@@ -215,7 +216,7 @@ class StepPlanner:
 
     def __init__(self, optimizer, n_rows, batch_size, sample_weight, alpha, max_iter):
         self._optimizer, self._weight = optimizer, sample_weight
-        self._batch_size, self._alpha = batch_size, float(alpha)
+        self.batch_size, self._alpha = batch_size, float(alpha)
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
         self._decay_plan = plan_of(optimizer, "weight_decay_schedule")
         self._dropout_plan = plan_of(optimizer, "dropout_schedule")
@@ -233,8 +234,8 @@ class StepPlanner:
 
         Parameters
         ----------
-        order : ndarray of shape (n_rows,)
-            The rows of the data in the order of training.
+        order : ndarray of shape (n_rows,), or None
+            The rows of the data in the order of training; not needed without sample weights.
 
         Returns
         -------
@@ -248,7 +249,7 @@ class StepPlanner:
             table = self._plan_anew(order)
         optimizer = self._optimizer
         return Steps(
-            self._rule, table, self._batch_size, self._alpha, optimizer.dropout,
+            self._rule, table, self.batch_size, self._alpha, optimizer.dropout,
             optimizer.max_grad_norm, optimizer.ema_decay is not None, optimizer.factors,
         )  # fmt: skip
 
@@ -279,9 +280,7 @@ class StepPlanner:
         optimizer, table = self._optimizer, self._table
         counts = np.arange(1, len(table) + 1)
         if self._weight is not None:
-            weight = np.add.reduceat(
-                self._weight[order], np.arange(0, len(order), self._batch_size)
-            )
+            weight = np.add.reduceat(self._weight[order], np.arange(0, len(order), self.batch_size))
             table[:, WEIGHT], counts = weight, np.cumsum(weight != 0)
             with np.errstate(divide="ignore", invalid="ignore"):  # those are left out
                 table[:, PENALTY] = self._alpha / weight

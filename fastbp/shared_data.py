@@ -7,6 +7,7 @@ from threading import Lock
 import numpy as np
 from sklearn.utils import _safe_indexing
 
+from fastbp.epochs import InMemory
 from fastbp.validation import (
     check_columns,
     check_row_lists,
@@ -128,6 +129,10 @@ class SharedData:
     def check_validation(self, estimator, n_features, feature_names):
         """The validation rows, which have been checked; None without."""
         return self.shared.own[tuple(kind_of_targets(estimator).values())]
+
+    def rows_of(self, fit):
+        """Who has the rows of a training."""
+        return InMemory()
 
     def encode(self, fit, y, dtype):
         """Encode y, or reuse what an earlier estimator encoded from the same."""

@@ -18,10 +18,11 @@ from sklearn.exceptions import ConvergenceWarning
 from fastbp.averages import averaged, has_average, kept_parameters
 from fastbp.data import Data
 from fastbp.engine import Engine
+from fastbp.epochs import InMemory, train_pieces
 from fastbp.late import imported
 from fastbp.optimizers import Optimizer
 from fastbp.progress import EpochReport as EpochReport
-from fastbp.progress import Progress
+from fastbp.progress import Progress, short, who_waits
 from fastbp.schedules import StepPlanner
 from fastbp.warned import warn
 
@@ -115,6 +116,8 @@ class Training:
         Told of every epoch.
     present : callable or None
         From parameters to an estimator with them, as it would be if training ended now.
+    rows : fastbp.epochs.InMemory or fastbp.sources.streaming.StreamedRows
+        Who has the rows. Of a source, `data` knows all but X.
     """
 
     engine: Engine | None
@@ -132,6 +135,7 @@ class Training:
     ending: str | None = None
     watchers: list = field(default_factory=list)
     present: Callable | None = None
+    rows: object = field(default_factory=InMemory)
 
     def use(self, engine):
         """Set the engine, and load the parameters to start from."""
@@ -179,15 +183,19 @@ class Training:
         score = loss = None
         if judgement is not None:
             score, loss = judgement.score, judgement.loss
+        waited = self.rows.seconds_waited()
         if self.settings.verbose:
             print(f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
+            if waited is not None:
+                print(f"{short(n_samples / seconds)} rows/s, {who_waits(waited, seconds)}")
             if score is not None:
                 print(f"Validation score: {score:f}")
         if not self.watchers:
             return False
         report = EpochReport(
             progress.n_iter, progress.loss, score, n_samples, seconds, validation_loss=loss,
-            learning_rate=learning_rate, _present=self.present_estimator,
+            learning_rate=learning_rate, seconds_waiting=waited,
+            _present=self.present_estimator,
         )  # fmt: skip
         try:
             for watcher in self.watchers:
@@ -299,9 +307,7 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     """
     settings, progress, engine = training.settings, training.progress, training.engine
     resumes = training.order is not None
-    if not resumes:
-        training.order = training.split.train.copy()
-    n_rows = len(training.order)
+    n_rows = training.rows.begin(training)
     batch_size = clip_batch_size(settings.batch_size, n_rows)
     if settings.drop_last:
         n_rows -= n_rows % batch_size
@@ -345,37 +351,19 @@ def run_epoch(training, planner, n_rows):
 
     Rows beyond the first `n_rows` of the epoch's order are left out.
     """
-    engine, optimizer, progress = training.engine, training.optimizer, training.progress
-    settings = training.settings
+    progress = training.progress
     started = time.perf_counter()
     for watcher in training.watchers:
         watcher.before_epoch()
-    if settings.shuffle:
-        from fastbp.cpu.shuffling import shuffle  # may import numba, at the first fit
-
-        # As in scikit-learn, from the last order on.
-        shuffle(training.random_state, training.order, settings.max_iter)
-    rows = training.order[:n_rows]
-    weight = training.data.sample_weight
-    if settings.drop_last and weight is not None and not weight[rows].any():
-        raise ValueError(
-            f"No row of epoch {progress.n_iter + 1} has a weight: sample_weight is zero in all but "
-            "a few, and drop_last=True has left these out. Leave out the rows without weight, or "
-            "use drop_last=False."
-        )
-    steps = planner.next_epoch(rows)
-    try:
-        loss = engine.train_epoch(training.data, rows, steps)
-    finally:  # even after Ctrl-C
-        optimizer.step += steps.made
+    loss = train_pieces(training, training.rows.pieces(training, planner, n_rows))
     if not isfinite(loss):
         raise NonFiniteLossError(
             f"The loss became {loss} in epoch {progress.n_iter + 1} "
             f"at learning rate {planner.last_rate:g}."
         )
-    judgement, rate = training.end_epoch(loss, len(rows)), planner.last_rate
+    judgement, rate = training.end_epoch(loss, n_rows), planner.last_rate
     planner.after_epoch(progress.n_samples_seen)
-    asked_to_stop = training.report(judgement, len(rows), time.perf_counter() - started, rate)
+    asked_to_stop = training.report(judgement, n_rows, time.perf_counter() - started, rate)
     return not asked_to_stop and not has_converged(training, planner)
 
 

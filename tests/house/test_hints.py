@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, TabularMLPClassifier, TabularMLPRegressor
-from fastbp import fit_many, load
+from fastbp import fit_many, load, sources
 from fastbp.datasets import load_mnist
 from fastbp.inspect import BackpropTrace, backprop_trace
 from fastbp.network import Network
@@ -108,6 +108,11 @@ assert_type(fastbp.inspect.backprop_trace(regressor, X, [1, 2, 3, 4]).deltas, li
 assert_type(WeightsDisplay.from_estimator(classifier, layer=1), WeightsDisplay)
 assert_type(Network((2, 1), (), "identity", "squared_error").n_parameters, int)
 assert_type(fastbp.__version__, str)
+rows = sources.from_npy("x.npy", "y.npy", buffer="1GB")
+assert_type(rows, sources.Source)
+assert_type(classifier.fit(rows), MLPClassifier)
+assert_type(classifier.score(rows), float)
+assert_type(sources.from_blocks(3, lambda block: (X, X), buffer=10**6), sources.Source)
 load_mnist(None, verbose=True)
 try:
     classifier.save("model", optimizer=False)
@@ -120,7 +125,6 @@ MLPClassifier(max_iter="all")  # type: ignore[arg-type]
 MLPClassifier(device="gpu")  # type: ignore[arg-type]
 MLPClassifier(scoring=3)  # type: ignore[arg-type]
 MLPRegressor(precision="double")  # type: ignore[arg-type]
-classifier.fit(X)  # type: ignore[call-arg]
 classifier.fit(X, labels, None, True)  # type: ignore[call-arg]
 fit_many([X], X, labels)  # type: ignore[type-var]
 load(3)  # type: ignore[arg-type]

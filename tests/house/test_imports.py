@@ -41,10 +41,11 @@ LATER = {
     "fastbp.model_selection": "who names it",
     "fastbp.onnx": "who names it",
     "fastbp.plotting": "who names it",
+    "fastbp.sources": "who names it",
 }
 PUBLIC = [
     *fastbp.__all__, "datasets", "inspect", "model_selection", "network", "onnx", "plotting",
-    "training",
+    "sources", "training",
 ]  # fmt: skip
 
 

@@ -1,0 +1,96 @@
+"""Who has the rows of a training, and gives them to its engine: an epoch in pieces.
+
+A piece is a `fastbp.data.Data`, an order of some of its rows, and their steps: what
+`Engine.train_epoch` takes. Rows in memory are one piece, all of them; those of a source
+(`fastbp.sources`) come in as many as they need buffers. Neither the loops of training nor the
+engines know which it is.
+"""
+
+from math import isfinite
+
+import numpy as np
+
+from fastbp.schedules import WEIGHT
+
+
+class InMemory:
+    """The rows of a training whose `data` holds all of them."""
+
+    def seed(self, random_state):
+        """Take note of the state of the random generator before its first draw."""
+
+    def everything(self, data):
+        """All rows to learn from, as `Split.train`."""
+        return np.arange(data.n_samples)
+
+    def hold_out(self, data, fraction, random_state, labels):
+        """Draw rows for early stopping: see `fastbp.training.hold_out`."""
+        from fastbp.training import hold_out
+
+        return hold_out(data.n_samples, fraction, random_state, labels)
+
+    def bring(self, judge, data):
+        """Let a judge of held-out rows have them at hand."""
+        return judge
+
+    def begin(self, training):
+        """Begin the first epoch, or go on; return how many rows there are to learn from."""
+        if training.order is None:
+            training.order = training.split.train.copy()
+        return len(training.order)
+
+    def pieces(self, training, planner, n_rows):
+        """Yield the pieces of the next epoch; rows beyond the first `n_rows` are left out."""
+        settings, weight = training.settings, training.data.sample_weight
+        if settings.shuffle:
+            from fastbp.cpu.shuffling import shuffle  # may import numba, at the first fit
+
+            # As in scikit-learn, from the last order on.
+            shuffle(training.random_state, training.order, settings.max_iter)
+        rows = training.order[:n_rows]
+        if settings.drop_last and weight is not None:
+            check_weight(weight[rows], training.progress.n_iter + 1)
+        yield training.data, rows, planner.next_epoch(rows)
+
+    @staticmethod
+    def loss_and_gradient(engine, data):
+        """The loss of all rows and its gradient: see `fastbp.engine.Engine`."""
+        return engine.loss_and_gradient(data)
+
+    def seconds_waited(self):
+        """For how long rows have been waited for since the last call; None if they are there."""
+        return None
+
+    def close(self):
+        """Give back what is held for the training."""
+
+
+def check_weight(weight, epoch):
+    """See that an epoch has a row with weight, where `drop_last` has left some out."""
+    if not weight.any():
+        raise ValueError(
+            f"No row of epoch {epoch} has a weight: sample_weight is zero in all but "
+            "a few, and drop_last=True has left these out. Leave out the rows without weight, or "
+            "use drop_last=False."
+        )
+
+
+def train_pieces(training, pieces):
+    """Train on the pieces of an epoch; return its loss, the mean of theirs by weight.
+
+    Updates that are made are counted even if an exception ends the epoch.
+    """
+    made = []
+    for data, order, steps in pieces:
+        try:
+            loss = training.engine.train_epoch(data, order, steps)
+        finally:  # even after Ctrl-C
+            training.optimizer.step += steps.made
+        made.append((loss, steps.table))
+        if not isfinite(loss) and steps.table[:, WEIGHT].any():
+            return loss
+    if len(made) == 1:
+        return loss
+    losses, weights = zip(*((each, table[:, WEIGHT].sum()) for each, table in made), strict=True)
+    there = np.array(weights) > 0  # a piece without weight has no loss
+    return float(np.average(np.array(losses)[there], weights=np.array(weights)[there]))

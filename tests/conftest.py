@@ -51,7 +51,7 @@ def cores():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "cores_at_hand", lambda: 64)
-        for name in ("fastbp.cpu.engine", "fastbp.many"):
+        for name in ("fastbp.cpu.engine", "fastbp.side_by_side"):
             patch.setattr(f"{name}.cores_at_hand", threads.cores_at_hand)
         yield
 

@@ -100,7 +100,7 @@ def test_unsorted_columns_and_duplicates_have_the_dense_bits(fitted):
 def test_numbers_that_are_not_finite_are_refused(fitted, value):
     model, X = fitted
     X.data[5] = value
-    with pytest.raises(ValueError, match="NaN|infinity"):
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
         model.predict(X)
 
 

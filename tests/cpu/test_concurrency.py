@@ -38,6 +38,7 @@ def team_size(request, monkeypatch):
     monkeypatch.setattr(engine, "available_threads", lambda: 64)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(engine, "PREDICT_ROWS", 16)
+    monkeypatch.setattr(engine, "FEW_BYTES", 0)
     return request.param
 
 
@@ -110,7 +111,7 @@ def test_first_fits_of_a_process_in_threads(tmp_path):
 
 def serve_before_and_after_a_fork():
     """Like a web server: fit, fork workers that all predict and fit, and predict meanwhile."""
-    work.WORK_PER_THREAD, engine.PREDICT_ROWS = 1, 16
+    work.WORK_PER_THREAD, engine.PREDICT_ROWS, engine.FEW_BYTES = 1, 16, 0
     model, X, y = small("multiclass", n_threads=3)
     expected = model.fit(X, y).predict_proba(X)
     fitted = weights(model)

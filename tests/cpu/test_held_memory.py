@@ -32,6 +32,7 @@ def members(monkeypatch):
     monkeypatch.setattr(cpu, "available_threads", lambda: 64)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(cpu, "PREDICT_ROWS", 8)
+    monkeypatch.setattr(cpu, "FEW_BYTES", 0)  # rows one by one need no team
     return kept
 
 

@@ -213,6 +213,7 @@ def test_calls_of_any_length_give_the_same_bits(monkeypatch, solver, batch_size)
     calls = []
     monkeypatch.setattr(work, "WORK_PER_CALL", 1)
     monkeypatch.setattr(engine, "PREDICT_ROWS", 7)
+    monkeypatch.setattr(engine, "FEW_BYTES", 0)
     monkeypatch.setattr(
         engine, "run_team", lambda *a, run=engine.run_team: calls.append(1) or run(*a)
     )

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from pathlib import Path
 
 # The tests' matrices are small: the threads of BLAS would only wait for each other.
@@ -34,6 +35,12 @@ if not HAS_NUMBA:  # these are tests of how kernels are compiled
             "zeros",
         )
     ]  # fmt: skip
+
+
+def pytest_configure(config):
+    """Hear the signals that tests send: shells let their background jobs ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

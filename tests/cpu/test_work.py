@@ -3,7 +3,7 @@
 import pytest
 from conftest import small
 
-from fastbp import many
+from fastbp import side_by_side
 from fastbp.cpu import engine, work
 from fastbp.cpu.work import CALLS_TO_FEWER, CALLS_TO_MORE, TRIAL_CALLS, Trials, Work
 from fastbp.network import Network
@@ -108,6 +108,6 @@ def test_a_team_is_never_larger_than_the_cores_at_hand(monkeypatch, cores, asked
 
 
 def test_fits_side_by_side_are_no_more_than_the_cores(monkeypatch):
-    monkeypatch.setattr(many, "cores_at_hand", lambda: 2)
-    assert many._share_threads(16, 5) == (2, 8)
-    assert many._share_threads(1, 5) == (1, 1)
+    monkeypatch.setattr(side_by_side, "cores_at_hand", lambda: 2)
+    assert side_by_side._share_threads(16, 5) == (2, 8)
+    assert side_by_side._share_threads(1, 5) == (1, 1)

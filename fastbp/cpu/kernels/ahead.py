@@ -21,7 +21,6 @@ from pathlib import Path
 from fastbp.cpu.levels import LEVELS, levels_of_machine
 from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path
 from fastbp.cpu.records import SPECIALISATIONS
-from fastbp.threads import available_threads
 
 SYSTEM_FUNCTIONS = {"memset", "memcpy", "memmove", "sched_yield"}
 # What is a call in LLVM's language, and an instruction in the end.
@@ -216,7 +215,8 @@ def main(arguments=None):
             return folder / library_path(level.name).name
 
         # Each in a process of its own, which takes one core and 600 MB.
-        with ThreadPoolExecutor(available_threads()) as pool:
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        with ThreadPoolExecutor(n_cores) as pool:
             for path in pool.map(build_apart, levels):
                 print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
     except BuildError as error:

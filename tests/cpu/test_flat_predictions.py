@@ -80,9 +80,10 @@ def test_threads_predict_at_once_and_pickles_do_not_grow(fitted):
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csr_array])
 @pytest.mark.parametrize(
-    ("name", "at", "value"), [("indices", 3, 30), ("indices", 3, -1), ("indptr", 2, 10**6)]
+    ("name", "at", "value"), [("indices", -1, 30), ("indices", 0, -1), ("indptr", 2, 10**6)]
 )
 def test_indices_out_of_bounds_are_refused(fitted, kind, name, at, value):
+    """In the last place of a row, or the first, columns are still in order."""
     model, X = fitted
     X = kind(X)
     getattr(X, name)[at] = value

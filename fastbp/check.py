@@ -36,8 +36,8 @@ BOUNDS = {"float64": 1e-10, "float32": 1e-4, "tf32": 2e-3, "bfloat16": 1e-2}
 # Outputs may be off by this many times as much, in the root mean square.
 OUTPUTS_OVER_LOSS = 10
 HOW = {
-    "cpu": f"Fits of {N_EPOCHS} epochs: float64 against scikit-learn's, float32 against float64; "
-    "they must be the same to the bit with 1, 3 and again 3 threads.",
+    "cpu": f"Fits of {N_EPOCHS} epochs: float64 against scikit-learn's, float32 and bfloat16 "
+    "against float64; they must be the same to the bit with 1, 3 and again 3 threads.",
     "cuda": f"Fits of {N_EPOCHS} epochs on the GPU against the CPU's; a second one must be the "
     "same to the bit.",
 }
@@ -175,6 +175,7 @@ def make_checks(device, capability=TENSOR_CORES):
             name: [each for each in checks if each.precision != "float64" or has_oracle(each)]
             for name, checks in groups.items()
         }
+        groups["bfloat16"] = _wide("bfloat16")
     if device == "cuda":
         groups["float64"] += _beyond_scikit_learn("float64")
     if device == "cuda" and capability >= TENSOR_CORES:

@@ -119,7 +119,7 @@ def test_every_check_has_a_short_last_batch_and_groups_cover_what_was_promised()
     ):
         assert {getattr(each, name) for each in found} == set(values)
     assert set(groups) - set(check.make_checks("cuda", (7, 5))) == {"tf32", "bfloat16"}
-    assert set(check.make_checks("cpu")) == {"float32", "float64", "fit_many"}
+    assert set(check.make_checks("cpu")) == {"float32", "float64", "fit_many", "bfloat16"}
 
 
 class MLPBefore17:

@@ -115,7 +115,12 @@ class Chunks:
                     if not is_lost:
                         yield places, outcome
                     elif self.is_alone and self.losses[places[0]] >= ALONE_LOSSES:
-                        yield places, WorkersLostError(_ALL_LOST)
+                        if len(places) == 1:
+                            yield places, WorkersLostError(_ALL_LOST)
+                        else:  # one of them is to blame: the halves come next
+                            del self.losses[places[0]]
+                            half = len(places) // 2
+                            self.suspects += [places[:half], places[half:]]
                     else:  # the last copy of the data was lost, by this chunk or by another
                         self.suspects.append(places)
         finally:
@@ -191,13 +196,18 @@ class Chunks:
 
     def _outcome(self, future, places):
         """Whether a chunk was lost with the data, and otherwise its result or error."""
+        distributed = imported("distributed")
         try:
             error = future.exception()
+            if isinstance(error, distributed.KilledWorker) and len(places) > 1:
+                return True, None  # by one of them
             if error is not None:
-                return isinstance(error, imported("distributed").CancelledError), error
+                return isinstance(error, distributed.CancelledError), error
             result, seconds = future.result()
-        except imported("distributed").CancelledError:  # even now its worker may die
+        except distributed.CancelledError:  # even now its worker may die
             return True, None
+        except Exception as error:  # what has come back cannot be unpickled here
+            return False, error
         self.done += sum(self.works[place] for place in places)
         self.seconds += seconds
         return False, result

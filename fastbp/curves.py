@@ -88,7 +88,10 @@ class Curve:
         return np.array(self._store.values[: self._size], dtype)
 
     def __deepcopy__(self, memo):
-        return self
+        """The same numbers, and not the list, which users may change."""
+        other = object.__new__(Curve)
+        other._store, other._size, other._list = self._store, self._size, None
+        return other
 
     def __reduce__(self):
         """Eight bytes a number, as an array, which older versions read, too."""

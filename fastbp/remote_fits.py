@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from uuid import uuid4
@@ -12,7 +13,7 @@ from fastbp.callbacks import has_callbacks
 from fastbp.clusters import Chunks, Shipped
 from fastbp.evaluations import Evaluation, fit_and_score, results_of, run_evaluations
 from fastbp.progress_line import line_of_fits
-from fastbp.row_files import is_path, opened
+from fastbp.row_files import found, is_path, opened
 from fastbp.shared_data import Shared, SharedData
 from fastbp.side_by_side import Member, group_by_source, train
 
@@ -94,7 +95,7 @@ def fit_members(client, members, shared, given, own, n_threads):
     data = shared
     if any(map(is_path, given)):
         estimators = [member.estimator for member in members]
-        data = SharedFiles(uuid4().hex, estimators, given, own)
+        data = SharedFiles(uuid4().hex, estimators, tuple(map(found, given)), own)
     queues = group_by_source(members)
     items = [
         [(member.estimator, shared.rows[member.index]) for member in queue] for queue in queues
@@ -143,12 +144,23 @@ def fit_chunk(data, queues):
     return [_ended(member) for member in members]
 
 
+def _sendable(error):
+    """An error, or what takes its place where pickle cannot bring it to another process."""
+    if error is None:
+        return None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def _ended(member):
     source = member.estimator.random_state
     state = source.get_state() if isinstance(source, np.random.RandomState) else None
     if member.outcome is True:
         return Ended(None, member.fit.assigned(), member.warnings, state)
-    return Ended(member.outcome, None, member.warnings, state)
+    return Ended(_sendable(member.outcome), None, member.warnings, state)
 
 
 # ---- searches -----------------------------------------------------------------------------------
@@ -180,7 +192,7 @@ class RemoteEvaluations:
             first = evaluations[0]
             named = {name: each for name, each in first.named.items() if name not in _OWN}
             data = [
-                given if is_path(given) else held
+                found(given) if is_path(given) else held
                 for given, held in zip(self.given, (first.X, first.y), strict=True)
             ]
             self.common = Shipped(self.client, (*data, named, self.n_threads))
@@ -228,4 +240,4 @@ def evaluate_chunk(common, splits, items):
         own = {"parameters": None, "train": train_rows, "test": test_rows}
         evaluations.append(Evaluation((fit_and_score, (estimator, X, y), {**named, **own})))
     run_evaluations(evaluations, n_threads)
-    return [(each.result, each.error, each.warnings) for each in evaluations]
+    return [(each.result, _sendable(each.error), each.warnings) for each in evaluations]

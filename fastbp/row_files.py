@@ -1,6 +1,6 @@
 """Rows that are named by their file, for processes that open it themselves."""
 
-from os import PathLike, fspath
+from os import PathLike, fspath, path
 
 import numpy as np
 
@@ -8,6 +8,11 @@ import numpy as np
 def is_path(rows):
     """Whether rows are named by their file."""
     return isinstance(rows, str | PathLike)
+
+
+def found(rows):
+    """A path that names the same file for processes in other folders; all else as it is."""
+    return path.abspath(rows) if is_path(rows) else rows
 
 
 def opened(rows):

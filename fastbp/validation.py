@@ -410,8 +410,8 @@ def _is_orderly(X):
     return (
         columns.dtype == starts.dtype
         and columns.dtype in (np.int32, np.int64)
-        and values.shape == columns.shape == (starts[-1],)
         and starts.shape == (X.shape[0] + 1,)
+        and values.shape == columns.shape == (starts[-1],)
         and starts[0] == 0
         and bool((starts[1:] >= starts[:-1]).all())
         and (not len(columns) or (columns.min() >= 0 and columns.max() < X.shape[1]))

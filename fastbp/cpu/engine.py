@@ -322,7 +322,8 @@ class Engine:
             if sums is not None:
                 sums.end_batches(len(part_steps))
             if not np.isfinite(result[LOSS]):
-                return
+                break
+        self._broken = None  # nothing is to be taken back
 
     def _trials_of(self, data, batch_size, size):
         """The timings of teams of up to `size` threads on such batches."""

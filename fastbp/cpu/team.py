@@ -53,12 +53,12 @@ def run_team(size, member, control, at_work=None, is_breakable=False):
         The first that a rank, or the handler of a signal, has raised; the other ranks are released
         from their barriers.
     """
+    at_work = [] if at_work is None else at_work
+    end_teams(at_work)  # whose control it may be, too
     control[:] = 0
     if size == 1 and not is_breakable:
         member(0)
         return
-    at_work = [] if at_work is None else at_work
-    end_teams(at_work)
     team = _Team(size, member, control, is_breakable)
     at_work.append(team)
     try:

@@ -39,8 +39,9 @@ class _Scanned(Source):
             sizes.append(len(X))
             start += len(X)
             dtypes.add(readable(X.dtype))
-            ys.append(y)
-            weights.append(weight)
+            # The user's function may use its arrays again.
+            ys.append(None if y is None else y.copy())
+            weights.append(None if weight is None else weight.copy())
         if not sizes:
             raise ValueError(f"There must be at least one {self.what}, got none.")
         self.block_rows = np.array(sizes, np.int64)
@@ -102,7 +103,8 @@ class BlockSource(_Scanned):
         super().__init__(buffer)
 
     def _blocks(self):
-        return map(self._read_block, range(self._n_blocks))
+        # Not `map`, which would end without a word where the function raises StopIteration.
+        return (self._read_block(block) for block in range(self._n_blocks))
 
     def _read_block(self, block):
         try:
@@ -170,3 +172,9 @@ class _BatchReader:
                 f"The batches ended after {block} of {n_batches}: there must be as many every time."
             ) from None
         self._source.fill(block, given, out)
+        n_batches = len(self._source.block_rows)
+        if block == n_batches - 1 and next(self._batches, None) is not None:
+            raise ValueError(
+                f"There are more batches than the {n_batches} of the first time: there must be as "
+                "many every time."
+            )

@@ -144,12 +144,19 @@ class FlatReader:
             if error.errno != errno.EINVAL:
                 raise
             self._descriptor, self._is_direct = os.open(path, flags), False  # as in memory
-        if status_of(os.fstat(self._descriptor)) != self.file.status:
+        try:
+            self._check_status()
+        except ValueError:
             self.__exit__()
+            raise
+        return self
+
+    def _check_status(self):
+        """See that nobody has written to the file."""
+        if status_of(os.fstat(self._descriptor)) != self.file.status:
             raise ValueError(
                 f"{self.file.path} has changed since the source was made. Make a new source."
             )
-        return self
 
     def __exit__(self, *exception):
         descriptor, self._descriptor = self._descriptor, None
@@ -165,6 +172,7 @@ class FlatReader:
         n_bytes = before + length
         n_bytes += -n_bytes % PAGE
         self._fill(start - before, n_bytes, before + length)
+        self._check_status()  # after it: then these rows are what they were
         stored = self._scratch[before : before + length].view(file.dtype)
         out[...] = stored.reshape(out.shape)
         source.checks(block, out)
@@ -212,7 +220,7 @@ def load_column(given, name, n_rows):
     if isinstance(given, str | os.PathLike):
         read_header(given)
         given = np.load(Path(given), allow_pickle=False)
-    values = np.asarray(given)
+    values = np.array(given)  # a copy: what the source has must not change
     if values.ndim not in (1, 2) or len(values) != n_rows:
         raise ValueError(f"{name} must have {n_rows} rows, as X; its shape is {values.shape}.")
     return values

@@ -161,6 +161,20 @@ class Columns:
         parts = [part.ravel() if len(names) == 1 else part for part in parts]
         return np.concatenate(parts)
 
+    def _converted(self, path, name, values, first):
+        """A column's values in the dtype of the rows, of which integers must hold them exactly."""
+        if self.dtype.kind not in "biu" or np.can_cast(values.dtype, self.dtype):
+            return values
+        with np.errstate(invalid="ignore"):
+            converted = values.astype(self.dtype)
+        wrong = np.flatnonzero(converted != values)
+        if len(wrong):
+            raise ValueError(
+                f"dtype={self.dtype.name!r} cannot hold {values[wrong[0]]}, which {path} has in "
+                f"column {name!r}, row {first + wrong[0]}. Use a float dtype, or scale the column."
+            )
+        return converted
+
     def decode(self, file):
         """Write X to a binary file as a .npy file; return its header's length."""
         shape = sum(self.n_rows), len(self.features)
@@ -171,7 +185,8 @@ class Columns:
             for path, batch in batches:
                 rows = np.empty((len(batch), shape[1]), self.dtype)
                 for column, name in enumerate(self.features):
-                    rows[:, column] = _numbers(path, name, batch.column(name), may_miss=False)
+                    values = _numbers(path, name, batch.column(name), may_miss=False)
+                    rows[:, column] = self._converted(path, name, values, first)
                 check_finite(rows, first, path)
                 file.write(rows.data.cast("B"))
                 first += len(rows)

@@ -7,6 +7,7 @@ it has in memory; only the order of its rows is drawn otherwise (`fastbp.sources
 and sample weights of all rows are in memory, classes as small as they can be.
 """
 
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
@@ -158,6 +159,12 @@ def _check_names(model, source):
         )
 
 
+def _rounded_down(share):
+    """A share below 1 in two digits that are not more than it."""
+    digits = 1 - math.floor(math.log10(share))
+    return f"{math.floor(share * 10**digits) / 10**digits:.{digits}f}"
+
+
 class StreamedRows:
     """The rows of a training that stay in a source: like `fastbp.epochs.InMemory`.
 
@@ -201,7 +208,7 @@ class StreamedRows:
             raise ValueError(
                 f"validation_fraction={fraction} of {n_rows} rows of a source are to be held out, "
                 f"but they are kept in memory, and buffer={source.buffer!r} has room for {n_most}. "
-                f"Use validation_fraction={0.99 * n_most / n_rows:.2g}, a larger buffer, or "
+                f"Use validation_fraction={_rounded_down(n_most / n_rows)}, a larger buffer, or "
                 "validation rows of your own as X_val and y_val."
             )
         ends = np.round(fraction * np.cumsum(source.block_rows)).astype(np.int64)

@@ -225,3 +225,19 @@ def test_rounding_is_to_the_nearest_even():
         data = Data(np.array([[number]], np.float32), np.array([[-1.0]]))
         change, _ = one_update(engine, data)
         assert change[0] == -round_to_bfloat16(np.float32(number))
+
+
+def test_rows_of_an_earlier_batch_are_in_no_pair():
+    """With an infinite output there, an odd batch made all weights NaN, at a finite loss."""
+    network = Network((2, 4, 1), ("relu",), "identity", "squared_error")
+    X = np.zeros((9, 2), np.float32)
+    X[:, 0], X[1, 1] = 1, 1e25
+    engine = Engine(network, np.float32, 1, BFLOAT16)
+    parameters = np.zeros(network.n_parameters, np.float32)
+    weights, _ = network.views(parameters)
+    weights[0][0], weights[1][:] = 0.5, 0.25
+    engine.load_parameters(parameters)
+    data = Data(X, np.ones((9, 1), np.float32))
+    _, loss = one_update(engine, data, 8, learning_rate_init=0.1)  # of 8 rows, and of 1
+    assert np.isfinite(loss)
+    assert np.isfinite(engine.store_parameters()).all()

@@ -124,3 +124,12 @@ def test_threads_that_prolong_the_same_curve():
         thread.join()
     assert found == {number: [0.0] + [number] * 100 for number in map(float, range(1, 9))}
     assert list(np.asarray(curve)) == [0.0]
+
+
+def test_a_deep_copy_has_a_list_of_its_own():
+    """Who changed the copy's curve changed the original's."""
+    model, X, y = small("multiclass", max_iter=3)
+    model.fit(X, y)
+    before, other = list(model.loss_curve_), copy.deepcopy(model)
+    other.loss_curve_.append(9.0)
+    assert model.loss_curve_ == before

@@ -113,10 +113,10 @@ def test_paths_are_opened_by_the_workers(client, short_chunks, tmp_path, monkeyp
     there = [clone(CLASSIFIER), clone(CLASSIFIER)]
     fit_many(there, paths["X"], paths["y"], paths["weight"], client=client)
     assert_same(there, expected)
-    assert sent[0][0].given == (*paths.values(),)
+    assert sent[0][0].given == tuple(map(str, paths.values()))
     grid = {"alpha": [1e-4, 1]}
     found = search_many(CLASSIFIER, grid, paths["X"], paths["y"], client=client)
-    assert sent[1][:2] == (paths["X"], paths["y"])
+    assert sent[1][:2] == (str(paths["X"]), str(paths["y"]))
     expected = GridSearchCV(CLASSIFIER, grid).fit(X, Y)
     assert (found.cv_results_["mean_test_score"] == expected.cv_results_["mean_test_score"]).all()
 
@@ -188,6 +188,45 @@ def test_one_that_kills_every_worker_fails_alone(client, short_chunks, tmp_path)
         fit_many(models, X, Y, client=client)
     assert "Failed and left as before: estimators[1]; all others" in error.value.__notes__[-1]
     assert [hasattr(each, "coefs_") for each in models] == [True, False, True]
+
+
+def test_one_that_kills_every_worker_is_found_in_its_chunk(client, monkeypatch, tmp_path):
+    """All others of the chunk failed with it."""
+    monkeypatch.setattr(clusters, "ALONE_LOSSES", 1)
+    models = [clone(CLASSIFIER), Deadly(kills(tmp_path, 99)), clone(CLASSIFIER)]
+    with pytest.raises(clusters.WorkersLostError) as caught:
+        fit_many(models, X, Y, client=client)
+    assert "estimators[1]" in "".join(caught.value.__notes__)
+    assert [hasattr(model, "coefs_") for model in models] == [True, False, True]
+
+
+class TwoArgumentsError(Exception):
+    """Pickle makes it of one."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def raise_two(*given):
+    raise TwoArgumentsError(1, 2)
+
+
+def test_an_error_that_pickle_cannot_bring_back_fails_alone(client):
+    """It ended all fits, and nobody was named."""
+    models = [clone(CLASSIFIER).set_params(solver="sgd") for _ in range(3)]
+    models[1].set_params(learning_rate=raise_two)
+    with pytest.raises(RuntimeError, match="TwoArgumentsError: 1 and 2"):
+        fit_many(models, X, Y, client=client)
+    assert [hasattr(model, "coefs_") for model in models] == [True, False, True]
+
+
+def test_paths_are_those_of_this_folder(client, tmp_path, monkeypatch):
+    """Workers have another one."""
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.chdir(tmp_path)
+    models = [clone(CLASSIFIER) for _ in range(2)]
+    expected = fit_many([clone(model) for model in models], X, Y)
+    assert_same(fit_many(models, "x.npy", Y, client=client), expected)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

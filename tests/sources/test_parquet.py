@@ -175,3 +175,11 @@ def test_without_pyarrow_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match=r"pip install 'fastbp\[parquet\]'"):
         open_source(folder)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint8", 0.7), ("uint8", -1.0), ("int8", 300.0)])
+def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path, dtype, value):
+    """They were cut off, or wrapped around."""
+    pd.DataFrame({"a": [1.0, 2.0, value], "y": [0, 1, 0]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=f"dtype='{dtype}' cannot hold {value}.*'a', row 2"):
+        sources.from_parquet(tmp_path / "t.parquet", "y", dtype=dtype)

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -518,7 +519,7 @@ def test_ctrl_c_while_rows_are_waited_for_ends_the_reader(rows):
         ({"batch_size": 5000}, "batch_size=3000 is more than the 6.. rows of a buffer"),
         (
             {"early_stopping": True, "validation_fraction": 0.5},
-            r"validation_fraction=0.5 of 3000 rows .* Use validation_fraction=0.23",
+            r"validation_fraction=0.5 of 3000 rows .* Use validation_fraction=0.22",
         ),
     ],
 )
@@ -721,3 +722,68 @@ def test_the_report_says_how_long_rows_were_waited_for(rows):
     assert all(0 <= report.seconds_waiting <= report.seconds for report in reports)
     MLPClassifier(**QUICK, callback=reports.append).fit(*rows)
     assert reports[-1].seconds_waiting is None
+
+
+def test_a_reader_may_use_its_arrays_again():
+    """Targets and weights of all blocks became those of the last."""
+    X, y, weight = np.empty((10, 1), np.float32), np.empty(10, int), np.empty(10)
+
+    def read(block):
+        X[:], y[:], weight[:] = block, block, block + 1
+        return X, y, weight
+
+    source = sources.from_blocks(3, read)
+    assert np.unique(source.y).tolist() == [0, 1, 2]
+    assert np.unique(source.sample_weight).tolist() == [1, 2, 3]
+
+
+def test_a_reader_that_runs_out_of_blocks_is_no_end_of_the_rows():
+    """A StopIteration ended them without a word."""
+    blocks = iter([(np.zeros((5, 1)), np.arange(5))] * 3)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        sources.from_blocks(100, lambda block: next(blocks))
+
+
+def test_more_batches_than_at_first_are_an_error(rows):
+    """They were left out without a word."""
+    X, y = rows
+    times = []
+
+    def batches():
+        times.append(0)
+        for start in range(0, len(X), 50):
+            yield X[start : start + 50], y[start : start + 50]
+        if len(times) > 1:
+            yield X[:50], y[:50]
+
+    source = sources.from_batches(batches, buffer="8kB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        failing(source, "more batches than")
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_file_that_is_written_to_in_training_is_refused(tmp_path, solver):
+    """Training went on with what had been written."""
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", random.normal(size=(4000, 4)).astype(np.float32))
+    source = sources.from_npy(tmp_path / "x.npy", np.arange(4000) % 2, buffer="8kB")
+
+    def overwrite(report):
+        with open(tmp_path / "x.npy", "r+b") as file:
+            file.seek(1000)
+            file.write(bytes(4000))
+            os.utime(file.fileno(), (1, 1))  # another time, however coarse the clock is
+
+    failing(source, "has changed since the source was made", callback=overwrite, solver=solver)
+
+
+def test_the_fraction_that_an_error_names_is_taken(rows, tmp_path):
+    """It was rounded up, and refused in turn."""
+    np.save(tmp_path / "x.npy", np.zeros((3000, 4), np.float32))
+    source = sources.from_npy(tmp_path / "x.npy", np.arange(3000) % 2, buffer="16kB")
+    model = MLPClassifier((2,), max_iter=1, early_stopping=True, validation_fraction=0.5)
+    with pytest.raises(ValueError, match="Use validation_fraction=") as caught:
+        model.fit(source)
+    named = re.search(r"Use validation_fraction=(0\.\d+)", str(caught.value))[1]
+    model.set_params(validation_fraction=float(named)).fit(source)

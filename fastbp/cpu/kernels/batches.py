@@ -4,7 +4,7 @@ from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.embeddings import forward_embedding
 from fastbp.cpu.kernels.gather import gather_row
 from fastbp.cpu.kernels.masks import INPUTS, drop_entries, drop_inputs, drops
-from fastbp.cpu.kernels.pairs import pair_all_outputs, pair_inputs
+from fastbp.cpu.kernels.pairs import clear_surplus, pair_all_outputs, pair_inputs
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.sparse import gather_entries, spread_entries
@@ -40,6 +40,8 @@ def gather_batch(workspace, masks, draw, entries, source, order, n_inputs, scale
         # While the rows of a tile are in the L1 cache.
         if sample % TILE_ROWS == TILE_ROWS - 1 or sample == order.size - 1:
             tile, pairs = sample // TILE_ROWS, workspace.pairs
+            if sample == order.size - 1:
+                clear_surplus(workspace, pairs, order.size)
             if skips_zeros:
                 find_steps(workspace.steps, workspace.inputs, stride, tile, order.size, pairs)
             pair_inputs(workspace, pairs, tile)

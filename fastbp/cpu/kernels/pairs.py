@@ -7,7 +7,7 @@ from fastbp.cpu.kernels.bfloat16 import pair_neighbours, pair_rows, transpose_pa
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.layers import layer_of, n_layers_of, weight_panel, weights_of
 from fastbp.cpu.kernels.operands import panel_start, panel_to_multiply
-from fastbp.cpu.kernels.shares import share, tile_at
+from fastbp.cpu.kernels.shares import round_to_tile, share, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.vectors import vector_size
@@ -30,6 +30,20 @@ def pair_tile(by_rows, by_columns, numbers, start, width):
     for column in range(0, TILE_ROWS * width, vector_size(numbers)):
         pair_neighbours(by_rows, at + column // 2, numbers, start + column)
     pair_columns(by_columns, at, numbers, start, width)
+
+
+@kernel
+def clear_surplus(workspace, pairs, n_rows):
+    """Let the rows of a batch's last tile that an earlier batch has left there be 0.
+
+    One may be in a pair with the batch's last row: what is infinite there, times a δ of 0, is NaN.
+    """
+    if pairs is not None:
+        stride = workspace.input_stride
+        surplus = round_to_tile(n_rows) - n_rows
+        rows = section(workspace.inputs, n_rows * stride, surplus * stride)
+        for j in range(rows.size):
+            rows[j] = 0
 
 
 @kernel

@@ -167,8 +167,8 @@ def from_blocks(n_blocks: int, read: Callable[[int], Any], *, buffer: int | str 
     n_blocks : int
     read : callable
         ``read(i)`` returns block i, counted from 0, as a tuple (X, y) or (X, y, sample_weight), or
-        X alone to predict only; the same rows every time. It is called in a thread of its own, but
-        never in two at once. What it raises ends training.
+        X alone to predict only; the same rows every time. It is called in a thread of its own,
+        of each fit in one. What it raises ends training.
     buffer : int or str, default="64MB"
         Size of each of the two buffers, in bytes or as in "256MB". If rows are sorted, by class or
         by time, it should hold 128 blocks, and fewer than 64 are warned of.

@@ -6,8 +6,8 @@ import numpy as np
 
 
 def is_path(rows):
-    """Whether rows are named by their file."""
-    return isinstance(rows, str | PathLike)
+    """Whether rows are named by their file; other text is no rows, as for `fit`."""
+    return isinstance(rows, PathLike) or (isinstance(rows, str) and rows.endswith(".npy"))
 
 
 def found(rows):

@@ -287,3 +287,15 @@ def test_ctrl_c_ends_all():
         assert fitted == n_threads
         assert caught == [["Training interrupted by user.", True]] * n_threads
         assert calls <= 5 * n_threads
+
+
+def test_text_that_names_no_file_of_rows_is_refused_as_by_fit():
+    """It was taken for the path of a file."""
+    model, X, y = small("multiclass")
+    for given in (("text", y), (X, y, "x")):
+        errors = []
+        for call in (clone(model).fit, lambda *given: fit_many([clone(model)], *given)):
+            with pytest.raises(ValueError, match="could not convert string") as caught:
+                call(*given)
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]

@@ -13,6 +13,9 @@ from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from fastbp.apart import wait_whatever_comes
 
 _LOOK_SECONDS = 0.01  # how often an interrupted caller checks whether threads have ended
+# How often one that waits runs the handlers of signals: the system may give a signal to any thread
+# of a process, and then nothing wakes the main one.
+LISTEN_SECONDS = 0.05
 
 
 def cores_at_hand():
@@ -79,12 +82,18 @@ def run_jobs(jobs, n_workers):
             end.acquire()
             start_new_thread(copy_context().run, (enter, end))
         for end in ends:
-            end.acquire()
+            wait_for(end)
     except BaseException:
         _interrupt(jobs, at_work)
         raise
     for error in failures:
         raise error
+
+
+def wait_for(lock):
+    """Acquire a lock that another thread will release, and listen to signals meanwhile."""
+    while not lock.acquire(timeout=LISTEN_SECONDS):
+        pass
 
 
 def _interrupt(jobs, at_work):

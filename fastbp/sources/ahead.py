@@ -1,12 +1,15 @@
 """One thread that reads blocks into two buffers, ahead of who uses them."""
 
+import contextlib
 import weakref
 from _thread import allocate_lock, start_new_thread
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+
+from fastbp.threads import LISTEN_SECONDS, wait_for
 
 N_BUFFERS = 2
 PAGE = 4096
@@ -89,7 +92,7 @@ class ReadAhead:
         """End the thread, after the block that it reads, and let go of the buffers."""
         state = self._state
         if state is not None and state.stop():
-            state.ended.acquire()
+            wait_for(state.ended)
         self._state = self._arguments = self._taken = None
 
     def take(self):
@@ -104,7 +107,7 @@ class ReadAhead:
             buffer, self._taken = self._taken, None
             self._state.free.put(buffer)
         began = perf_counter()
-        outcome = self._state.ready.get()
+        outcome = self._wait_for_rows()
         self.seconds_waiting += perf_counter() - began
         if outcome is None:
             return None
@@ -112,6 +115,11 @@ class ReadAhead:
             raise outcome
         filled, self._taken = outcome
         return filled
+
+    def _wait_for_rows(self):
+        while True:
+            with contextlib.suppress(Empty):
+                return self._state.ready.get(timeout=LISTEN_SECONDS)
 
     def __iter__(self):
         while (filled := self.take()) is not None:

@@ -18,6 +18,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 
 from fastbp.base import BaseMLP
+from fastbp.data import is_source
 from fastbp.evaluations import Together, evaluate
 from fastbp.late import imported
 from fastbp.many import check_n_threads
@@ -143,6 +144,13 @@ def search_many(
     (3, [0, 0])
     """
     _check_estimator(estimator)
+    if is_source(X):
+        raise TypeError(
+            "X must be an array or the path of a .npy file, got a source of rows: a search splits "
+            "rows by number, and a source reads blocks. Give source.load(), if that fits into "
+            "memory, or fit candidates by fastbp.fit_many(estimators, source, X_val=..., "
+            "y_val=...)."
+        )
     check_n_threads(n_threads)
     search = _make_search(estimator, grid_or_distributions, n_iter, halving, random_state)
     search.set_params(

@@ -14,8 +14,8 @@ from fastbp.clusters import Chunks, Shipped
 from fastbp.evaluations import Evaluation, fit_and_score, results_of, run_evaluations
 from fastbp.progress_line import line_of_fits
 from fastbp.row_files import found, is_path, opened
-from fastbp.shared_data import Shared, SharedData
-from fastbp.side_by_side import Member, group_by_source, train
+from fastbp.shared_data import Shared
+from fastbp.side_by_side import group_by_source, members_of, train
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def fit_members(client, members, shared, given, own, n_threads):
     """
     for member in members:
         check_sendable(member.estimator, f"estimators[{member.index}]")
+    shared.check_sendable()
     data = shared
     if any(map(is_path, given)):
         estimators = [member.estimator for member in members]
@@ -136,10 +137,7 @@ def fit_chunk(data, queues):
     shared, n_threads = data
     estimators, rows = zip(*(each for queue in queues for each in queue), strict=True)
     shared = shared.part(list(rows))
-    members = [
-        Member(estimator, index, SharedData(shared, index), shared.shape_of(index))
-        for index, estimator in enumerate(estimators)
-    ]
+    members = members_of(estimators, shared)
     train(members, n_threads, shows_progress=False)
     return [_ended(member) for member in members]
 

@@ -289,4 +289,4 @@ class ParquetSource(FlatSource):
                 "A source of Parquet files without a cache cannot be pickled: its rows are in a "
                 "file without a name. Give from_parquet a cache that the other process can read."
             )
-        return vars(self)
+        return super().__getstate__()

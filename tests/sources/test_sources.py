@@ -1,12 +1,10 @@
 """Rows beyond memory: the same training as in memory, whatever the storage and its speed."""
 
-import _thread
 import errno
 import fcntl
 import os
 import re
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from conftest import weights
 from sklearn.datasets import make_classification
 
-from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
+from fastbp import MLPClassifier, MLPRegressor, sources
 from fastbp.sources.ahead import ReadAhead
 from fastbp.sources.blocks import BlockSource
 from fastbp.sources.flat import FlatSource, RowFile
@@ -23,6 +21,7 @@ from fastbp.sources.order import BlockOrder
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:buffer=.* holds .* blocks"),
+    pytest.mark.usefixtures("nothing_is_left"),
 ]
 
 N_ROWS, N_FEATURES = 3000, 6
@@ -54,22 +53,6 @@ def cut(X, y, size=37, sample_weight=None):
         return (X[part], y[part], *weight)
 
     return -(-len(X) // size), read
-
-
-def n_descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """No thread and no open file, however a test ends."""
-    threads, descriptors = _thread._count(), n_descriptors()
-    yield
-    deadline = time.monotonic() + 10
-    while _thread._count() > threads and time.monotonic() < deadline:
-        os.sched_yield()  # the last words of a thread come after its end was heard of
-    assert _thread._count() <= threads
-    assert n_descriptors() <= descriptors
 
 
 # ---- the same as in memory ----------------------------------------------------------------------
@@ -566,8 +549,6 @@ def test_what_takes_no_source_says_so(rows):
 
     with pytest.raises(TypeError, match="is a source of rows and no array"):
         LogisticRegression().fit(source, rows[1])
-    with pytest.raises(TypeError, match="is a source of rows and no array"):
-        fit_many([MLPClassifier()], source, rows[1])
     assert np.array_equal(source.load(), rows[0])
 
 

@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastbp import MLPClassifier, MLPRegressor, clusters, fit_many
+from fastbp import MLPClassifier, MLPRegressor, clusters, fit_many, sources
 from fastbp.model_selection import search_many
 from fastbp.training import NonFiniteLossError
 
@@ -227,6 +227,60 @@ def test_paths_are_those_of_this_folder(client, tmp_path, monkeypatch):
     models = [clone(CLASSIFIER) for _ in range(2)]
     expected = fit_many([clone(model) for model in models], X, Y)
     assert_same(fit_many(models, "x.npy", Y, client=client), expected)
+
+
+@pytest.mark.parametrize("kind", ["npy", "blocks", "fits"])
+@pytest.mark.filterwarnings("ignore:buffer=.* holds .* blocks")
+def test_a_source_is_read_by_the_workers(client, short_chunks, tmp_path, monkeypatch, kind):
+    np.save(tmp_path / "x.npy", X.astype(np.float32))
+    monkeypatch.chdir(tmp_path)  # workers have another folder
+    weight, path = np.linspace(0, 2, len(X)), str(tmp_path / "x.npy")
+
+    def read(block):
+        part = slice(5 * block, 5 * block + 5)
+        return np.load(path)[part], Y[part], weight[part]
+
+    source = {
+        "npy": lambda: sources.from_npy("x.npy", Y, weight, buffer="1kB"),
+        "blocks": lambda: sources.from_blocks(len(X) // 5, read, buffer="1kB"),
+        "fits": lambda: sources.from_npy("x.npy", Y, weight),
+    }[kind]()
+    assert source.fits == (kind == "fits")
+
+    def make():
+        parts = {"batch_size": 20}  # of a buffer
+        return [
+            clone(CLASSIFIER).set_params(**parts),
+            clone(CLASSIFIER).set_params(**parts, early_stopping=True),
+            clone(CLASSIFIER).set_params(solver="lbfgs", warm_start=True),
+            MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0, **parts),
+        ]
+
+    models, expected = make(), make()
+    for _ in range(2):  # and once more from where the warm one is
+        fit_many(models, source, X_val=X[:9], y_val=Y[:9], client=client)
+        fit_many(expected, source, X_val=X[:9], y_val=Y[:9])
+        assert_same(models, expected)
+    assert models[0].validation_loss_curve_ == expected[0].validation_loss_curve_
+
+
+def test_a_source_that_cannot_be_sent_is_refused(client, tmp_path):
+    lock = threading.Lock()
+
+    def read(block):
+        with lock:
+            return X[5 * block : 5 * block + 5], Y[5 * block : 5 * block + 5]
+
+    source = sources.from_blocks(len(X) // 5, read, buffer="1kB")
+    model = clone(CLASSIFIER)
+    with pytest.raises(TypeError, match="The source cannot be sent to the workers of client"):
+        fit_many([model], source, client=client)
+    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pd.DataFrame(X, columns=[*"abcde"]).to_parquet(tmp_path / "x.parquet")
+    source = sources.from_parquet(tmp_path / "x.parquet", "e", buffer="1kB")
+    with pytest.raises(TypeError, match="Give from_parquet a cache that the other process"):
+        fit_many([model], source, client=client)
+    assert not hasattr(model, "coefs_")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import weights
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
 from fastbp.labels import Labels
@@ -113,11 +114,17 @@ def test_names_own_rows_and_labels_are_those_of_fits_one_by_one(rows, tmp_path):
         models = [clone(model) for model in expected]
         for model in expected:
             model.fit(source, **own)
-        fit_many(models, source, **own)
+        with warnings.catch_warnings():  # of names that validation rows have, and the source not
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fit_many(models, source, **own)
         assert_same(models, expected)
         assert models[0].validation_loss_curve_ == expected[0].validation_loss_curve_
         assert models[0].feature_names_in_.tolist() == [*"abcde"]
         assert models[0].classes_.tolist() == ["x", "y", "z"]
+        other = MLPClassifier(**QUICK, warm_start=True).fit(table[[*"edcba"]], y)
+        with pytest.raises(ValueError, match="The columns of the source must be those of training"):
+            fit_many([other], source)
 
 
 def test_those_that_share_a_source_of_random_numbers_take_turns(rows):

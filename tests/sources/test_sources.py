@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import pickle
 import re
+import shutil
 import threading
 import warnings
 
@@ -504,6 +506,21 @@ def test_ctrl_c_while_rows_are_waited_for_ends_the_reader(rows):
         signal.signal(signal.SIGINT, before)
     assert were_heard == [True]
     assert len(calls) < 10 * n_blocks
+
+
+def test_a_pickle_knows_its_file_in_another_folder_and_on_another_machine(saved, monkeypatch):
+    """Where it has other numbers; but not if it has changed."""
+    path, y = saved
+    monkeypatch.chdir(path.parent)
+    source = sources.from_npy("x.npy", y, buffer=SMALL)
+    expected = MLPClassifier(**QUICK).fit(source)
+    sent = pickle.loads(pickle.dumps(source))
+    monkeypatch.chdir("/")
+    shutil.copy2(path, path.with_name("copy"))
+    os.replace(path.with_name("copy"), path)
+    assert np.array_equal(weights(MLPClassifier(**QUICK).fit(sent)), weights(expected))
+    os.utime(path, (1, 1))
+    failing(sent, r"x\.npy has changed since the source was made")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from fastbp.base import BaseMLP
 from fastbp.callbacks import has_callbacks
 from fastbp.clusters import Chunks, Shipped
 from fastbp.evaluations import Evaluation, fit_and_score, results_of, run_evaluations
@@ -186,6 +187,9 @@ class RemoteEvaluations:
     def __call__(self, calls):
         """Return what the calls return."""
         evaluations = [Evaluation(call) for call in calls]
+        for each in evaluations:  # a grid may have callbacks, too
+            if isinstance(each.network, BaseMLP):
+                check_sendable(each.network, "estimator")
         if self.common is None:
             first = evaluations[0]
             named = {name: each for name, each in first.named.items() if name not in _OWN}

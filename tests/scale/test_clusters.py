@@ -364,6 +364,12 @@ def test_what_makes_no_sense(client):
         fit_many([clone(CLASSIFIER), model], X, Y, client=client)
     with pytest.raises(ValueError, match="estimator has a callback"):
         search_many(model, {"alpha": [1]}, X, Y, client=client)
+    # These were called on the workers.
+    with pytest.raises(ValueError, match="estimator has a callback"):
+        search_many(CLASSIFIER, {"callback": [None, print]}, X, Y, client=client)
+    with pytest.raises(ValueError, match="estimator has a callback"):
+        pipeline = make_pipeline(StandardScaler(), CLASSIFIER)
+        search_many(pipeline, {"mlpclassifier__callback": [print]}, X, Y, client=client)
     with pytest.raises(ValueError, match="device_shuffle=True"):
         fit_many([clone(CLASSIFIER)], X, Y, client=client, device_shuffle=True)
 

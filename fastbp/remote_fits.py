@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from traceback import format_exc
 from uuid import uuid4
 
 import numpy as np
+from sklearn.metrics._scorer import _MultimetricScorer
 
 from fastbp.base import BaseMLP
 from fastbp.callbacks import has_callbacks
@@ -240,6 +243,52 @@ def evaluate_chunk(common, splits, items):
     for estimator, place in items:
         train_rows, test_rows = splits[place]
         own = {"parameters": None, "train": train_rows, "test": test_rows}
+        own["scorer"] = heard_scorer(named["scorer"], named["error_score"])
         evaluations.append(Evaluation((fit_and_score, (estimator, X, y), {**named, **own})))
     run_evaluations(evaluations, n_threads)
-    return [(each.result, _sendable(each.error), each.warnings) for each in evaluations]
+    return [
+        (each.result, _sendable(each.error), each.warnings + each.named["scorer"].warnings)
+        for each in evaluations
+    ]
+
+
+def heard_scorer(scorer, error_score):
+    """A scorer like this one, whose `warnings` are what scikit-learn says of it here.
+
+    scikit-learn warns of scorers that fail where they are called.
+    """
+    if isinstance(scorer, _MultimetricScorer):
+        heard = copy(scorer)
+        heard.__class__ = _HeardScorers
+    else:
+        heard = _HeardScorer()
+        heard.scorer = scorer
+    heard.warnings, heard.error_score = [], error_score
+    return heard
+
+
+def _scoring_failed(heard, details):
+    if heard.error_score != "raise":
+        message = (
+            "Scoring failed. The score on this train-test partition for these parameters will be "
+            f"set to {heard.error_score}. Details: \n{details}"
+        )
+        heard.warnings.append((message, UserWarning))
+
+
+class _HeardScorer:
+    def __call__(self, *arguments, **named):
+        try:
+            return self.scorer(*arguments, **named)
+        except Exception:
+            _scoring_failed(self, format_exc())
+            raise
+
+
+class _HeardScorers(_MultimetricScorer):
+    def __call__(self, *arguments, **named):
+        scores = super().__call__(*arguments, **named)
+        for each in scores.values():
+            if isinstance(each, str):  # in place of a score
+                _scoring_failed(self, each)
+        return scores

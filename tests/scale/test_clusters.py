@@ -356,6 +356,36 @@ def test_a_search_on_the_cluster(client, short_chunks):
         assert repr(getattr(found, "best_params_", 0)) == repr(getattr(expected, "best_params_", 0))
 
 
+def no_score(model, X, y):
+    if model.alpha == 1:
+        raise RuntimeError("mine")
+    return model.score(X, y)
+
+
+@pytest.mark.parametrize("scoring", [no_score, {"bad": no_score, "good": "accuracy"}])
+def test_scores_that_fail_are_warned_of_here(client, short_chunks, scoring):
+    """The warnings stayed on the workers."""
+    outcomes = []
+    for place in (client, None):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = search_many(
+                CLASSIFIER, {"alpha": [0, 1]}, X, Y, scoring=scoring, refit=False,
+                return_train_score=True, client=place,
+            )  # fmt: skip
+        scores = [v for k, v in found.cv_results_.items() if k.startswith("mean_t")]
+        said = [str(each.message) for each in caught if each.category is UserWarning]
+        said = [" ".join(text.split("Traceback")[0].split()) for text in said]
+        outcomes.append((np.array(scores).tolist(), sorted(said)))
+        assert sum("Scoring failed" in text for text in said) == 10
+    np.testing.assert_array_equal(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]
+    with pytest.raises(RuntimeError, match="mine"):
+        search_many(
+            CLASSIFIER, {"alpha": [1]}, X, Y, scoring=no_score, error_score="raise", client=client
+        )
+
+
 def test_what_makes_no_sense(client):
     model = clone(CLASSIFIER).set_params(callback=print)
     with pytest.raises(TypeError, match=r"client must be a dask\.distributed\.Client"):
@@ -367,8 +397,8 @@ def test_what_makes_no_sense(client):
     # These were called on the workers.
     with pytest.raises(ValueError, match="estimator has a callback"):
         search_many(CLASSIFIER, {"callback": [None, print]}, X, Y, client=client)
+    pipeline = make_pipeline(StandardScaler(), CLASSIFIER)
     with pytest.raises(ValueError, match="estimator has a callback"):
-        pipeline = make_pipeline(StandardScaler(), CLASSIFIER)
         search_many(pipeline, {"mlpclassifier__callback": [print]}, X, Y, client=client)
     with pytest.raises(ValueError, match="device_shuffle=True"):
         fit_many([clone(CLASSIFIER)], X, Y, client=client, device_shuffle=True)

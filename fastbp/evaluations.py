@@ -23,8 +23,8 @@ from sklearn.utils.metaestimators import _safe_split
 from fastbp.base import BaseMLP
 from fastbp.callbacks import has_callbacks
 from fastbp.judging import OwnRows
-from fastbp.shared_data import Shared, SharedData
-from fastbp.side_by_side import Member, train, work_of
+from fastbp.shared_data import Shared
+from fastbp.side_by_side import Member, members_of, train, work_of
 from fastbp.warned import warn
 
 # Arguments of `fit` that all fits may share.
@@ -250,7 +250,7 @@ class _Transformed:
                     except Exception as error:
                         self.error = error
                         raise
-                return SharedData(self.shared, place)
+                return self.shared.data_of(place)
 
         return data
 
@@ -281,10 +281,7 @@ def _members_of_all(evaluations, arguments):
     rows = [each.named["train"] for each in evaluations]
     own = OwnRows.of(*(arguments.get(name) for name in _OF_ALL[1:]))
     shared = Shared.checked(networks, first.X, first.y, arguments.get("sample_weight"), rows, own)
-    return [
-        Member(network, index, SharedData(shared, index), shared.shape_of(index))
-        for index, network in enumerate(networks)
-    ]
+    return members_of(networks, shared)
 
 
 def evaluate(calls, n_threads=None):

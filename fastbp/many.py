@@ -10,11 +10,12 @@ from sklearn import get_config
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp.base import BaseMLP
+from fastbp.data import is_source
 from fastbp.judging import OwnRows
 from fastbp.late import imported
 from fastbp.row_files import opened
-from fastbp.shared_data import Shared, SharedData
-from fastbp.side_by_side import Member, train
+from fastbp.shared_data import Shared
+from fastbp.side_by_side import members_of, train
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fastbp.hints import ArrayLikeOrSparse, Path
+    from fastbp.sources import Source
 
     Estimator = TypeVar("Estimator", bound=BaseMLP)
 
 
 def fit_many(
     estimators: Iterable[Estimator],
-    X: ArrayLikeOrSparse | Path,
-    y: ArrayLikeOrSparse | Path,
+    X: ArrayLikeOrSparse | Path | Source,
+    y: ArrayLikeOrSparse | Path | None = None,
     sample_weight: ArrayLike | Path | None = None,
     *,
     rows: Sequence[ArrayLike | None] | None = None,
@@ -60,15 +62,17 @@ def fit_many(
     estimators : sequence of MLPClassifier and MLPRegressor
         Their parameters may differ. Each object may occur once; it is fitted in place.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        Or the path of a ``.npy`` file, as y and `sample_weight`.
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Labels for classifiers, numbers for regressors.
+        Or the path of a ``.npy`` file, as y and `sample_weight`. Or a source of rows beyond memory,
+        see `fastbp.sources`, from which each running fit reads by itself: at most `n_threads` at
+        once, each with two buffers and a thread that reads.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+        Labels for classifiers, numbers for regressors. A source has its own y and sample weights.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows, at least 0.
     rows : sequence, default=None
         For each estimator the rows to train on: indices, which may repeat (a bootstrap), a mask of
         n_samples booleans, or None for all rows. Estimator i is trained as by ``fit(X[rows[i]],
-        y[rows[i]])``, but X is not copied, except for solver='lbfgs'.
+        y[rows[i]])``, but X is not copied, except for solver='lbfgs'. Not for sources.
     n_threads : int or None, default=None
         Maximum number of threads; None for the available cores, of which there are never fewer
         than threads. Results do not depend on it.
@@ -83,9 +87,10 @@ def fit_many(
         Their weights.
     client : dask.distributed.Client or None, default=None
         Train on its cluster, in tasks of half a second to ten seconds; `n_threads` is then the
-        maximum of each task. X, y and weights are sent to the workers once; a path of X is opened
-        by each of them. Models are the same to the bit as here, if the CPUs are of one kind. A
-        worker that is lost costs its tasks, which others repeat. Callbacks are refused.
+        maximum of each task. X, y and weights are sent to the workers once; a path of X, or a
+        source, is opened by each of them. Models are the same to the bit as here, if the CPUs are
+        of one kind. A worker that is lost costs its tasks, which others repeat. Callbacks are
+        refused.
 
     Returns
     -------
@@ -144,12 +149,12 @@ def fit_many(
         return estimators
     given = X, y, sample_weight
     own = OwnRows.of(X_val, y_val, sample_weight_val)
-    X, y, sample_weight = map(opened, given)
-    shared = Shared.checked(estimators, X, y, sample_weight, rows, own)
-    members = [
-        Member(estimator, index, SharedData(shared, index), shared.shape_of(index))
-        for index, estimator in enumerate(estimators)
-    ]
+    if is_source(X):
+        of_source = imported("fastbp.sources.shared").SharedSource.of
+        shared = of_source(estimators, X, y, sample_weight, rows, own)
+    else:
+        shared = Shared.checked(estimators, *map(opened, given), rows, own)
+    members = members_of(estimators, shared)
     try:
         if client is None:
             train(members, n_threads, device_shuffle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 
 from fastbp.base import BaseMLP
+from fastbp.data import is_source
 from fastbp.evaluations import Together, evaluate
 from fastbp.late import imported
 from fastbp.many import check_n_threads
 from fastbp.row_files import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, Literal, TypeAlias
 
     from numpy.typing import ArrayLike
@@ -143,6 +144,13 @@ def search_many(
     (3, [0, 0])
     """
     _check_estimator(estimator)
+    if is_source(X):
+        raise TypeError(
+            "X must be an array or the path of a .npy file, got a source of rows: a search splits "
+            "rows by number, and a source reads blocks. Give source.load(), if that fits into "
+            "memory, or fit candidates by fastbp.fit_many(estimators, source, X_val=..., "
+            "y_val=...)."
+        )
     check_n_threads(n_threads)
     search = _make_search(estimator, grid_or_distributions, n_iter, halving, random_state)
     search.set_params(
@@ -179,6 +187,12 @@ def _make_search(estimator, choices, n_iter, halving, random_state):
     if not isinstance(halving, bool | np.bool_ | Mapping):
         raise TypeError(f"halving must be True, False or a dict of parameters, got {halving!r}.")
     given = [choices] if isinstance(choices, Mapping) else choices
+    is_text = isinstance(given, str | bytes)
+    if is_text or not isinstance(given, Sequence) or not all(isinstance(g, Mapping) for g in given):
+        raise TypeError(
+            "grid_or_distributions must be a dict of parameters and the values to try, such as "
+            f"{{'alpha': [1e-4, 1e-2]}}, or a list of such, got {choices!r}."
+        )
     draws = n_iter is not None or any(
         hasattr(values, "rvs") for each in given for values in each.values()
     )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
+from traceback import format_exc
 from uuid import uuid4
 
 import numpy as np
+from sklearn.metrics._scorer import _MultimetricScorer
 
+from fastbp.base import BaseMLP
 from fastbp.callbacks import has_callbacks
 from fastbp.clusters import Chunks, Shipped
 from fastbp.evaluations import Evaluation, fit_and_score, results_of, run_evaluations
 from fastbp.progress_line import line_of_fits
 from fastbp.row_files import found, is_path, opened
-from fastbp.shared_data import Shared, SharedData
-from fastbp.side_by_side import Member, group_by_source, train
+from fastbp.shared_data import Shared
+from fastbp.side_by_side import group_by_source, members_of, train
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def fit_members(client, members, shared, given, own, n_threads):
     """
     for member in members:
         check_sendable(member.estimator, f"estimators[{member.index}]")
+    shared.check_sendable()
     data = shared
     if any(map(is_path, given)):
         estimators = [member.estimator for member in members]
@@ -136,10 +141,7 @@ def fit_chunk(data, queues):
     shared, n_threads = data
     estimators, rows = zip(*(each for queue in queues for each in queue), strict=True)
     shared = shared.part(list(rows))
-    members = [
-        Member(estimator, index, SharedData(shared, index), shared.shape_of(index))
-        for index, estimator in enumerate(estimators)
-    ]
+    members = members_of(estimators, shared)
     train(members, n_threads, shows_progress=False)
     return [_ended(member) for member in members]
 
@@ -188,6 +190,9 @@ class RemoteEvaluations:
     def __call__(self, calls):
         """Return what the calls return."""
         evaluations = [Evaluation(call) for call in calls]
+        for each in evaluations:  # a grid may have callbacks, too
+            if isinstance(each.network, BaseMLP):
+                check_sendable(each.network, "estimator")
         if self.common is None:
             first = evaluations[0]
             named = {name: each for name, each in first.named.items() if name not in _OWN}
@@ -238,6 +243,52 @@ def evaluate_chunk(common, splits, items):
     for estimator, place in items:
         train_rows, test_rows = splits[place]
         own = {"parameters": None, "train": train_rows, "test": test_rows}
+        own["scorer"] = heard_scorer(named["scorer"], named["error_score"])
         evaluations.append(Evaluation((fit_and_score, (estimator, X, y), {**named, **own})))
     run_evaluations(evaluations, n_threads)
-    return [(each.result, _sendable(each.error), each.warnings) for each in evaluations]
+    return [
+        (each.result, _sendable(each.error), each.warnings + each.named["scorer"].warnings)
+        for each in evaluations
+    ]
+
+
+def heard_scorer(scorer, error_score):
+    """A scorer like this one, whose `warnings` are what scikit-learn says of it here.
+
+    scikit-learn warns of scorers that fail where they are called.
+    """
+    if isinstance(scorer, _MultimetricScorer):
+        heard = copy(scorer)
+        heard.__class__ = _HeardScorers
+    else:
+        heard = _HeardScorer()
+        heard.scorer = scorer
+    heard.warnings, heard.error_score = [], error_score
+    return heard
+
+
+def _scoring_failed(heard, details):
+    if heard.error_score != "raise":
+        message = (
+            "Scoring failed. The score on this train-test partition for these parameters will be "
+            f"set to {heard.error_score}. Details: \n{details}"
+        )
+        heard.warnings.append((message, UserWarning))
+
+
+class _HeardScorer:
+    def __call__(self, *arguments, **named):
+        try:
+            return self.scorer(*arguments, **named)
+        except Exception:
+            _scoring_failed(self, format_exc())
+            raise
+
+
+class _HeardScorers(_MultimetricScorer):
+    def __call__(self, *arguments, **named):
+        scores = super().__call__(*arguments, **named)
+        for each in scores.values():
+            if isinstance(each, str):  # in place of a score
+                _scoring_failed(self, each)
+        return scores

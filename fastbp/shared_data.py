@@ -66,21 +66,59 @@ class Shared:
         n_samples, n_features = self.shape
         return n_samples if rows is None else len(rows), n_features
 
+    def data_of(self, index):
+        """The data of estimator `index`, as `Fit.prepare` takes them."""
+        return SharedData(self, index)
+
+    def columns(self, estimator, model):
+        """Check what belongs to an estimator alone; return the names of X's columns, or None."""
+        return check_columns(estimator, self.raw, model)
+
+    def rows_of(self, fit):
+        """Who has the rows of a training."""
+        return InMemory()
+
+    def encode(self, fit, y, dtype):
+        """Turn y into targets and labels, and count the columns of targets."""
+        return fit.encode(y, dtype)
+
+    def check_sendable(self):
+        """Raise if the data cannot be sent to another process: all of these can."""
+
     @classmethod
     def checked(cls, estimators, X, y, sample_weight, rows, own):
-        data, checked_own = {}, {}
-        for estimator in estimators:
-            kind = kind_of_targets(estimator)
-            key = tuple(kind.values())
-            if key not in data:
-                data[key] = check_training_data(type(estimator)(), X, y, model=None, **kind)
-                n_features, names = data[key][0].shape[1], data[key][2]
-                checked_own[key] = own and own.check(estimator, n_features, names)
-        own = checked_own
+        data, own = check_kinds(estimators, X, y, own)
         first = next(iter(data.values()))[0]
         weight = check_sample_weight(sample_weight, first)
         rows = check_row_lists(rows, len(estimators), first.shape[0])
         return cls(X, data, weight, rows, own, (X, y, sample_weight))
+
+
+def check_kinds(estimators, X, y, own, names=None):
+    """Check X, y and validation rows, once for each kind of y.
+
+    Parameters
+    ----------
+    estimators : list of estimators
+    X, y : object
+    own : OwnRows or None
+    names : ndarray or None, default=None
+        Of the columns, where X does not know them.
+
+    Returns
+    -------
+    checked_data, own : dict
+        See `Shared`.
+    """
+    data, checked_own = {}, {}
+    for estimator in estimators:
+        kind = kind_of_targets(estimator)
+        key = tuple(kind.values())
+        if key not in data:
+            checked = check_training_data(type(estimator)(), X, y, model=None, **kind)
+            data[key] = (*checked[:2], checked[2] if names is None else names)
+            checked_own[key] = own and own.check(estimator, checked[0].shape[1], data[key][2])
+    return data, checked_own
 
 
 @dataclass(frozen=True)
@@ -105,7 +143,7 @@ class SharedData:
     def check(self, estimator, model):
         """The same as `fastbp.fitting.GivenData.check`, with y and weights of `rows` only."""
         shared, rows = self.shared, self.rows
-        names = check_columns(estimator, shared.raw, model)
+        names = shared.columns(estimator, model)
         X, y, _ = shared.checked_data[tuple(kind_of_targets(estimator).values())]
         weight = shared.sample_weight
         if rows is not None:
@@ -132,7 +170,7 @@ class SharedData:
 
     def rows_of(self, fit):
         """Who has the rows of a training."""
-        return InMemory()
+        return self.shared.rows_of(fit)
 
     def encode(self, fit, y, dtype):
         """Encode y, or reuse what an earlier estimator encoded from the same."""
@@ -142,7 +180,7 @@ class SharedData:
         key = type(estimator), choices, dtype, id(rows)
         with shared.lock:
             if fit.goes_on or (rows is not None and shared.uses[id(rows)] == 1):
-                return fit.encode(y, dtype)
+                return shared.encode(fit, y, dtype)
             if key not in shared.encoded:
-                shared.encoded[key] = fit.encode(y, dtype)
+                shared.encoded[key] = shared.encode(fit, y, dtype)
             return shared.encoded[key]

@@ -67,7 +67,10 @@ class Member:
 
     def keep(self):
         """Set the fitted attributes from the result."""
-        self.fit.keep()
+        try:
+            self.fit.keep()
+        finally:
+            self.fit.close()
         self.outcome = True
         del self.fit.training  # thousands of them would fill the memory
 
@@ -90,7 +93,10 @@ class Member:
 
     def fail(self, error):
         """Restore all attributes, and record the error."""
-        self.fit.undo()
+        try:
+            self.fit.close()
+        finally:
+            self.fit.undo()
         self.outcome = error
 
     def warn(self):
@@ -105,6 +111,24 @@ class Member:
     def work(self):
         """As from `work_of`."""
         return work_of(self.estimator, *self.shape)
+
+
+def members_of(estimators, shared):
+    """The fits of estimators to data that they share.
+
+    Parameters
+    ----------
+    estimators : sequence of MLPClassifier and MLPRegressor
+    shared : fastbp.shared_data.Shared
+
+    Returns
+    -------
+    members : list of Member
+    """
+    return [
+        Member(estimator, index, shared.data_of(index), shared.shape_of(index))
+        for index, estimator in enumerate(estimators)
+    ]
 
 
 def work_of(estimator, n_rows, n_features):

@@ -1,9 +1,11 @@
 """What the tests share: small tasks of every kind, and the oracle as an engine."""
 
+import _thread
 import importlib.util
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 # The tests' matrices are small: the threads of BLAS would only wait for each other.
@@ -71,6 +73,18 @@ def kernels():
         from fastbp.cpu import code
 
         code.warm_up((dtype,))
+
+
+@pytest.fixture
+def nothing_is_left():
+    """No thread and no open file, however a test ends."""
+    threads, descriptors = _thread._count(), len(os.listdir("/proc/self/fd"))
+    yield
+    deadline = time.monotonic() + 10
+    while _thread._count() > threads and time.monotonic() < deadline:
+        os.sched_yield()  # the last words of a thread come after its end was heard of
+    assert _thread._count() <= threads
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ class RowFile:
     dtype : numpy dtype
         As it is stored.
     status : tuple of int
-        Of the file when it was looked at: another file, or a changed one, is refused.
+        Of the file when it was looked at: another file, or a changed one, is refused. None for what
+        differs from machine to machine.
     """
 
     path: object
@@ -108,6 +109,12 @@ class FlatSource(Source):
         self.first_rows = np.cumsum(self.block_rows) - self.block_rows
         self._finite = np.zeros(len(self.block_rows), bool)  # blocks that have been looked at
 
+    def __getstate__(self):
+        """With what the file is known by in other folders, and on other machines that see it."""
+        status = (None, None, *self.file.status[2:])
+        path = os.path.abspath(self.file.path)
+        return {**vars(self), "file": replace(self.file, path=path, status=status)}
+
     def open(self):
         """A reader of the file."""
         return FlatReader(self)
@@ -153,7 +160,8 @@ class FlatReader:
 
     def _check_status(self):
         """See that nobody has written to the file."""
-        if status_of(os.fstat(self._descriptor)) != self.file.status:
+        status = status_of(os.fstat(self._descriptor))
+        if any(old not in (None, new) for old, new in zip(self.file.status, status, strict=True)):
             raise ValueError(
                 f"{self.file.path} has changed since the source was made. Make a new source."
             )

@@ -4,8 +4,9 @@ import glob
 import hashlib
 import os
 import tempfile
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 
 import numpy as np
 
@@ -105,7 +106,8 @@ class Columns:
 
     def open(self, path):
         """A Parquet file, of which little is read at once."""
-        return self._parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+        with _naming(path):
+            return self._parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
 
     def _field(self, path, schema, name):
         if schema.names.count(name) != 1:
@@ -145,7 +147,7 @@ class Columns:
 
     def _decoded(self, names):
         for path in self.paths:
-            with self.open(path) as file:
+            with self.open(path) as file, _naming(path):
                 for batch in file.iter_batches(BATCH_ROWS, columns=names):
                     yield path, batch
 
@@ -193,6 +195,17 @@ class Columns:
         if first != shape[0]:
             raise ValueError(f"{self.paths[0]} and others have changed while they were read.")
         return offset
+
+
+@contextmanager
+def _naming(path):
+    """Let errors of pyarrow say which file is damaged; those of the system do."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
 
 
 def _parquet():
@@ -279,6 +292,8 @@ class ParquetSource(FlatSource):
     def __init__(self, columns, cache, buffer):
         y, weight = columns.read(columns.targets), columns.read(columns.weights)
         file, self._keeper = open_cache(columns, cache)
+        if self._keeper is not None:
+            weakref.finalize(self, self._keeper.close)  # without a warning
         names = np.array(columns.features, dtype=object)
         super().__init__(file, y, weight, buffer, names)
         self._finite[:] = True  # seen as they were decoded
@@ -289,4 +304,4 @@ class ParquetSource(FlatSource):
                 "A source of Parquet files without a cache cannot be pickled: its rows are in a "
                 "file without a name. Give from_parquet a cache that the other process can read."
             )
-        return vars(self)
+        return super().__getstate__()

@@ -68,10 +68,10 @@ class GivenSource:
             Of the dtype of the source, without memory: there are only zeros in it.
         y, feature_names, sample_weight : as from `fastbp.fitting.GivenData.check`
         """
-        _refuse(estimator, self.source)
-        X = _stand_in(self.source, np.uint8)
+        refuse(estimator, self.source)
+        X = stand_in(self.source, np.uint8)
         checked = _check(estimator, model, self.source, X)
-        return _stand_in(self.source, self.source.dtype), *checked[1:]
+        return stand_in(self.source, self.source.dtype), *checked[1:]
 
     def check_validation(self, estimator, n_features, feature_names):
         """Check the validation rows; None without."""
@@ -79,29 +79,11 @@ class GivenSource:
 
     def encode(self, fit, y, dtype):
         """Turn y into targets and labels, and count the columns of targets."""
-        if fit.estimator._numeric_targets or y.ndim > 1:
-            return fit.encode(y, dtype)
-        # By parts, as sorting takes some times the memory of what is sorted.
-        parts = np.array_split(y, -(-len(y) // ENCODED_AT_ONCE))
-        classes = np.unique(np.concatenate([np.unique(part) for part in parts]))
-        # scikit-learn takes rows that are all different for numbers.
-        _, labels, n_outputs = fit.encode(np.repeat(classes, 4), dtype)
-
-        def encode(part):
-            targets = labels.encode(part, dtype)
-            is_class = targets.ndim == 1
-            return targets.astype(np.min_scalar_type(len(labels.classes))) if is_class else targets
-
-        return np.concatenate([encode(pack_bytes(part)) for part in parts]), labels, n_outputs
+        return encode_by_parts(fit, y, dtype)
 
     def rows_of(self, fit):
         """Who has the rows of a training."""
-        if fit.device == "cuda":
-            raise InvalidParameterError(
-                f"device={fit.estimator.device!r} is not for sources: rows are read for the CPU. "
-                "Use device='cpu'."
-            )
-        return StreamedRows(self.source, fit.incremental)
+        return streamed_rows(self.source, fit)
 
 
 class LoadedSource(GivenData):
@@ -127,12 +109,40 @@ def _check(estimator, model, source, X):
     return X, y, source.feature_names, check_sample_weight(weight, X)
 
 
-def _stand_in(source, dtype):
+def encode_by_parts(fit, y, dtype):
+    """Turn y into targets and labels, and count the columns of targets, in little memory."""
+    if fit.estimator._numeric_targets or y.ndim > 1:
+        return fit.encode(y, dtype)
+    # By parts, as sorting takes some times the memory of what is sorted.
+    parts = np.array_split(y, -(-len(y) // ENCODED_AT_ONCE))
+    classes = np.unique(np.concatenate([np.unique(part) for part in parts]))
+    # scikit-learn takes rows that are all different for numbers.
+    _, labels, n_outputs = fit.encode(np.repeat(classes, 4), dtype)
+
+    def encode(part):
+        targets = labels.encode(part, dtype)
+        is_class = targets.ndim == 1
+        return targets.astype(np.min_scalar_type(len(labels.classes))) if is_class else targets
+
+    return np.concatenate([encode(pack_bytes(part)) for part in parts]), labels, n_outputs
+
+
+def streamed_rows(source, fit):
+    """Who has the rows of a training that stay in a source."""
+    if fit.device == "cuda":
+        raise InvalidParameterError(
+            f"device={fit.estimator.device!r} is not for sources: rows are read for the CPU. "
+            "Use device='cpu'."
+        )
+    return StreamedRows(source, fit.incremental)
+
+
+def stand_in(source, dtype):
     """An array of a source's shape that takes no memory."""
     return np.broadcast_to(np.zeros((), dtype), source.shape)
 
 
-def _refuse(estimator, source):
+def refuse(estimator, source):
     """Raise where a parameter asks for what is not done with sources."""
     if estimator.checkpoint is not None:
         raise InvalidParameterError(
@@ -157,6 +167,13 @@ def _check_names(model, source):
             f"The columns of the source must be those of training, in that order. They are "
             f"{list(source.feature_names)}, but were {list(model.feature_names)}."
         )
+
+
+def check_columns_of(source, estimator, model):
+    """See that a source has the columns of a model."""
+    _check_names(model, source)
+    known = SimpleNamespace(n_features=model.n_features, feature_names=None)
+    check_columns(estimator, stand_in(source, np.uint8), known)
 
 
 def _rounded_down(share):
@@ -381,9 +398,7 @@ def outputs_of(estimator, model, source, activation=None):
     activation : str or None, default=None
         As of `Engine.predict`.
     """
-    _check_names(model, source)
-    known = SimpleNamespace(n_features=model.n_features, feature_names=None)
-    check_columns(estimator, _stand_in(source, np.uint8), known)
+    check_columns_of(source, estimator, model)
     network, dtype, order = model.network, model.parameter_dtype(), BlockOrder(source, False)
     jobs = ((blocks, None) for blocks in order.groups(0))
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastbp import MLPClassifier, MLPRegressor, clusters, fit_many
+from fastbp import MLPClassifier, MLPRegressor, clusters, fit_many, sources
 from fastbp.model_selection import search_many
 from fastbp.training import NonFiniteLossError
 
@@ -219,6 +219,60 @@ def test_paths_are_those_of_this_folder(client, tmp_path, monkeypatch):
     assert_same(fit_many(models, "x.npy", Y, client=client), expected)
 
 
+@pytest.mark.parametrize("kind", ["npy", "blocks", "fits"])
+@pytest.mark.filterwarnings("ignore:buffer=.* holds .* blocks")
+def test_a_source_is_read_by_the_workers(client, short_chunks, tmp_path, monkeypatch, kind):
+    np.save(tmp_path / "x.npy", X.astype(np.float32))
+    monkeypatch.chdir(tmp_path)  # workers have another folder
+    weight, path = np.linspace(0, 2, len(X)), str(tmp_path / "x.npy")
+
+    def read(block):
+        part = slice(5 * block, 5 * block + 5)
+        return np.load(path)[part], Y[part], weight[part]
+
+    source = {
+        "npy": lambda: sources.from_npy("x.npy", Y, weight, buffer="1kB"),
+        "blocks": lambda: sources.from_blocks(len(X) // 5, read, buffer="1kB"),
+        "fits": lambda: sources.from_npy("x.npy", Y, weight),
+    }[kind]()
+    assert source.fits == (kind == "fits")
+
+    def make():
+        parts = {"batch_size": 20}  # of a buffer
+        return [
+            clone(CLASSIFIER).set_params(**parts),
+            clone(CLASSIFIER).set_params(**parts, early_stopping=True),
+            clone(CLASSIFIER).set_params(solver="lbfgs", warm_start=True),
+            MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0, **parts),
+        ]
+
+    models, expected = make(), make()
+    for _ in range(2):  # and once more from where the warm one is
+        fit_many(models, source, X_val=X[:9], y_val=Y[:9], client=client)
+        fit_many(expected, source, X_val=X[:9], y_val=Y[:9])
+        assert_same(models, expected)
+    assert models[0].validation_loss_curve_ == expected[0].validation_loss_curve_
+
+
+def test_a_source_that_cannot_be_sent_is_refused(client, tmp_path):
+    lock = threading.Lock()
+
+    def read(block):
+        with lock:
+            return X[5 * block : 5 * block + 5], Y[5 * block : 5 * block + 5]
+
+    source = sources.from_blocks(len(X) // 5, read, buffer="1kB")
+    model = clone(CLASSIFIER)
+    with pytest.raises(TypeError, match="The source cannot be sent to the workers of client"):
+        fit_many([model], source, client=client)
+    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pd.DataFrame(X, columns=[*"abcde"]).to_parquet(tmp_path / "x.parquet")
+    source = sources.from_parquet(tmp_path / "x.parquet", "e", buffer="1kB")
+    with pytest.raises(TypeError, match="Give from_parquet a cache that the other process"):
+        fit_many([model], source, client=client)
+    assert not hasattr(model, "coefs_")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_data_that_no_worker_has_any_longer_are_sent_again(client, short_chunks, monkeypatch):
     submit, ship = clusters.Chunks._submit, clusters.Shipped.ship
@@ -292,6 +346,36 @@ def test_a_search_on_the_cluster(client, short_chunks):
         assert repr(getattr(found, "best_params_", 0)) == repr(getattr(expected, "best_params_", 0))
 
 
+def no_score(model, X, y):
+    if model.alpha == 1:
+        raise RuntimeError("mine")
+    return model.score(X, y)
+
+
+@pytest.mark.parametrize("scoring", [no_score, {"bad": no_score, "good": "accuracy"}])
+def test_scores_that_fail_are_warned_of_here(client, short_chunks, scoring):
+    """The warnings stayed on the workers."""
+    outcomes = []
+    for place in (client, None):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = search_many(
+                CLASSIFIER, {"alpha": [0, 1]}, X, Y, scoring=scoring, refit=False,
+                return_train_score=True, client=place,
+            )  # fmt: skip
+        scores = [v for k, v in found.cv_results_.items() if k.startswith("mean_t")]
+        said = [str(each.message) for each in caught if each.category is UserWarning]
+        said = [" ".join(text.split("Traceback")[0].split()) for text in said]
+        outcomes.append((np.array(scores).tolist(), sorted(said)))
+        assert sum("Scoring failed" in text for text in said) == 10
+    np.testing.assert_array_equal(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]
+    with pytest.raises(RuntimeError, match="mine"):
+        search_many(
+            CLASSIFIER, {"alpha": [1]}, X, Y, scoring=no_score, error_score="raise", client=client
+        )
+
+
 def test_what_makes_no_sense(client):
     model = clone(CLASSIFIER).set_params(callback=print)
     with pytest.raises(TypeError, match=r"client must be a dask\.distributed\.Client"):
@@ -300,6 +384,12 @@ def test_what_makes_no_sense(client):
         fit_many([clone(CLASSIFIER), model], X, Y, client=client)
     with pytest.raises(ValueError, match="estimator has a callback"):
         search_many(model, {"alpha": [1]}, X, Y, client=client)
+    # These were called on the workers.
+    with pytest.raises(ValueError, match="estimator has a callback"):
+        search_many(CLASSIFIER, {"callback": [None, print]}, X, Y, client=client)
+    pipeline = make_pipeline(StandardScaler(), CLASSIFIER)
+    with pytest.raises(ValueError, match="estimator has a callback"):
+        search_many(pipeline, {"mlpclassifier__callback": [print]}, X, Y, client=client)
     with pytest.raises(ValueError, match="device_shuffle=True"):
         fit_many([clone(CLASSIFIER)], X, Y, client=client, device_shuffle=True)
 

@@ -310,6 +310,13 @@ def test_errors_are_scikit_learns(grid, options):
     assert str(found).splitlines()[0] == str(expected).splitlines()[0]
 
 
+@pytest.mark.parametrize("choices", ["text", 1, ["alpha"], None], ids=str)
+def test_a_grid_that_is_none_is_refused_by_its_name(choices):
+    """It was an AttributeError."""
+    with pytest.raises(TypeError, match="grid_or_distributions must be a dict of parameters"):
+        search_many(CLASSIFIER, choices, X, Y)
+
+
 def test_rows_that_only_some_fits_see(alone):
     damaged = X.copy()
     damaged[3, 1] = np.nan

@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,32 @@ def test_the_temporary_file_has_no_name_and_ends_with_the_source(folder, tmp_pat
     del source
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_source_that_is_collected_closes_its_file_without_a_warning(folder):
+    """Python warned of an unclosed file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = open_source(folder)
+        del source
+        gc.collect()
+    assert [each for each in caught if each.category is ResourceWarning] == []
+
+
+@pytest.mark.parametrize("damage", ["foreign", "cut off", "page"])
+def test_errors_of_damaged_files_name_them(folder, damage):
+    """Those of pyarrow do not say which of many files it is."""
+    path = folder / "part-1.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "foreign": b"a,b\n1,2\n" * 100,
+            "cut off": whole[:-100],
+            "page": whole[:4] + bytes([255]) * 3000 + whole[3004:],
+        }[damage]
+    )
+    with pytest.raises(ValueError, match=r"part-1\.parquet is no Parquet file, or damaged: "):
+        open_source(folder)
 
 
 def test_a_source_with_a_cache_can_be_sent_to_another_process(folder, tmp_path):

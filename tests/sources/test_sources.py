@@ -1,12 +1,12 @@
 """Rows beyond memory: the same training as in memory, whatever the storage and its speed."""
 
-import _thread
 import errno
 import fcntl
 import os
+import pickle
 import re
+import shutil
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from conftest import weights
 from sklearn.datasets import make_classification
 
-from fastbp import MLPClassifier, MLPRegressor, fit_many, sources
+from fastbp import MLPClassifier, MLPRegressor, sources
 from fastbp.sources.ahead import ReadAhead
 from fastbp.sources.blocks import BlockSource
 from fastbp.sources.flat import FlatSource, RowFile
@@ -23,6 +23,7 @@ from fastbp.sources.order import BlockOrder
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:buffer=.* holds .* blocks"),
+    pytest.mark.usefixtures("nothing_is_left"),
 ]
 
 N_ROWS, N_FEATURES = 3000, 6
@@ -54,22 +55,6 @@ def cut(X, y, size=37, sample_weight=None):
         return (X[part], y[part], *weight)
 
     return -(-len(X) // size), read
-
-
-def n_descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """No thread and no open file, however a test ends."""
-    threads, descriptors = _thread._count(), n_descriptors()
-    yield
-    deadline = time.monotonic() + 10
-    while _thread._count() > threads and time.monotonic() < deadline:
-        os.sched_yield()  # the last words of a thread come after its end was heard of
-    assert _thread._count() <= threads
-    assert n_descriptors() <= descriptors
 
 
 # ---- the same as in memory ----------------------------------------------------------------------
@@ -523,6 +508,21 @@ def test_ctrl_c_while_rows_are_waited_for_ends_the_reader(rows):
     assert len(calls) < 10 * n_blocks
 
 
+def test_a_pickle_knows_its_file_in_another_folder_and_on_another_machine(saved, monkeypatch):
+    """Where it has other numbers; but not if it has changed."""
+    path, y = saved
+    monkeypatch.chdir(path.parent)
+    source = sources.from_npy("x.npy", y, buffer=SMALL)
+    expected = MLPClassifier(**QUICK).fit(source)
+    sent = pickle.loads(pickle.dumps(source))
+    monkeypatch.chdir("/")
+    shutil.copy2(path, path.with_name("copy"))
+    os.replace(path.with_name("copy"), path)
+    assert np.array_equal(weights(MLPClassifier(**QUICK).fit(sent)), weights(expected))
+    os.utime(path, (1, 1))
+    failing(sent, r"x\.npy has changed since the source was made")
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -566,8 +566,6 @@ def test_what_takes_no_source_says_so(rows):
 
     with pytest.raises(TypeError, match="is a source of rows and no array"):
         LogisticRegression().fit(source, rows[1])
-    with pytest.raises(TypeError, match="is a source of rows and no array"):
-        fit_many([MLPClassifier()], source, rows[1])
     assert np.array_equal(source.load(), rows[0])
 
 

@@ -138,6 +138,8 @@ CONTENDERS = {
     for contender in (
         _own("fastbp small", preset="small"),
         _own("fastbp full", preset="full"),
+        _own("fastbp small bfloat16", by_default=False, preset="small", precision="bfloat16"),
+        _own("fastbp full bfloat16", by_default=False, preset="full", precision="bfloat16"),
         _own("fastbp small x8", by_default=False, preset="small", n_ensemble=8),
         _own("fastbp full x8", by_default=False, preset="full", n_ensemble=8),
         Contender("fastbp MLP", "fastbp", MLP, _fastbp_mlp, is_own=True),

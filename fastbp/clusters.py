@@ -1,7 +1,8 @@
-"""Work on a cluster of dask in chunks: tasks without side effects, which any worker can run again.
+"""Work on a cluster of dask: tasks without side effects, which any worker can run again.
 
-Data are sent to the workers once. The driver decides how long a chunk is from the speed of those
-before, and keeps two for each thread of the cluster on their way.
+Data are sent to the workers once. Work comes in chunks, whose length the driver decides from the
+speed of those before, keeping two for each thread of the cluster on their way (`Chunks`); or as
+some tasks of which all are needed before it goes on (`run_together`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ MOST_SECONDS = 10.0  # what the loss of a worker may cost
 ASSUMED_RATE = 2e9  # multiplications a second of a thread, until the first chunk is back
 RETRIES = 3
 ALONE_LOSSES = 2  # after which a task is blamed for the loss of all workers
+MOST_LOSSES = 5  # of what a task needs, until it is given up
 PATIENCE = 60.0  # seconds without any worker until the work is given up
 LOOK_SECONDS = 1.0  # how often workers are counted while nothing ends
 
 
 class NoWorkersError(RuntimeError):
-    """The cluster has had no workers for a minute."""
+    """The cluster has had no workers, or none that takes tasks, for a minute."""
 
 
 class WorkersLostError(RuntimeError):
@@ -61,11 +63,129 @@ class Shipped:
         """Send it to all workers."""
         (self.future,) = self.client.scatter([self.value], broadcast=True, hash=False)
 
+    def forget(self):
+        """Let the workers drop it."""
+        future, self.future = self.future, None
+        if future is not None:
+            future.release()
+
     def current(self):
         """Its future."""
         if self.future is None or self.future.status != "finished":
             self.ship()
         return self.future
+
+
+class ShippedPart(Shipped):
+    """A part of what is here, for one worker: `value` is a function that makes it when it is sent.
+
+    So no part is here twice for longer than that takes.
+    """
+
+    def ship(self):
+        """Send it to a worker."""
+        (self.future,) = self.client.scatter([self.value()], hash=False)
+
+
+class Computed(Shipped):
+    """A value that workers compute from a recipe of dask's: `value` is a `dask.delayed.Delayed`.
+
+    If it is lost they compute it again, without being asked.
+    """
+
+    @classmethod
+    def together(cls, client, recipes):
+        """Have several computed at once, such that what is common to them is computed once."""
+        futures = client.compute(recipes, retries=RETRIES)
+        return [cls(client, *each) for each in zip(recipes, futures, strict=True)]
+
+    def ship(self):
+        """Have it computed."""
+        self.future = self.client.compute(self.value, retries=RETRIES)
+
+    def current(self):
+        """Its future, perhaps one that is pending or has failed."""
+        if self.future is None or self.future.status == "cancelled":
+            self.ship()
+        return self.future
+
+
+def wait_for_threads(client, is_over=lambda: False):
+    """Wait for workers that take tasks, unless it is over meanwhile; return their threads.
+
+    Raises
+    ------
+    NoWorkersError
+        If there are none for `PATIENCE`.
+    """
+    probe, began = None, time.monotonic()
+    while True:
+        workers = client.scheduler_info()["workers"].values()
+        slots = sum(each["nthreads"] for each in workers if each["status"] == "running")
+        if slots or is_over():
+            return slots
+        if time.monotonic() - began > PATIENCE:
+            raise NoWorkersError(
+                f"All workers have been paused for {PATIENCE:.0f} seconds, because their memory is "
+                "full. Use more or larger workers."
+                if workers
+                else f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
+                "wait for them by client.wait_for_workers(1)."
+            )
+        if probe is None:  # lets an adaptive cluster begin to grow
+            probe = client.submit(int, pure=False)
+        time.sleep(0.1)
+
+
+def run_together(client, starts):
+    """Run some tasks, and wait for all of them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    starts : list of callable
+        Each submits a task and returns its future. It is called again if the task was lost with
+        something that it needs and dask cannot compute.
+
+    Returns
+    -------
+    results : list
+        In the order of `starts`.
+
+    Raises
+    ------
+    Exception
+        What a task has raised, with its traceback.
+    NoWorkersError
+    WorkersLostError
+        If a task was lost `MOST_LOSSES` times.
+    """
+    distributed = imported("distributed")
+    wait_for_threads(client)
+    futures, losses = [], Counter()
+    try:
+        for start in starts:
+            futures.append(start())
+        while True:
+            with contextlib.suppress(TimeoutError, distributed.CancelledError):
+                distributed.wait(futures, timeout=LOOK_SECONDS)
+            for place, future in enumerate(futures):
+                if future.status == "error":
+                    future.result()  # raises
+                if future.status == "cancelled":
+                    losses[place] += 1
+                    if losses[place] > MOST_LOSSES:
+                        raise WorkersLostError(_ALL_LOST)
+                    wait_for_threads(client)
+                    futures[place] = starts[place]()
+            if all(future.status == "finished" for future in futures):
+                with contextlib.suppress(distributed.CancelledError):  # even now a worker may die
+                    return client.gather(futures)
+            wait_for_threads(client, lambda: all(map(_has_ended, futures)))
+    finally:
+        client.cancel([future for future in futures if not _has_ended(future)])
+        for future in futures:  # an error's traceback may hold them
+            future.release()
 
 
 def run_task(task, values, items, config):
@@ -79,6 +199,11 @@ def run_task(task, values, items, config):
 _ALL_LOST = (
     "All workers were lost whenever they had this to do; it may need more memory than they have."
 )
+
+
+def _has_ended(future):
+    """Whether a future has a result, an error, or was lost for good."""
+    return future.status not in ("pending", "lost")
 
 
 class Chunks:
@@ -144,19 +269,7 @@ class Chunks:
 
     def _slots(self):
         """Threads of the cluster; waits for workers."""
-        slots, began = sum(self.client.nthreads().values()), time.monotonic()
-        probe = None
-        while slots == 0:
-            if probe is None:  # lets an adaptive cluster begin to grow
-                probe = self.client.submit(int, pure=False)
-            if time.monotonic() - began > PATIENCE:
-                raise NoWorkersError(
-                    f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
-                    "wait for them by client.wait_for_workers(1)."
-                )
-            time.sleep(0.1)
-            slots = sum(self.client.nthreads().values())
-        return slots
+        return wait_for_threads(self.client, lambda: any(map(_has_ended, self.running)))
 
     def _next_chunk(self, slots):
         """Places of the largest items that wait: half of what is left to a thread, within limits.
@@ -189,7 +302,7 @@ class Chunks:
                 distributed.wait(
                     list(self.running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED"
                 )
-            ended = [future for future in self.running if future.status not in ("pending", "lost")]
+            ended = [future for future in self.running if _has_ended(future)]
             if ended:
                 return ended
             self._slots()  # raises if there are none

@@ -84,6 +84,7 @@ class BaseMLP(
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
+    _is_on_cluster = False  # of `fastbp.dask`
 
     if TYPE_CHECKING:  # parameters are set by name, and fitted attributes by `Fit.keep`
         hidden_layer_sizes: LayerSizes

@@ -27,8 +27,10 @@ def deal(start, stop, n_shards, seed):
 
     Examples
     --------
-    >>> deal(0, 6, 3, seed=0).tolist(), deal(2, 5, 3, seed=0).tolist()
-    ([0, 2, 1, 1, 0, 2], [1, 1, 0])
+    >>> [sorted(deal(first, first + 3, 3, seed=0).tolist()) for first in (0, 3, 6)]
+    [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    >>> bool((deal(0, 9, 3, seed=0)[4:] == deal(4, 9, 3, seed=0)).all())
+    True
     """
     pages = range(start // PAGE, -(-stop // PAGE))
     dealt = [_deal_page(page, n_shards, seed) for page in pages]

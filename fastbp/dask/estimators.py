@@ -68,6 +68,7 @@ class OnCluster:
     """What both estimators have beside the ordinary ones."""
 
     _local_class: ClassVar[type]  # the ordinary one
+    _is_on_cluster = True
     if TYPE_CHECKING:
         client: Client | None
         n_shards: int | Literal["auto"]

@@ -76,15 +76,24 @@ class Shipped:
         return self.future
 
 
+@dataclass
 class ShippedPart(Shipped):
     """A part of what is here, for one worker: `value` is a function that makes it when it is sent.
 
     So no part is here twice for longer than that takes.
+
+    Parameters
+    ----------
+    place : int
+        Parts with the same one go to the same worker.
     """
+
+    place: int = 0
 
     def ship(self):
         """Send it to a worker."""
-        (self.future,) = self.client.scatter([self.value()], hash=False)
+        worker = worker_for(self.client, self.place)
+        (self.future,) = self.client.scatter([self.value()], workers=[worker], hash=False)
 
 
 class Computed(Shipped):
@@ -99,6 +108,19 @@ class Computed(Shipped):
         futures = client.compute(recipes, retries=RETRIES)
         return [cls(client, *each) for each in zip(recipes, futures, strict=True)]
 
+    @classmethod
+    def spread(cls, client, n_values, make):
+        """Likewise, of what a function makes for each number, the values on different workers.
+
+        That is a wish: what is lost may be computed elsewhere.
+        """
+        dask, recipes = imported("dask"), []
+        for place in range(n_values):
+            worker = worker_for(client, place)
+            with dask.annotate(workers=[worker], allow_other_workers=True):
+                recipes.append(make(place))
+        return cls.together(client, recipes)
+
     def ship(self):
         """Have it computed."""
         self.future = self.client.compute(self.value, retries=RETRIES)
@@ -108,6 +130,26 @@ class Computed(Shipped):
         if self.future is None or self.future.status == "cancelled":
             self.ship()
         return self.future
+
+
+def running_workers(client):
+    """The threads of each worker that takes tasks, by address; and of how many in all."""
+    workers = client.scheduler_info()["workers"]
+    running = {
+        address: each["nthreads"]
+        for address, each in sorted(workers.items())
+        if each["status"] == "running"
+    }
+    return running, len(workers)
+
+
+def worker_for(client, place):
+    """The address of a worker, another one for the next place."""
+    wait_for_threads(client)
+    running, _ = running_workers(client)
+    if not running:
+        raise TimeoutError("All workers are lost or paused.")
+    return [*running][place % len(running)]
 
 
 def wait_for_threads(client, is_over=lambda: False):
@@ -120,15 +162,14 @@ def wait_for_threads(client, is_over=lambda: False):
     """
     probe, began = None, time.monotonic()
     while True:
-        workers = client.scheduler_info()["workers"].values()
-        slots = sum(each["nthreads"] for each in workers if each["status"] == "running")
-        if slots or is_over():
-            return slots
+        running, n_workers = running_workers(client)
+        if running or is_over():
+            return sum(running.values())
         if time.monotonic() - began > PATIENCE:
             raise NoWorkersError(
                 f"All workers have been paused for {PATIENCE:.0f} seconds, because their memory is "
                 "full. Use more or larger workers."
-                if workers
+                if n_workers
                 else f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
                 "wait for them by client.wait_for_workers(1)."
             )
@@ -161,31 +202,39 @@ def run_together(client, starts):
         If a task was lost `MOST_LOSSES` times.
     """
     distributed = imported("distributed")
-    wait_for_threads(client)
-    futures, losses = [], Counter()
+    futures, losses = [None] * len(starts), Counter()
     try:
-        for start in starts:
-            futures.append(start())
         while True:
-            with contextlib.suppress(TimeoutError, distributed.CancelledError):
-                distributed.wait(futures, timeout=LOOK_SECONDS)
+            wait_for_threads(
+                client, lambda: all(future and _has_ended(future) for future in futures)
+            )
             for place, future in enumerate(futures):
+                if future is None or future.status == "cancelled":
+                    futures[place] = _begin(starts[place], place, losses)
+            begun = [future for future in futures if future]
+            with contextlib.suppress(TimeoutError, distributed.CancelledError):
+                distributed.wait(begun, timeout=LOOK_SECONDS)
+            for future in begun:
                 if future.status == "error":
                     future.result()  # raises
-                if future.status == "cancelled":
-                    losses[place] += 1
-                    if losses[place] > MOST_LOSSES:
-                        raise WorkersLostError(_ALL_LOST)
-                    wait_for_threads(client)
-                    futures[place] = starts[place]()
-            if all(future.status == "finished" for future in futures):
+            if all(future and future.status == "finished" for future in futures):
                 with contextlib.suppress(distributed.CancelledError):  # even now a worker may die
                     return client.gather(futures)
-            wait_for_threads(client, lambda: all(map(_has_ended, futures)))
     finally:
-        client.cancel([future for future in futures if not _has_ended(future)])
-        for future in futures:  # an error's traceback may hold them
+        begun = [future for future in futures if future]
+        client.cancel([future for future in begun if not _has_ended(future)])
+        for future in begun:  # an error's traceback may hold them
             future.release()
+
+
+def _begin(start, place, losses):
+    """The future of a task; None where a worker is lost while it is sent what it needs."""
+    losses[place] += 1
+    if losses[place] > 1 + MOST_LOSSES:
+        raise WorkersLostError(_ALL_LOST)
+    with contextlib.suppress(OSError):
+        return start()
+    return None
 
 
 def run_task(task, values, items, config):

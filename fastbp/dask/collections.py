@@ -143,8 +143,9 @@ class Collection:
             for group in groups
         ]  # fmt: skip
         pick, join = delayed(operator.getitem), delayed(np.concatenate)
-        recipes = [join([pick(part, shard) for part in parts]) for shard in range(n_shards)]
-        return Computed.together(self._client, recipes)
+        return Computed.spread(
+            self._client, n_shards, lambda shard: join([pick(part, shard) for part in parts])
+        )
 
 
 def _columns_of(X):

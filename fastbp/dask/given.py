@@ -131,7 +131,7 @@ class ArrayRows:
     def shards(self, n_shards, seed, dealt):
         """The rows of each shard, as `fastbp.clusters.Shipped`."""
         return [
-            ShippedPart(self.client, partial(_part, self._X, dealt, shard))
+            ShippedPart(self.client, partial(_part, self._X, dealt, shard), place=shard)
             for shard in range(n_shards)
         ]
 
@@ -210,8 +210,10 @@ class SourceRows:
         """The rows of each shard, as recipes."""
         read = imported("dask").delayed(tasks.read_blocks, pure=False)
         blocks = deal(0, len(self._source.block_rows), n_shards, seed)
-        recipes = [read(self._sent, np.flatnonzero(blocks == shard)) for shard in range(n_shards)]
-        return Computed.together(self.client, recipes)
+        return Computed.spread(
+            self.client, n_shards,
+            lambda shard: read(self._sent, np.flatnonzero(blocks == shard)),
+        )  # fmt: skip
 
 
 def refuse_more_shards(n_shards, n_most, what):
@@ -287,7 +289,7 @@ class ShardedRows(InMemory):
         return [
             Shard(
                 handle,
-                ShippedPart(rows.client, partial(self._lesson, data, dealt, shard)),
+                ShippedPart(rows.client, partial(self._lesson, data, dealt, shard), place=shard),
                 int(n_rows[shard]),
                 float(weights[shard]),
             )

@@ -289,11 +289,13 @@ def kill_in_round(monkeypatch, client, number):
     def killing(given, starts):
         rounds.append(len(starts))
         if len(rounds) == number:
-            last = starts[-1]
+            last, pids = starts[-1], [*client.run(os.getpid).values()]
 
             def start():
                 future = last()
-                os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+                if pids:  # not once more where it is lost
+                    os.kill(pids[0], signal.SIGKILL)
+                    pids.clear()
                 return future
 
             starts = [*starts[:-1], start]

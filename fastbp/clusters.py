@@ -63,6 +63,9 @@ class Shipped:
         """Send it to all workers."""
         (self.future,) = self.client.scatter([self.value], broadcast=True, hash=False)
 
+    def give_up_wish(self, running):
+        """Nothing is wished: see `Computed`."""
+
     def forget(self):
         """Let the workers drop it."""
         future, self.future = self.future, None
@@ -96,40 +99,55 @@ class ShippedPart(Shipped):
         (self.future,) = self.client.scatter([self.value()], workers=[worker], hash=False)
 
 
+@dataclass
 class Computed(Shipped):
     """A value that workers compute from a recipe of dask's: `value` is a `dask.delayed.Delayed`.
 
     If it is lost they compute it again, without being asked.
+
+    Parameters
+    ----------
+    wish : str or None
+        The address of the worker that is to have it, if that can be.
     """
 
+    wish: str | None = None
+
     @classmethod
-    def together(cls, client, recipes):
-        """Have several computed at once, such that what is common to them is computed once."""
-        futures = client.compute(recipes, retries=RETRIES)
-        return [cls(client, *each) for each in zip(recipes, futures, strict=True)]
+    def together(cls, client, recipes, wishes=None, wished=None):
+        """Have several computed at once, such that what is common to them is computed once.
+
+        `wished` are the recipes with wishes, if there are any.
+        """
+        futures = client.compute(wished or recipes, retries=RETRIES)
+        wishes = wishes or [None] * len(recipes)
+        return [cls(client, *each) for each in zip(recipes, futures, wishes, strict=True)]
 
     @classmethod
     def spread(cls, client, n_values, make):
-        """Likewise, of what a function makes for each number, the values on different workers.
-
-        That is a wish: what is lost may be computed elsewhere.
-        """
-        dask, recipes = imported("dask"), []
+        """Likewise, of what a function makes for each number, the values on different workers."""
+        annotate, wished, wishes = imported("dask").annotate, [], []
         for place in range(n_values):
-            worker = worker_for(client, place)
-            with dask.annotate(workers=[worker], allow_other_workers=True):
-                recipes.append(make(place))
-        return cls.together(client, recipes)
+            wishes.append(worker_for(client, place))
+            with annotate(workers=wishes[-1:], allow_other_workers=True):
+                wished.append(make(place))
+        return cls.together(client, list(map(make, range(n_values))), wishes, wished)
 
     def ship(self):
         """Have it computed."""
-        self.future = self.client.compute(self.value, retries=RETRIES)
+        self.future, self.wish = self.client.compute(self.value, retries=RETRIES), None
 
     def current(self):
         """Its future, perhaps one that is pending or has failed."""
         if self.future is None or self.future.status == "cancelled":
             self.ship()
         return self.future
+
+    def give_up_wish(self, running):
+        """Have it computed anywhere if the wished worker is gone: dask may wait for it for ever."""
+        if self.wish and self.wish not in running and not _has_ended(self.future):
+            self.future.cancel()
+            self.ship()
 
 
 def running_workers(client):
@@ -178,7 +196,7 @@ def wait_for_threads(client, is_over=lambda: False):
         time.sleep(0.1)
 
 
-def run_together(client, starts):
+def run_together(client, starts, look=None):
     """Run some tasks, and wait for all of them.
 
     Parameters
@@ -187,6 +205,8 @@ def run_together(client, starts):
     starts : list of callable
         Each submits a task and returns its future. It is called again if the task was lost with
         something that it needs and dask cannot compute.
+    look : callable or None, default=None
+        Called now and then while tasks run, with the threads of the workers by address.
 
     Returns
     -------
@@ -217,6 +237,8 @@ def run_together(client, starts):
             for future in begun:
                 if future.status == "error":
                     future.result()  # raises
+            if look is not None and not all(map(_has_ended, begun)):
+                look(running_workers(client)[0])
             if all(future and future.status == "finished" for future in futures):
                 with contextlib.suppress(distributed.CancelledError):  # even now a worker may die
                     return client.gather(futures)

@@ -132,9 +132,13 @@ class ClusterEngine:
             return client.submit(task, *given, *more, pure=False, retries=RETRIES)
 
         try:
-            return run_together(client, [partial(start, *call) for call in calls])
+            return run_together(client, [partial(start, *call) for call in calls], self._look)
         finally:
             state.forget()
+
+    def _look(self, running):
+        for shard in self.shards:
+            shard.X.give_up_wish(running)
 
     # ---- here -----------------------------------------------------------------------------------
 

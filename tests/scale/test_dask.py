@@ -282,35 +282,37 @@ def test_sources_are_opened_by_the_workers(client, tmp_path, monkeypatch):
 # ---- what is lost -------------------------------------------------------------------------------
 
 
-def kill_in_round(monkeypatch, client, number):
-    """Kill a worker in a round, when its tasks are submitted."""
+def kill_in_round(monkeypatch, client, number, n_killed):
+    """Kill workers in a round, when its tasks are submitted; in the first, shards are loaded."""
     run, rounds = clusters.run_together, []
 
-    def killing(given, starts):
+    def killing(given, starts, look):
         rounds.append(len(starts))
         if len(rounds) == number:
             last, pids = starts[-1], [*client.run(os.getpid).values()]
 
             def start():
                 future = last()
-                if pids:  # not once more where it is lost
-                    os.kill(pids[0], signal.SIGKILL)
-                    pids.clear()
+                for pid in pids[:n_killed]:
+                    os.kill(pid, signal.SIGKILL)
+                pids.clear()  # not once more where it is lost
                 return future
 
             starts = [*starts[:-1], start]
-        return run(given, starts)
+        return run(given, starts, look)
 
     monkeypatch.setattr("fastbp.dask.engine.run_together", killing)
     return rounds
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("number", [1, 3], ids=["load", "round"])
+@pytest.mark.parametrize("n_killed", [1, 2])
 @pytest.mark.parametrize("kind", ["arrays", "collections"])
-def test_a_killed_worker_changes_nothing(client, processes, monkeypatch, kind):
+def test_killed_workers_change_nothing(client, processes, monkeypatch, kind, n_killed, number):
     given = (X, NAMES[Y]) if kind == "arrays" else collections_of(75)[0][:2]
     expected = classifier().fit(X, NAMES[Y])
-    rounds = kill_in_round(monkeypatch, processes, 3)
+    rounds = kill_in_round(monkeypatch, processes, number, n_killed)
     assert_same(classifier(client=processes).fit(*given), expected)
     assert len(rounds) == 6
 

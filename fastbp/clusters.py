@@ -61,7 +61,7 @@ class Shipped:
 
     def ship(self):
         """Send it to all workers."""
-        (self.future,) = self.client.scatter([self.value], broadcast=True, hash=False)
+        self.future = _scatter(self.client, self.value, broadcast=True)
 
     def give_up_wish(self, running):
         """Nothing is wished: see `Computed`."""
@@ -77,6 +77,14 @@ class Shipped:
         if self.future is None or self.future.status != "finished":
             self.ship()
         return self.future
+
+
+def _scatter(client, value, **where):
+    try:
+        (future,) = client.scatter([value], hash=False, **where)
+    except KeyError as error:  # so dask says it
+        raise ConnectionError(f"A worker was lost while it was sent data: {error}.") from error
+    return future
 
 
 @dataclass
@@ -96,7 +104,7 @@ class ShippedPart(Shipped):
     def ship(self):
         """Send it to a worker."""
         worker = worker_for(self.client, self.place)
-        (self.future,) = self.client.scatter([self.value()], workers=[worker], hash=False)
+        self.future = _scatter(self.client, self.value(), workers=[worker])
 
 
 @dataclass
@@ -114,24 +122,25 @@ class Computed(Shipped):
     wish: str | None = None
 
     @classmethod
-    def together(cls, client, recipes, wishes=None, wished=None):
-        """Have several computed at once, such that what is common to them is computed once.
-
-        `wished` are the recipes with wishes, if there are any.
-        """
-        futures = client.compute(wished or recipes, retries=RETRIES)
-        wishes = wishes or [None] * len(recipes)
-        return [cls(client, *each) for each in zip(recipes, futures, wishes, strict=True)]
+    def together(cls, client, recipes):
+        """Have several computed at once, such that what is common to them is computed once."""
+        futures = client.compute(recipes, retries=RETRIES)
+        return [cls(client, *each) for each in zip(recipes, futures, strict=True)]
 
     @classmethod
-    def spread(cls, client, n_values, make):
-        """Likewise, of what a function makes for each number, the values on different workers."""
-        annotate, wished, wishes = imported("dask").annotate, [], []
-        for place in range(n_values):
-            wishes.append(worker_for(client, place))
-            with annotate(workers=wishes[-1:], allow_other_workers=True):
-                wished.append(make(place))
-        return cls.together(client, list(map(make, range(n_values))), wishes, wished)
+    def spread(cls, client, recipes):
+        """Likewise, the values on different workers.
+
+        Each is moved by a task of its own: a worker that is wished for all that it takes to compute
+        them would bind what others share, too.
+        """
+        values = cls.together(client, recipes)
+        for place, each in enumerate(values):
+            each.wish = worker_for(client, place)
+            each.future = client.submit(
+                _itself, each.future, workers=[each.wish], allow_other_workers=True, pure=False
+            )
+        return values
 
     def ship(self):
         """Have it computed."""
@@ -148,6 +157,10 @@ class Computed(Shipped):
         if self.wish and self.wish not in running and not _has_ended(self.future):
             self.future.cancel()
             self.ship()
+
+
+def _itself(value):
+    return value
 
 
 def running_workers(client):

@@ -143,9 +143,8 @@ class Collection:
             for group in groups
         ]  # fmt: skip
         pick, join = delayed(operator.getitem), delayed(np.concatenate)
-        return Computed.spread(
-            self._client, n_shards, lambda shard: join([pick(part, shard) for part in parts])
-        )
+        recipes = [join([pick(part, shard) for part in parts]) for shard in range(n_shards)]
+        return Computed.spread(self._client, recipes)
 
 
 def _columns_of(X):

@@ -210,10 +210,8 @@ class SourceRows:
         """The rows of each shard, as recipes."""
         read = imported("dask").delayed(tasks.read_blocks, pure=False)
         blocks = deal(0, len(self._source.block_rows), n_shards, seed)
-        return Computed.spread(
-            self.client, n_shards,
-            lambda shard: read(self._sent, np.flatnonzero(blocks == shard)),
-        )  # fmt: skip
+        recipes = [read(self._sent, np.flatnonzero(blocks == shard)) for shard in range(n_shards)]
+        return Computed.spread(self.client, recipes)
 
 
 def refuse_more_shards(n_shards, n_most, what):

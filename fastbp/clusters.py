@@ -267,7 +267,7 @@ def _begin(start, place, losses):
     losses[place] += 1
     if losses[place] > 1 + MOST_LOSSES:
         raise WorkersLostError(_ALL_LOST)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, imported("distributed").CancelledError):
         return start()
     return None
 

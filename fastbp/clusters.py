@@ -7,6 +7,7 @@ some tasks of which all are needed before it goes on (`run_together`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -245,7 +246,7 @@ def run_together(client, starts, look=None):
                 if future is None or future.status == "cancelled":
                     futures[place] = _begin(starts[place], place, losses)
             begun = [future for future in futures if future]
-            with contextlib.suppress(TimeoutError, distributed.CancelledError):
+            with contextlib.suppress(TimeoutError, *_cancelled()):
                 distributed.wait(begun, timeout=LOOK_SECONDS)
             for future in begun:
                 if future.status == "error":
@@ -253,7 +254,7 @@ def run_together(client, starts, look=None):
             if look is not None and not all(map(_has_ended, begun)):
                 look(running_workers(client)[0])
             if all(future and future.status == "finished" for future in futures):
-                with contextlib.suppress(distributed.CancelledError):  # even now a worker may die
+                with contextlib.suppress(*_cancelled()):  # even now a worker may die
                     return client.gather(futures)
     finally:
         begun = [future for future in futures if future]
@@ -262,12 +263,17 @@ def run_together(client, starts, look=None):
             future.release()
 
 
+def _cancelled():
+    """What dask raises where something was lost; the second is no Exception."""
+    return imported("distributed").CancelledError, asyncio.CancelledError
+
+
 def _begin(start, place, losses):
     """The future of a task; None where a worker is lost while it is sent what it needs."""
     losses[place] += 1
     if losses[place] > 1 + MOST_LOSSES:
         raise WorkersLostError(_ALL_LOST)
-    with contextlib.suppress(OSError, imported("distributed").CancelledError):
+    with contextlib.suppress(OSError, *_cancelled()):
         return start()
     return None
 

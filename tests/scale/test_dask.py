@@ -306,9 +306,11 @@ def kill_in_round(monkeypatch, client, number, n_killed):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("number", [1, 3], ids=["load", "round"])
-@pytest.mark.parametrize("n_killed", [1, 2])
-@pytest.mark.parametrize("kind", ["arrays", "collections"])
+@pytest.mark.parametrize(
+    ("kind", "n_killed", "number"),
+    [("arrays", 1, 3), ("arrays", 2, 3), ("collections", 1, 1), ("collections", 1, 3)],
+    ids=["arrays", "all", "load", "collections"],
+)
 def test_killed_workers_change_nothing(client, processes, monkeypatch, kind, n_killed, number):
     given = (X, NAMES[Y]) if kind == "arrays" else collections_of(75)[0][:2]
     expected = classifier().fit(X, NAMES[Y])

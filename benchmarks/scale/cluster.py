@@ -1,4 +1,4 @@
-"""One net on a cluster: two workers beside one, exact and by rounds, and a worker that is killed."""
+"""One net on a cluster: two workers beside one, exact and by rounds, and one that is killed."""
 
 import os
 import signal

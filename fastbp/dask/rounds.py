@@ -41,8 +41,8 @@ def local_plan(n_shards, batch_size, alpha):
     --------
     >>> local_plan(1, 200, 1e-4) == LocalPlan(200, 1.0, 1e-4)
     True
-    >>> local_plan(4, 200, 1e-4).batch_size, local_plan(4, 200, 1e-4).rate_factor
-    (50, 2.0)
+    >>> local_plan(4, 200, 1.0)
+    LocalPlan(batch_size=50, rate_factor=2.0, alpha=0.25)
     """
     local = min(batch_size, max(LEAST_BATCH, batch_size // n_shards))
     return LocalPlan(local, sqrt(n_shards), alpha * local / batch_size)

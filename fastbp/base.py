@@ -72,15 +72,6 @@ def checks_parameters(method: Method) -> Method:
     return checked  # type: ignore[return-value]
 
 
-def _given(X, y, sample_weight, own):
-    """The data of a fit; a source that fits into its buffer is read, and is an array then."""
-    if not is_source(X):
-        return GivenData(X, y, sample_weight, own)
-    X.targets(y, sample_weight)  # raises where others are given
-    streaming = imported("fastbp.sources.streaming")
-    return (streaming.LoadedSource if X.fits else streaming.GivenSource)(X, own)
-
-
 class BaseMLP(
     FittedViews,
     PicklingMixin,
@@ -93,6 +84,7 @@ class BaseMLP(
     """Base class of the estimators: all but the encoding of targets and the decoding of outputs."""
 
     _parameter_constraints = params.CONSTRAINTS
+    _is_on_cluster = False  # of `fastbp.dask`
 
     if TYPE_CHECKING:  # parameters are set by name, and fitted attributes by `Fit.keep`
         hidden_layer_sizes: LayerSizes
@@ -242,12 +234,20 @@ class BaseMLP(
             )
         fit = Fit(self, incremental, classes, resume)
         try:
-            fit.prepare(_given(X, y, sample_weight, own))
+            fit.prepare(self._given(X, y, sample_weight, own))
             fit.train(self.n_threads)
             fit.keep()
         finally:
             fit.close()
         return self
+
+    def _given(self, X, y, sample_weight, own):
+        """The data of a fit; a source that fits into its buffer is read, and is an array then."""
+        if not is_source(X):
+            return GivenData(X, y, sample_weight, own)
+        X.targets(y, sample_weight)  # raises where others are given
+        streaming = imported("fastbp.sources.streaming")
+        return (streaming.LoadedSource if X.fits else streaming.GivenSource)(X, own)
 
     # ---- prediction ---------------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
-"""Work on a cluster of dask in chunks: tasks without side effects, which any worker can run again.
+"""Work on a cluster of dask: tasks without side effects, which any worker can run again.
 
-Data are sent to the workers once. The driver decides how long a chunk is from the speed of those
-before, and keeps two for each thread of the cluster on their way.
+Data are sent to the workers once. Work comes in chunks, whose length the driver decides from the
+speed of those before, keeping two for each thread of the cluster on their way (`Chunks`); or as
+some tasks of which all are needed before it goes on (`run_together`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -21,12 +23,13 @@ MOST_SECONDS = 10.0  # what the loss of a worker may cost
 ASSUMED_RATE = 2e9  # multiplications a second of a thread, until the first chunk is back
 RETRIES = 3
 ALONE_LOSSES = 2  # after which a task is blamed for the loss of all workers
+MOST_LOSSES = 5  # of what a task needs, until it is given up
 PATIENCE = 60.0  # seconds without any worker until the work is given up
 LOOK_SECONDS = 1.0  # how often workers are counted while nothing ends
 
 
 class NoWorkersError(RuntimeError):
-    """The cluster has had no workers for a minute."""
+    """The cluster has had no workers, or none that takes tasks, for a minute."""
 
 
 class WorkersLostError(RuntimeError):
@@ -59,13 +62,220 @@ class Shipped:
 
     def ship(self):
         """Send it to all workers."""
-        (self.future,) = self.client.scatter([self.value], broadcast=True, hash=False)
+        self.future = _scatter(self.client, self.value, broadcast=True)
+
+    def give_up_wish(self, running):
+        """Nothing is wished: see `Computed`."""
+
+    def forget(self):
+        """Let the workers drop it."""
+        future, self.future = self.future, None
+        if future is not None:
+            future.release()
 
     def current(self):
         """Its future."""
         if self.future is None or self.future.status != "finished":
             self.ship()
         return self.future
+
+
+def _scatter(client, value, **where):
+    try:
+        (future,) = client.scatter([value], hash=False, **where)
+    except KeyError as error:  # so dask says it
+        raise ConnectionError(f"A worker was lost while it was sent data: {error}.") from error
+    return future
+
+
+@dataclass
+class ShippedPart(Shipped):
+    """A part of what is here, for one worker: `value` is a function that makes it when it is sent.
+
+    So no part is here twice for longer than that takes.
+
+    Parameters
+    ----------
+    place : int
+        Parts with the same one go to the same worker.
+    """
+
+    place: int = 0
+
+    def ship(self):
+        """Send it to a worker."""
+        worker = worker_for(self.client, self.place)
+        self.future = _scatter(self.client, self.value(), workers=[worker])
+
+
+@dataclass
+class Computed(Shipped):
+    """A value that workers compute from a recipe of dask's: `value` is a `dask.delayed.Delayed`.
+
+    If it is lost they compute it again, without being asked.
+
+    Parameters
+    ----------
+    wish : str or None
+        The address of the worker that is to have it, if that can be.
+    """
+
+    wish: str | None = None
+
+    @classmethod
+    def together(cls, client, recipes):
+        """Have several computed at once, such that what is common to them is computed once."""
+        futures = client.compute(recipes, retries=RETRIES)
+        return [cls(client, *each) for each in zip(recipes, futures, strict=True)]
+
+    @classmethod
+    def spread(cls, client, recipes):
+        """Likewise, the values on different workers.
+
+        Each is moved by a task of its own: a worker that is wished for all that it takes to compute
+        them would bind what others share, too.
+        """
+        values = cls.together(client, recipes)
+        for place, each in enumerate(values):
+            each.wish = worker_for(client, place)
+            each.future = client.submit(
+                _itself, each.future, workers=[each.wish], allow_other_workers=True, pure=False
+            )
+        return values
+
+    def ship(self):
+        """Have it computed."""
+        self.future, self.wish = self.client.compute(self.value, retries=RETRIES), None
+
+    def current(self):
+        """Its future, perhaps one that is pending or has failed."""
+        if self.future is None or self.future.status == "cancelled":
+            self.ship()
+        return self.future
+
+    def give_up_wish(self, running):
+        """Have it computed anywhere if the wished worker is gone: dask may wait for it for ever."""
+        if self.wish and self.wish not in running and not _has_ended(self.future):
+            self.future.cancel()
+            self.ship()
+
+
+def _itself(value):
+    return value
+
+
+def running_workers(client):
+    """The threads of each worker that takes tasks, by address; and of how many in all."""
+    workers = client.scheduler_info()["workers"]
+    running = {
+        address: each["nthreads"]
+        for address, each in sorted(workers.items())
+        if each["status"] == "running"
+    }
+    return running, len(workers)
+
+
+def worker_for(client, place):
+    """The address of a worker, another one for the next place."""
+    wait_for_threads(client)
+    running, _ = running_workers(client)
+    if not running:
+        raise TimeoutError("All workers are lost or paused.")
+    return [*running][place % len(running)]
+
+
+def wait_for_threads(client, is_over=lambda: False):
+    """Wait for workers that take tasks, unless it is over meanwhile; return their threads.
+
+    Raises
+    ------
+    NoWorkersError
+        If there are none for `PATIENCE`.
+    """
+    probe, began = None, time.monotonic()
+    while True:
+        running, n_workers = running_workers(client)
+        if running or is_over():
+            return sum(running.values())
+        if time.monotonic() - began > PATIENCE:
+            raise NoWorkersError(
+                f"All workers have been paused for {PATIENCE:.0f} seconds, because their memory is "
+                "full. Use more or larger workers."
+                if n_workers
+                else f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
+                "wait for them by client.wait_for_workers(1)."
+            )
+        if probe is None:  # lets an adaptive cluster begin to grow
+            probe = client.submit(int, pure=False)
+        time.sleep(0.1)
+
+
+def run_together(client, starts, look=None):
+    """Run some tasks, and wait for all of them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    starts : list of callable
+        Each submits a task and returns its future. It is called again if the task was lost with
+        something that it needs and dask cannot compute.
+    look : callable or None, default=None
+        Called now and then while tasks run, with the threads of the workers by address.
+
+    Returns
+    -------
+    results : list
+        In the order of `starts`.
+
+    Raises
+    ------
+    Exception
+        What a task has raised, with its traceback.
+    NoWorkersError
+    WorkersLostError
+        If a task was lost `MOST_LOSSES` times.
+    """
+    distributed = imported("distributed")
+    futures, losses = [None] * len(starts), Counter()
+    try:
+        while True:
+            wait_for_threads(
+                client, lambda: all(future and _has_ended(future) for future in futures)
+            )
+            for place, future in enumerate(futures):
+                if future is None or future.status == "cancelled":
+                    futures[place] = _begin(starts[place], place, losses)
+            begun = [future for future in futures if future]
+            with contextlib.suppress(TimeoutError, *_cancelled()):
+                distributed.wait(begun, timeout=LOOK_SECONDS)
+            for future in begun:
+                if future.status == "error":
+                    future.result()  # raises
+            if look is not None and not all(map(_has_ended, begun)):
+                look(running_workers(client)[0])
+            if all(future and future.status == "finished" for future in futures):
+                with contextlib.suppress(*_cancelled()):  # even now a worker may die
+                    return client.gather(futures)
+    finally:
+        begun = [future for future in futures if future]
+        client.cancel([future for future in begun if not _has_ended(future)])
+        for future in begun:  # an error's traceback may hold them
+            future.release()
+
+
+def _cancelled():
+    """What dask raises where something was lost; the second is no Exception."""
+    return imported("distributed").CancelledError, asyncio.CancelledError
+
+
+def _begin(start, place, losses):
+    """The future of a task; None where a worker is lost while it is sent what it needs."""
+    losses[place] += 1
+    if losses[place] > 1 + MOST_LOSSES:
+        raise WorkersLostError(_ALL_LOST)
+    with contextlib.suppress(OSError, *_cancelled()):
+        return start()
+    return None
 
 
 def run_task(task, values, items, config):
@@ -79,6 +289,11 @@ def run_task(task, values, items, config):
 _ALL_LOST = (
     "All workers were lost whenever they had this to do; it may need more memory than they have."
 )
+
+
+def _has_ended(future):
+    """Whether a future has a result, an error, or was lost for good."""
+    return future.status not in ("pending", "lost")
 
 
 class Chunks:
@@ -144,19 +359,7 @@ class Chunks:
 
     def _slots(self):
         """Threads of the cluster; waits for workers."""
-        slots, began = sum(self.client.nthreads().values()), time.monotonic()
-        probe = None
-        while slots == 0:
-            if probe is None:  # lets an adaptive cluster begin to grow
-                probe = self.client.submit(int, pure=False)
-            if time.monotonic() - began > PATIENCE:
-                raise NoWorkersError(
-                    f"The cluster has had no workers for {PATIENCE:.0f} seconds. Start some, and "
-                    "wait for them by client.wait_for_workers(1)."
-                )
-            time.sleep(0.1)
-            slots = sum(self.client.nthreads().values())
-        return slots
+        return wait_for_threads(self.client, lambda: any(map(_has_ended, self.running)))
 
     def _next_chunk(self, slots):
         """Places of the largest items that wait: half of what is left to a thread, within limits.
@@ -189,7 +392,7 @@ class Chunks:
                 distributed.wait(
                     list(self.running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED"
                 )
-            ended = [future for future in self.running if future.status not in ("pending", "lost")]
+            ended = [future for future in self.running if _has_ended(future)]
             if ended:
                 return ended
             self._slots()  # raises if there are none

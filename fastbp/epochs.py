@@ -10,7 +10,7 @@ from math import isfinite
 
 import numpy as np
 
-from fastbp.schedules import WEIGHT
+from fastbp.schedules import WEIGHT, StepPlanner
 
 
 class InMemory:
@@ -32,6 +32,18 @@ class InMemory:
     def bring(self, judge, data):
         """Let a judge of held-out rows have them at hand."""
         return judge
+
+    def make_engine(self, fit, n_threads):
+        """The engine that is to train on them, with at most `n_threads` (None for all) on a CPU."""
+        return fit.make_engine(n_threads)
+
+    def plan(self, training, n_rows, batch_size):
+        """Who plans the steps of `n_rows` an epoch, in batches of `batch_size`."""
+        settings = training.settings
+        return StepPlanner(
+            training.optimizer, n_rows, batch_size, training.data.sample_weight, settings.alpha,
+            settings.max_iter,
+        )  # fmt: skip
 
     def begin(self, training):
         """Begin the first epoch, or go on; return how many rows there are to learn from."""

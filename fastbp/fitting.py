@@ -355,18 +355,18 @@ class Fit:
 
     def train(self, n_threads):
         """Train on the estimator's device, with at most `n_threads` (None for all) on a CPU."""
-        precision, training, device = self.estimator.precision, self.training, self.device
-        if precision == TF32:  # a CPU is refused with the reason
-            device = self.estimator.device
-        with devices.make_engine(
-            self.network,
-            training.start.dtype,
-            n_threads,
-            device,
-            precision if precision in LOW_PRECISIONS else None,
-        ) as engine:
+        training = self.training
+        with training.rows.make_engine(self, n_threads) as engine:
             training.use(engine)
             self.run(training)
+
+    def make_engine(self, n_threads):
+        """An engine of the estimator's device."""
+        precision, device = self.estimator.precision, self.device
+        if precision == TF32:  # a CPU is refused with the reason
+            device = self.estimator.device
+        low = precision if precision in LOW_PRECISIONS else None
+        return devices.make_engine(self.network, self.training.start.dtype, n_threads, device, low)
 
     def run(self, training):
         """Run a training that has an engine."""

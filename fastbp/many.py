@@ -180,6 +180,11 @@ def _check_estimators(estimators, n_threads):
                 f"estimators[{index}] must be an MLPClassifier or MLPRegressor of fastbp, got "
                 f"{estimator!r}."
             )
+        if estimator._is_on_cluster:
+            raise TypeError(
+                f"estimators[{index}] is of fastbp.dask, which trains one network on a whole "
+                "cluster. Give its ordinary estimator, as from to_local(), and client= to fit_many."
+            )
         with _naming(index, estimator):
             if estimator.checkpoint is not None:
                 raise InvalidParameterError(

@@ -23,7 +23,6 @@ from fastbp.late import imported
 from fastbp.optimizers import Optimizer
 from fastbp.progress import EpochReport as EpochReport
 from fastbp.progress import Progress, short, who_waits
-from fastbp.schedules import StepPlanner
 from fastbp.warned import warn
 
 if TYPE_CHECKING:
@@ -311,10 +310,7 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     batch_size = clip_batch_size(settings.batch_size, n_rows)
     if settings.drop_last:
         n_rows -= n_rows % batch_size
-    planner = StepPlanner(
-        training.optimizer, n_rows, batch_size, training.data.sample_weight, settings.alpha,
-        settings.max_iter,
-    )  # fmt: skip
+    planner = training.rows.plan(training, n_rows, batch_size)
     engine.load_moments(training.optimizer.moments)
     if goes_on and training.is_scored and not resumes:
         training.adopt_start()

@@ -1,4 +1,4 @@
-"""Measure training from files: speed beside memory, memory under a limit, accuracy by blocks.
+"""Measure training beyond memory: speed, memory under a limit, accuracy by blocks, a cluster.
 
     python -m benchmarks.scale                       # all, some 20 minutes; 2 GB of disk
     python -m benchmarks.scale speed --rows 4000000 --folder /ssd
@@ -11,9 +11,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.scale import accuracy, memory, speed
+from benchmarks.scale import accuracy, cluster, memory, speed
 
-STUDIES = {"speed": speed.measure, "memory": memory.measure, "accuracy": accuracy.measure}
+STUDIES = {
+    "speed": speed.measure,
+    "memory": memory.measure,
+    "accuracy": accuracy.measure,
+    "cluster": cluster.measure,
+}
 
 
 def main(arguments=None):

@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
 from fastbp.data import Data
-from fastbp.epochs import check_weight
+from fastbp.epochs import InMemory, check_weight
 from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.labels import pack_bytes
@@ -182,6 +182,48 @@ def _rounded_down(share):
     return f"{math.floor(share * 10**digits) / 10**digits:.{digits}f}"
 
 
+def draw_held_out(block_rows, fraction, seed):
+    """Draw the same fraction of the rows of each block.
+
+    Parameters
+    ----------
+    block_rows : ndarray of int
+        Rows of each block.
+    fraction : float
+    seed : int
+
+    Returns
+    -------
+    is_held_out : ndarray of bool of shape (n_rows,)
+
+    Raises
+    ------
+    ValueError
+        If fewer than two rows would be held out, or none left.
+    """
+    n_rows = int(block_rows.sum())
+    ends = np.round(fraction * np.cumsum(block_rows)).astype(np.int64)
+    counts, mask, start = np.diff(ends, prepend=0), np.zeros(n_rows, bool), 0
+    for block, (n_block, n_held_out) in enumerate(zip(block_rows, counts, strict=True)):
+        draws = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, block])))
+        mask[start + draws.permutation(n_block)[:n_held_out]] = True
+        start += n_block
+    n_held_out = int(mask.sum())
+    if n_held_out < 2 or n_held_out == n_rows:
+        raise ValueError(
+            f"validation_fraction={fraction} of {n_rows} rows are {n_held_out} to be held out: at "
+            "least two must be, and one left. Change validation_fraction, or use more rows."
+        )
+    return mask
+
+
+def draw_seed_of_order(random_state):
+    """A seed for the order of all epochs, without a draw: further draws are those in memory."""
+    state = np.random.RandomState()
+    state.set_state(random_state.get_state())
+    return int(state.randint(2**31 - 1))
+
+
 class StreamedRows:
     """The rows of a training that stay in a source: like `fastbp.epochs.InMemory`.
 
@@ -199,10 +241,8 @@ class StreamedRows:
         self._seed, self._told = 0, 0.0
 
     def seed(self, random_state):
-        """Settle the order of all epochs, without a draw: further draws are those in memory."""
-        state = np.random.RandomState()
-        state.set_state(random_state.get_state())
-        self._seed = state.randint(2**31 - 1)
+        """Settle the order of all epochs."""
+        self._seed = draw_seed_of_order(random_state)
 
     # ---- held-out rows ------------------------------------------------------------------------
 
@@ -228,21 +268,8 @@ class StreamedRows:
                 f"Use validation_fraction={_rounded_down(n_most / n_rows)}, a larger buffer, or "
                 "validation rows of your own as X_val and y_val."
             )
-        ends = np.round(fraction * np.cumsum(source.block_rows)).astype(np.int64)
-        counts, mask, start = np.diff(ends, prepend=0), np.zeros(n_rows, bool), 0
-        for block, (n_block, n_held_out) in enumerate(zip(source.block_rows, counts, strict=True)):
-            draws = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, block])))
-            mask[start + draws.permutation(n_block)[:n_held_out]] = True
-            start += n_block
-        held_out = np.flatnonzero(mask)
-        if len(held_out) < 2 or len(held_out) == n_rows:
-            raise ValueError(
-                f"validation_fraction={fraction} of {n_rows} rows are {len(held_out)} to be held "
-                "out: at least two must be, and one left. Change validation_fraction, or use more "
-                "rows."
-            )
-        self._held_out = mask
-        return ~mask, held_out
+        self._held_out = mask = draw_held_out(source.block_rows, fraction, seed)
+        return ~mask, np.flatnonzero(mask)
 
     def bring(self, judge, data):
         """Read a judge's held-out rows into memory."""
@@ -264,6 +291,8 @@ class StreamedRows:
         return replace(judge, targets=targets, rows=None, own=own, raw=X)
 
     # ---- training -----------------------------------------------------------------------------
+
+    make_engine, plan = InMemory.make_engine, InMemory.plan
 
     def begin(self, training):
         """Begin the first epoch; return how many rows there are to learn from."""

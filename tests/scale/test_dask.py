@@ -56,21 +56,6 @@ def client(threads):
         yield threads
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """Of two worker processes."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=":0",
-            local_directory=str(tmp_path_factory.mktemp("workers")),
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
 def classifier(**given):
     return MLPClassifier(**QUICK | {"n_shards": 3, "rounds": 2} | given)
 
@@ -230,11 +215,11 @@ def test_how_rows_are_cut_and_where_they_are_does_not_matter(client):
     assert_nothing_is_left(client)
 
 
-def test_the_number_of_workers_does_not_matter(client, processes):
+def test_the_number_of_workers_does_not_matter(client, worker_processes):
     expected = classifier().fit(X, Y)
     with make_client(1) as single:
         assert_same(classifier(client=single).fit(X, Y), expected)
-    assert_same(classifier(client=processes).fit(X, Y), expected)
+    assert_same(classifier(client=worker_processes).fit(X, Y), expected)
 
 
 def test_partitions_may_be_empty(client):
@@ -311,11 +296,13 @@ def kill_in_round(monkeypatch, client, number, n_killed):
     [("arrays", 1, 3), ("arrays", 2, 3), ("collections", 1, 1), ("collections", 1, 3)],
     ids=["arrays", "all", "load", "collections"],
 )
-def test_killed_workers_change_nothing(client, processes, monkeypatch, kind, n_killed, number):
+def test_killed_workers_change_nothing(
+    client, worker_processes, monkeypatch, kind, n_killed, number
+):
     given = (X, NAMES[Y]) if kind == "arrays" else collections_of(75)[0][:2]
     expected = classifier().fit(X, NAMES[Y])
-    rounds = kill_in_round(monkeypatch, processes, number, n_killed)
-    assert_same(classifier(client=processes).fit(*given), expected)
+    rounds = kill_in_round(monkeypatch, worker_processes, number, n_killed)
+    assert_same(classifier(client=worker_processes).fit(*given), expected)
     assert len(rounds) == 6
 
 

@@ -14,6 +14,10 @@ import numpy as np
 from fastbp.embedding import FREQUENCIES, NUMBERS
 from fastbp.precisions import BFLOAT16
 
+# The precision of kernels whose products of bfloat16 are made by AMX; for users it is bfloat16.
+BFLOAT16_AMX = "bfloat16_amx"
+IN_BFLOAT16 = BFLOAT16, BFLOAT16_AMX
+
 CACHE_LINE = 64  # bytes
 TILE_VECTORS = 2  # columns of a tile, in vectors
 
@@ -22,6 +26,11 @@ def tile_rows(vector_bits):
     """Rows of a tile: AVX-512 has 32 registers for its accumulators, the others 16."""
     return 8 if vector_bits == 512 else 4
 
+
+# A register of AMX, a square, holds 16 rows of 16 float32 or of 16 pairs of bfloat16. Two squares of
+# rows are computed at once.
+SQUARE = 16
+GROUP_ROWS = 2 * SQUARE
 
 # Columns of the layer table.
 N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
@@ -188,6 +197,24 @@ class ThreadPairs(NamedTuple):
     transposed: Int32s  # one transposed weight panel
 
 
+class AmxScratch(NamedTuple):
+    """What one thread needs for products by AMX."""
+
+    sums: Reals  # GROUP_ROWS rows of a product's panel, before they are used
+
+
+class AmxProduct(NamedTuple):
+    """What `multiply_by_amx` multiplies: operands of pairs, as in training."""
+
+    left: Int32s  # GROUP_ROWS rows of `depth` pairs each
+    right: Int32s  # `depth` rows of pairs of a panel
+    bias: Reals  # one for each of a panel's columns
+    sums: Reals  # GROUP_ROWS rows of a panel
+    depth: int
+    n_rows: int  # that are computed, at least
+    is_wide: int  # whether a panel is of two squares, or of one
+
+
 class Memory(NamedTuple):
     """The arrays of one engine that its threads share."""
 
@@ -236,6 +263,7 @@ class Workspace(NamedTuple):
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
     entries: Entries | None  # of a batch of sparse rows
     pairs: ThreadPairs | None = None  # for products in bfloat16
+    amx: AmxScratch | None = None  # where AMX makes them
 
 
 class Objective(NamedTuple):
@@ -315,6 +343,7 @@ KERNELS = {
     "predict": (Prediction, Memory, Workspace),
     "predict_few": (FewRows,),
     "shuffle_rows": (Shuffle,),
+    "multiply_by_amx": (AmxProduct,),
 }
 RANKED = "train", "predict"
 
@@ -323,7 +352,7 @@ class Specialisation(NamedTuple):
     """A kernel for one precision and one kind of rows."""
 
     name: str  # of the kernel
-    real: str | None  # a dtype, or bfloat16; None where there are no such numbers
+    real: str | None  # a dtype, or one `IN_BFLOAT16`; None where there are no such numbers
     is_sparse: bool = False
 
     @property
@@ -343,11 +372,15 @@ SPECIALISATIONS = (
     *(Specialisation("train", BFLOAT16, is_sparse) for is_sparse in (False, True)),
     Specialisation("shuffle_rows", None),
 )
+AMX_SPECIALISATIONS = (
+    *(Specialisation("train", BFLOAT16_AMX, is_sparse) for is_sparse in (False, True)),
+    Specialisation("multiply_by_amx", BFLOAT16_AMX),
+)
 
 
 def dtype_of(real):
     """The dtype of numbers of a precision, by its name."""
-    return "float32" if real == BFLOAT16 else real
+    return "float32" if real in IN_BFLOAT16 else real
 
 
 def fields_of(record, real, is_sparse):
@@ -357,7 +390,7 @@ def fields_of(record, real, is_sparse):
     ----------
     record : type
     real : str or None
-        The precision; only bfloat16 has pairs.
+        The precision; only those of bfloat16 have pairs.
     is_sparse : bool
         Sparse rows have entries and no source, dense ones a source and no entries.
 
@@ -367,8 +400,10 @@ def fields_of(record, real, is_sparse):
         int, float, a `Span`, a record, or NoneType for what is absent, a word without meaning.
     """
     absent = {Source if is_sparse else Entries}
-    if real != BFLOAT16:
+    if real not in IN_BFLOAT16:
         absent |= {Pairs, ThreadPairs}
+    if real != BFLOAT16_AMX:
+        absent |= {AmxScratch}
     for annotation in get_type_hints(record).values():
         choices = get_args(annotation)
         kind = choices[0] if choices else annotation

@@ -27,8 +27,8 @@ def tile_rows(vector_bits):
     return 8 if vector_bits == 512 else 4
 
 
-# A register of AMX, a square, holds 16 rows of 16 float32 or of 16 pairs of bfloat16. Two squares of
-# rows are computed at once.
+# A register of AMX, a square, holds 16 rows of 16 float32, or of 16 pairs of bfloat16. Two squares
+# of rows are computed at once.
 SQUARE = 16
 GROUP_ROWS = 2 * SQUARE
 

@@ -4,7 +4,13 @@ import ctypes
 import os
 from functools import cached_property
 
-from fastbp.cpu.levels import BFLOAT16_FEATURE, LEVELS, levels_of_machine
+from fastbp.cpu.levels import (
+    AMX_FEATURES,
+    BFLOAT16_FEATURE,
+    LEVELS,
+    levels_of_machine,
+    with_those_below,
+)
 from fastbp.cpu.libraries import library_path, problem_of, read_bytes, split
 from fastbp.sealed import DamagedFileError
 
@@ -18,22 +24,24 @@ class _NoLibraryError(NotShippedError):
 
 
 class Shipped:
-    """The kernels of one library.
+    """The kernels of one level, some of which may be those of a level below.
 
     Parameters
     ----------
     level : fastbp.cpu.levels.Level
-    library : ctypes.CDLL
+    libraries : dict of ctypes.CDLL
+        By the names of their levels.
     """
 
     is_compiled_here = False
     n_compiled = 0
     cache_folder = None
 
-    def __init__(self, level, library):
-        self._level, self._library = level, library
+    def __init__(self, level, libraries):
+        self._level, self._libraries = level, libraries
         self.vector_bits = level.vector_bits
         self.has_bfloat16 = BFLOAT16_FEATURE in level.features
+        self.has_amx = AMX_FEATURES.keys() <= level.features.keys()
 
     @cached_property
     def description(self):
@@ -45,7 +53,12 @@ class Shipped:
 
     def address(self, specialisation):
         """Address of a kernel's C function."""
-        function = getattr(self._library, specialisation.symbol)
+        library = next(
+            library
+            for name, library in self._libraries.items()
+            if specialisation in LEVELS[name].kernels
+        )
+        function = getattr(library, specialisation.symbol)
         return ctypes.cast(function, ctypes.c_void_p).value
 
 
@@ -75,7 +88,8 @@ def load_shipped(levels=None):
         if name not in has:
             raise NotShippedError(f"this machine's CPU is not {name}")
         try:
-            return Shipped(LEVELS[name], _open(name))
+            libraries = {each: _open(each) for each in with_those_below(name)}
+            return Shipped(LEVELS[name], libraries)
         except _NoLibraryError as error:
             problems.append(str(error))
     raise NotShippedError("; ".join(problems) or "none are shipped for this kind of machine")

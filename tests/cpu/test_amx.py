@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from amx import reason_to_skip
 from naive import multiply_bfloat16, round_to_bfloat16
 
-from fastbp.cpu.code import VECTOR_BITS, kernel_of
+from fastbp.cpu.code import kernel_of
 from fastbp.cpu.packing import Packed
 from fastbp.cpu.records import BFLOAT16_AMX, GROUP_ROWS, AmxProduct
 
-pytestmark = pytest.mark.skipif(VECTOR_BITS != 512, reason="CPUs with AMX have AVX-512, too")
+pytestmark = pytest.mark.skipif(reason_to_skip() != "", reason=reason_to_skip() or "-")
 
 
 def pairs_of(matrix):

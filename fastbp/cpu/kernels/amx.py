@@ -150,9 +150,7 @@ def _make_product(n_rows, n_columns):
     def product(typing_context, sums, sums_start, width, left, left_start, row_stride, left_step,
                 right, right_start, n_steps):  # fmt: skip
         index = types.intp
-        signature = types.void(
-            sums, index, index, left, index, index, index, right, index, index
-        )
+        signature = types.void(sums, index, index, left, index, index, index, right, index, index)
 
         def codegen(context, builder, signature, arguments):
             sums, left, right = (

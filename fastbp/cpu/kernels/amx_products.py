@@ -139,9 +139,7 @@ def multiply_group(sums, width, wide, n_rows, left, right, right_start, depth, b
     both operands all rows of the squares must exist, but only those of the `n_rows` count.
     """
     if depth % SQUARE > 0:
-        add_few_steps(
-            sums, width, wide, n_rows, left, right, right_start, depth, bias, bias_start
-        )
+        add_few_steps(sums, width, wide, n_rows, left, right, right_start, depth, bias, bias_start)
     else:
         begin_sums(sums, width, wide, n_rows, bias, bias_start)
     if depth >= SQUARE:
@@ -234,9 +232,7 @@ def gradient_by_amx(memory, workspace, amx, index, panel, column, depth, begins)
             sum_long_group(memory, workspace, amx, index, panel, group, depth)
         else:
             sum_group(memory, workspace, amx, index, panel, group, ZERO, depth)
-    copy_rows(
-        workspace.tile, ZERO, amx.sums, column - group, layer[WIDTH], is_wide(layer, panel)
-    )
+    copy_rows(workspace.tile, ZERO, amx.sums, column - group, layer[WIDTH], is_wide(layer, panel))
 
 
 @Exported

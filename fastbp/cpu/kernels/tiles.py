@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbp.cpu.kernels.amx_products import (
+    forward_by_amx,
+    gradient_by_amx,
+    multiply_deltas_by_amx,
+)
 from fastbp.cpu.kernels.barrier import is_aborted
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
@@ -38,7 +43,7 @@ from fastbp.cpu.kernels.pairs import (
     transpose_panel_of_pairs,
 )
 from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
-from fastbp.cpu.kernels.shares import smaller, tile_at
+from fastbp.cpu.kernels.shares import end_of_rows, smaller, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
 from fastbp.cpu.kernels.vectors import whole_size
@@ -66,6 +71,31 @@ from fastbp.parameter_groups import (
 from fastbp.schedules import AVERAGING, GRADIENT, PENALTY, RATE, SHRINKAGE, TABLE_WIDTH
 
 
+@kernel
+def forward_tile(memory, workspace, amx, index, panel, row, tiles, item):
+    """Compute a tile of a layer's z, where its inputs are dense."""
+    if amx is not None:
+        begins = row == tiles.row or item == tiles.first
+        forward_by_amx(memory, amx, workspace, index, panel, row, end_of_rows(tiles), begins)
+        return
+    layer, right = layer_of(memory.layers, index), weights_to_multiply(memory, index)
+    out = panel_start(memory, layer, panel) + row * layer[WIDTH]
+    bias = weight_panel(layer, panel) + layer[BIAS_ROW] * layer[WIDTH]
+    weights = panel_to_multiply(layer, panel, memory.pairs)
+    left = rows_of_inputs(memory, workspace, index, row)
+    if index == 0 and workspace.steps.counts.size > 0:
+        tile = row // TILE_ROWS
+        multiply_listed(
+            memory.activations, out, layer, panel, left, right, weights, workspace.steps.numbers,
+            first_step(workspace.steps, tile), workspace.steps.counts[tile], memory.weights, bias,
+        )  # fmt: skip
+    else:
+        multiply(
+            memory.activations, out, layer, panel, left, right, weights,
+            steps_of(right, layer[N_INPUTS]), memory.weights, bias,
+        )  # fmt: skip
+
+
 @phase
 def forward_layer(memory, workspace, entries, index, draw, tiles):
     """Compute the outputs of one layer, with bias and activation while a tile is in cache.
@@ -79,27 +109,13 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
             return
         panel, row = tile_at(tiles, item)
         out = panel_start(memory, layer, panel) + row * width
-        bias = weight_panel(layer, panel) + layer[BIAS_ROW] * width
         if entries is None:
-            right = weights_to_multiply(memory, index)
-            weights = panel_to_multiply(layer, panel, memory.pairs)
-            left = rows_of_inputs(memory, workspace, index, row)
-            if index == 0 and workspace.steps.counts.size > 0:
-                tile = row // TILE_ROWS
-                multiply_listed(
-                    memory.activations, out, layer, panel, left, right, weights,
-                    workspace.steps.numbers, first_step(workspace.steps, tile),
-                    workspace.steps.counts[tile], memory.weights, bias,
-                )  # fmt: skip
-            else:
-                multiply(
-                    memory.activations, out, layer, panel, left, right, weights,
-                    steps_of(right, layer[N_INPUTS]), memory.weights, bias,
-                )  # fmt: skip
+            forward_tile(memory, workspace, workspace.amx, index, panel, row, tiles, item)
         else:
+            start = weight_panel(layer, panel)
             multiply_lines(
                 memory.activations, out, layer, panel, entries.rows, row,
-                weights_of(memory, index), weight_panel(layer, panel), memory.weights, bias,
+                weights_of(memory, index), start, memory.weights, start + layer[BIAS_ROW] * width,
             )  # fmt: skip
         values = section(memory.activations, out, TILE_ROWS * width)
         kept = workspace.tile  # scratch, where there is no backward pass
@@ -112,7 +128,7 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
         if drops(memory.masks, index + 1):
             drop_outputs(memory, workspace, index, panel, row, values, kept, draw)
         if is_hidden:
-            pair_outputs(memory, memory.pairs, out, width)
+            pair_outputs(memory, workspace.amx, memory.pairs, out, width, row)
 
 
 @phase
@@ -162,15 +178,21 @@ def transpose_panel(memory, transposed, index, panel):
 
 
 @kernel
-def multiply_deltas(memory, workspace, index, panel, row):
+def multiply_deltas(memory, workspace, amx, index, panel, row, tiles, item):
     """Compute a tile of δ Wᵀ, in `workspace.tile`, by a panel that has been transposed."""
     layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
-    left = rows_of_panels(memory, deltas_by_rows(memory), layer, row)
-    right = transposed_weights(workspace)
-    multiply(
-        workspace.tile, ZERO, below, panel, left, right, ZERO, steps_of(right, layer[N_OUTPUTS]),
-        workspace.zeros, ZERO,
-    )  # fmt: skip
+    if amx is not None:
+        begins = row == tiles.row or item == tiles.first
+        multiply_deltas_by_amx(
+            memory, amx, workspace, index, panel, row, end_of_rows(tiles), begins
+        )
+    else:
+        left = rows_of_panels(memory, deltas_by_rows(memory), layer, row)
+        right = transposed_weights(workspace)
+        multiply(
+            workspace.tile, ZERO, below, panel, left, right, ZERO,
+            steps_of(right, layer[N_OUTPUTS]), workspace.zeros, ZERO,
+        )  # fmt: skip
     clear_padding(workspace.tile, below, panel)
 
 
@@ -200,7 +222,7 @@ def backward_layer(memory, workspace, index, n_rows, tiles):
             transpose(memory, workspace, workspace.pairs, index, panel)
             transposed_panel = panel
         out = panel_start(memory, below, panel) + row * width
-        multiply_deltas(memory, workspace, index, panel, row)
+        multiply_deltas(memory, workspace, workspace.amx, index, panel, row, tiles, item)
         errors = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
@@ -336,11 +358,26 @@ def update_by_kept(memory, gradient, block, factor, rule, step):
 
 
 @kernel
-def compute_gradient(memory, workspace, entries, index, panel, block, depth):
-    """Compute the gradient of a block's parameters, in `workspace.tile`."""
+def compute_tile_gradient(memory, workspace, amx, entries, index, panel, column, depth, begins):
+    """Compute the gradient of a tile's weights, in `workspace.tile`."""
+    if amx is not None and entries is None:
+        gradient_by_amx(memory, workspace, amx, index, panel, column, depth, begins)
+        clear_padding(workspace.tile, layer_of(memory.layers, index), panel)
+    else:
+        tile_gradient(memory, workspace, entries, index, panel, column, depth)
+
+
+@kernel
+def compute_gradient(memory, workspace, entries, index, panel, block, depth, begins):
+    """Compute the gradient of a block's parameters, in `workspace.tile`.
+
+    `begins` says whether it is the first of a thread's share.
+    """
     layer = layer_of(memory.layers, index)
     if block.kind == WEIGHTS_OF_TILE:
-        tile_gradient(memory, workspace, entries, index, panel, block.column, depth)
+        compute_tile_gradient(
+            memory, workspace, workspace.amx, entries, index, panel, block.column, depth, begins
+        )
     elif block.kind == BIASES:
         sum_units(memory, workspace, memory.deltas, layer, panel, depth)
     else:
@@ -398,7 +435,8 @@ def update_layer(memory, workspace, entries, index, depth, call, step, factor, t
             if block.kind == WEIGHTS_OF_TILE and not takes_scales:
                 pair_weights(memory, memory.pairs, index, panel, block.column)
             continue
-        compute_gradient(memory, workspace, entries, index, panel, block, depth)
+        begins = item == tiles.first
+        compute_gradient(memory, workspace, entries, index, panel, block, depth, begins)
         if step[PENALTY] > 0 and block.kind == WEIGHTS_OF_TILE:
             weights = section(memory.weights, block.start, block.size)
             memory.square_norms[number] = square_norm(weights)

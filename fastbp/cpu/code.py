@@ -226,6 +226,7 @@ def describe():
         "vector_bits": VECTOR_BITS,
         "lanes": {name: lanes(name) for name in ("float32", "float64")},
         "has_bfloat16": CODE.has_bfloat16,
+        "has_amx": CODE.has_amx,
         "why_no_amx": why_no_amx(),
         "n_threads": available_threads(),
         "cache_folder": CODE.cache_folder,

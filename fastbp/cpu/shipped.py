@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import ExitStack
 from functools import cached_property
 
 from fastbp.cpu.levels import (
@@ -88,14 +89,18 @@ def load_shipped(levels=None):
         if name not in has:
             raise NotShippedError(f"this machine's CPU is not {name}")
         try:
-            libraries = {each: _open(each) for each in with_those_below(name)}
-            return Shipped(LEVELS[name], libraries)
+            return Shipped(LEVELS[name], _open_all(with_those_below(name)))
         except _NoLibraryError as error:
             problems.append(str(error))
     raise NotShippedError("; ".join(problems) or "none are shipped for this kind of machine")
 
 
-def _open(level):
+def _open_all(names):
+    with ExitStack() as descriptors:
+        return {name: _open(name, descriptors) for name in names}
+
+
+def _open(level, descriptors):
     path = library_path(level)
     try:
         content = read_bytes(path)
@@ -112,17 +117,19 @@ def _open(level):
         return ctypes.CDLL(os.fspath(path))
     except OSError as error:  # the folder is in an archive, or nothing there may be executed
         try:
-            return _load_from_memory(level, library)
+            return _load_from_memory(level, library, descriptors)
         except (OSError, AttributeError):
             raise NotShippedError(f"{path.name} cannot be loaded ({error})") from None
 
 
-def _load_from_memory(level, library):
-    """Load a library from memory that looks like a file. Linux keeps it as long as it is in use."""
+def _load_from_memory(level, library, descriptors):
+    """Load a library from memory that looks like a file. Linux keeps it as long as it is in use.
+
+    Its descriptor is closed with the stack of `descriptors`, when all libraries are loaded: two of
+    the same path would be taken for one.
+    """
     descriptor = os.memfd_create(f"fastbp-{level}", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(library)
-        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    descriptors.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(library)
+    return ctypes.CDLL(f"/proc/self/fd/{descriptor}")

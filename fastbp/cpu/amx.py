@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from fastbp.cpu.packing import Packed
-from fastbp.cpu.records import BFLOAT16_AMX, GROUP_ROWS, SQUARE, AmxProduct
+from fastbp.cpu.records import BFLOAT16_AMX, GROUP_ROWS, SQUARE, AmxProduct, AmxScratch
 from fastbp.warned import warn
 
 # Of Linux on x86-64: the state of AMX's registers is 8 KB that no thread has until it is asked for.
@@ -41,6 +41,12 @@ def permission_problem():
     return f"the system does not permit it ({name}: {os.strerror(number)})"
 
 
+def make_scratch(width, zeros=np.zeros):
+    """Make what one thread needs for products of panels of at most this width."""
+    squares = (zeros(SQUARE * GROUP_ROWS, np.int32) for _ in range(2))
+    return AmxScratch(zeros(GROUP_ROWS * width, np.float32), *squares)
+
+
 def _small_product(width, n_rows):
     """The operands of a product of small integers, as a record, and the product by NumPy."""
     draw = np.random.default_rng(width)
@@ -54,10 +60,10 @@ def _small_product(width, n_rows):
         return halves.astype(np.uint16).ravel().view(np.int32)
 
     by_columns = right.reshape(_DEPTH, 2, width).transpose(0, 2, 1)
-    sums = np.zeros(GROUP_ROWS * width, np.float32)
     product = AmxProduct(
-        pairs_of(left), pairs_of(by_columns), bias, sums, _DEPTH, n_rows, int(width > SQUARE)
-    )
+        pairs_of(left), pairs_of(by_columns), bias, make_scratch(width), _DEPTH, n_rows,
+        int(width > SQUARE),
+    )  # fmt: skip
     return product, left @ right + bias
 
 
@@ -79,7 +85,7 @@ def product_problem(multiply):
             product, expected = _small_product(width, n_rows)
             record = Packed(product, BFLOAT16_AMX, False)
             multiply(record.address)
-            found = product.sums.reshape(GROUP_ROWS, width)[:n_rows]
+            found = product.scratch.sums.reshape(GROUP_ROWS, width)[:n_rows]
             if not np.array_equal(found, expected[:n_rows]):
                 return "a small product is not NumPy's"
     return ""

@@ -201,6 +201,8 @@ class AmxScratch(NamedTuple):
     """What one thread needs for products by AMX."""
 
     sums: Reals  # GROUP_ROWS rows of a product's panel, before they are used
+    left: Int32s  # what remains of their pairs after whole squares, and zeros
+    right: Int32s  # likewise, one or two squares of the right operand
 
 
 class AmxProduct(NamedTuple):
@@ -209,7 +211,7 @@ class AmxProduct(NamedTuple):
     left: Int32s  # GROUP_ROWS rows of `depth` pairs each
     right: Int32s  # `depth` rows of pairs of a panel
     bias: Reals  # one for each of a panel's columns
-    sums: Reals  # GROUP_ROWS rows of a panel
+    scratch: AmxScratch  # where the sums come
     depth: int
     n_rows: int  # that are computed, at least
     is_wide: int  # whether a panel is of two squares, or of one

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbp.cpu.amx import make_scratch
 from fastbp.cpu.code import TILE_ROWS, lanes
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
 from fastbp.cpu.packing import Packed
@@ -22,7 +23,6 @@ from fastbp.cpu.records import (
     N_GROUP_STEPS,
     N_PANELS,
     UPDATES,
-    AmxScratch,
     Masks,
     Memory,
     Objective,
@@ -284,11 +284,6 @@ def make_pairs(layout, weights, capacity):
     return Pairs(weights, *(aligned_zeros(n_pairs, np.int32) for _ in range(4)))
 
 
-def make_amx(layout):
-    """Make what one thread needs for products by AMX."""
-    return AmxScratch(aligned_zeros(GROUP_ROWS * layout.panel, layout.dtype))
-
-
 def make_thread_pairs(layout, input_rows):
     """Make those of one thread, for gathered batches of so many rows."""
     n_pairs = input_rows * layout.input_stride // 2
@@ -400,7 +395,7 @@ def make_workspace(
     )
     arrays["one"][0] = 1
     sums_in_blocks = learns and rows > BLOCK_ROWS and layout.dtype == np.float32
-    amx = make_amx(layout) if has_amx else None
+    amx = make_scratch(layout.panel, aligned_zeros) if has_amx else None
     summed = layout.tile_size if amx is None else amx.sums.size
     return Workspace(
         **arrays,

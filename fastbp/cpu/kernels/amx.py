@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastbp.cpu.kernels.bfloat16 import multiply_add_pairs
+from fastbp.cpu.kernels.register_tiles import left_parts
 from fastbp.cpu.kernels.simd import FEATURES, VECTOR_BITS, Vectors, keep_rolled
 from fastbp.cpu.kernels.spans import Span, address_of
 from fastbp.cpu.records import SQUARE
@@ -143,60 +144,114 @@ begin_squares = _make_switch(_RegistersHere.configure)
 end_squares = _make_switch(_RegistersHere.release)
 
 
+@intrinsic
+def copy_first(typing_context, out, out_start, source, start, count):
+    """Copy the first `count` numbers of a vector, which may be all or none, and zeros after them.
+
+    Nothing else is read.
+    """
+    index = types.intp
+    signature = types.void(out, index, source, index, index)
+
+    def codegen(context, builder, signature, arguments):
+        out = address_of(context, builder, signature.args[0], *arguments[:2])
+        source = address_of(context, builder, signature.args[2], *arguments[2:4])
+        vectors = Vectors(builder, signature.args[0])
+        lanes = ir.Constant(ir.VectorType(_INT64, vectors.count), list(range(vectors.count)))
+        mask = builder.icmp_signed("<", lanes, vectors.spread(arguments[4]))
+        vectors.store(vectors.load_some(source, vectors.type, mask), out, _INT64(0))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+class _Product:
+    """Where the operands of a group's product are, step by step.
+
+    The steps that do not fill a square are the last one, whose operands are in the scratch.
+    """
+
+    def __init__(self, context, builder, signature, arguments):
+        sums_type, _, left_type, right_type, _, _, scratch_type = signature.args
+        sums, self.width, left, right, right_start, depth, scratch = arguments
+        self.builder = builder
+        self.sums = address_of(context, builder, sums_type, sums, _INT64(0))
+        self._right = address_of(context, builder, right_type, right, right_start)
+        self._left, fields = left_parts(context, builder, left_type, left)
+        self._row_stride = fields["row_stride"]
+        fills_panel = builder.icmp_signed("==", fields["panel_length"], _INT64(SQUARE))
+        self._left_step = builder.select(fills_panel, fields["panel_stride"], _INT64(SQUARE))
+        shift = _INT64(SQUARE.bit_length() - 1)
+        self._n_whole = builder.lshr(depth, shift)
+        self.n_steps = builder.lshr(builder.add(depth, _INT64(SQUARE - 1)), shift)
+        names = scratch_type.dtype.fields
+        self._last_left, self._last_right = (
+            self._start_of(context, scratch_type, scratch, names.index(name))
+            for name in ("left", "right")
+        )
+
+    def _start_of(self, context, scratch_type, scratch, at):
+        span = self.builder.load(cgutils.gep_inbounds(self.builder, scratch, 0, at))
+        return address_of(context, self.builder, scratch_type.dtype[at], span, _INT64(0))
+
+    def operands(self, step):
+        """Pointers to both operands of a step, and the stride of the left one's rows."""
+        builder = self.builder
+        left = builder.gep(self._left, [builder.mul(step, self._left_step)])
+        right_step = builder.mul(self.width, _INT64(SQUARE))
+        right = builder.gep(self._right, [builder.mul(step, right_step)])
+        is_whole = builder.icmp_signed("<", step, self._n_whole)
+        return (
+            builder.select(is_whole, left, self._last_left),
+            builder.select(is_whole, right, self._last_right),
+            builder.select(is_whole, self._row_stride, _INT64(SQUARE)),
+        )
+
+    def square(self, pointer, row, column, stride):
+        """Pointer to the square at a row and column of squares."""
+        offset = self.builder.mul(stride, _INT64(row * SQUARE))
+        return self.builder.gep(pointer, [self.builder.add(offset, _INT64(column * SQUARE))])
+
+
 def _make_product(n_rows, n_columns):
     """Build the intrinsic for a product of so many squares of rows and of columns."""
+    squares = [(row, column) for row in range(n_rows) for column in range(n_columns)]
+    lefts = range(len(squares), len(squares) + n_rows)
+    rights = range(len(squares) + n_rows, len(squares) + n_rows + n_columns)
 
     @intrinsic
-    def product(typing_context, sums, sums_start, width, left, left_start, row_stride, left_step,
-                right, right_start, n_steps):  # fmt: skip
+    def add_product(typing_context, sums, width, left, right, right_start, depth, scratch):
         index = types.intp
-        signature = types.void(sums, index, index, left, index, index, index, right, index, index)
+        signature = types.void(sums, index, left, right, index, index, scratch)
 
         def codegen(context, builder, signature, arguments):
-            sums, left, right = (
-                address_of(context, builder, signature.args[at], *arguments[at : at + 2])
-                for at in (0, 3, 7)
-            )
-            width, row_stride, left_step, n_steps = (arguments[at] for at in (2, 5, 6, 9))
-            registers = _RegistersHere(builder)
-            right_step = builder.mul(width, _INT64(SQUARE))
-
-            def place(pointer, row, stride, column):
-                offset = builder.mul(stride, _INT64(row * SQUARE))
-                return builder.gep(pointer, [builder.add(offset, _INT64(column * SQUARE))])
-
-            squares = {
-                (row, column): row * n_columns + column
-                for row in range(n_rows)
-                for column in range(n_columns)
-            }
-            lefts = [len(squares) + row for row in range(n_rows)]
-            rights = [len(squares) + n_rows + column for column in range(n_columns)]
-            for (row, column), square in squares.items():
-                registers.load(square, place(sums, row, width, column), width)
-            with cgutils.for_range(builder, n_steps) as loop:
+            product = _Product(context, builder, signature, arguments)
+            registers, width = _RegistersHere(builder), product.width
+            places = [product.square(product.sums, *each, width) for each in squares]
+            for number, place in enumerate(places):
+                registers.load(number, place, width)
+            with cgutils.for_range(builder, product.n_steps) as loop:
                 keep_rolled(builder)
-                of_left = builder.gep(left, [builder.mul(loop.index, left_step)])
-                of_right = builder.gep(right, [builder.mul(loop.index, right_step)])
-                for row, square in enumerate(lefts):
-                    registers.load(square, place(of_left, row, row_stride, 0), row_stride)
-                for column, square in enumerate(rights):
-                    registers.load(square, place(of_right, 0, width, column), width)
-                for (row, column), square in squares.items():
-                    registers.multiply_add(square, lefts[row], rights[column])
-            for (row, column), square in squares.items():
-                registers.store(square, place(sums, row, width, column), width)
+                left, right, stride = product.operands(loop.index)
+                for row, number in enumerate(lefts):
+                    registers.load(number, product.square(left, row, 0, stride), stride)
+                for column, number in enumerate(rights):
+                    registers.load(number, product.square(right, 0, column, width), width)
+                for number, (row, column) in enumerate(squares):
+                    registers.multiply_add(number, lefts[row], rights[column])
+            for number, place in enumerate(places):
+                registers.store(number, place, width)
             return context.get_dummy_value()
 
         return signature, codegen
 
-    return product
+    return add_product
 
 
-# sums[i, j] += Σₖ left[i, k] · right[k, j], for one or two squares of rows i and of columns j. Both
-# operands are of pairs of bfloat16, of which a step takes 16: those of the left one's rows are
-# neighbours, `left_step` is from one step's to the next, and its rows are `row_stride` apart. The
-# rows of `sums` and `right` are `width` apart.
+# sums[i, j] += Σₖ left[i, k] · right[k, j], for one or two squares of rows i and of columns j, and
+# `depth` pairs k. The rows of `sums` and `right` are `width` apart. The left operand is a
+# `fastbp.cpu.kernels.products.Left`, whose pairs of a row are neighbours, at least those of a step.
+# The last step's operands are in the scratch, if it is not of 16 pairs.
 add_square = _make_product(1, 1)
 add_high = _make_product(2, 1)
 add_wide = _make_product(1, 2)

@@ -2,7 +2,7 @@
 
 A group is as many rows of a panel as two squares have. A thread that owns only some of its tiles
 computes it, too, and takes these: every row is summed in the same way, whatever the group's others.
-The steps that do not fill a square are made by register tiles, before the others.
+What remains of the operands after whole squares is copied, with zeros to fill one more.
 """
 
 from fastbp.cpu.kernels.amx import (
@@ -11,6 +11,7 @@ from fastbp.cpu.kernels.amx import (
     add_square,
     add_wide,
     begin_squares,
+    copy_first,
     end_squares,
 )
 from fastbp.cpu.kernels.compilation import Exported, kernel, phase
@@ -31,7 +32,6 @@ from fastbp.cpu.kernels.operands import (
     weights_to_multiply,
 )
 from fastbp.cpu.kernels.products import Left
-from fastbp.cpu.kernels.register_tiles import narrow_tile, wide_tile
 from fastbp.cpu.kernels.shares import round_to_tile, smaller
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
@@ -82,68 +82,40 @@ def begin_sums(sums, width, wide, n_rows, bias, bias_start):
 
 
 @kernel
-def add_few_steps(sums, width, wide, n_rows, left, right, right_start, depth, bias, bias_start):
-    """Compute the sums over the steps that do not fill a square, the last ones, plus the bias."""
+def copy_rest(amx, width, wide, n_rows, left, right, right_start, depth):
+    """Copy what remains of both operands after whole squares, and zeros, to fill one more."""
     whole = depth // SQUARE * SQUARE
     panel = whole // left.panel_length
     start = left.start + panel * left.panel_stride + whole - panel * left.panel_length
-    for row in range(0, n_rows, TILE_ROWS):
-        part = Left(
-            left.array, start + row * left.row_stride, left.row_stride, ONE, left.panel_stride,
-            left.panel_length, NEVER,
-        )  # fmt: skip
-        if wide:
-            wide_tile(
-                sums, row * width, width, part, right, right_start + whole * width, bias,
-                bias_start, depth - whole,
-            )  # fmt: skip
-        else:
-            narrow_tile(
-                sums, row * width, width, part, right, right_start + whole * width, bias,
-                bias_start, depth - whole,
-            )  # fmt: skip
-
-
-@kernel
-def add_squares(sums, width, wide, n_rows, left, right, right_start, n_steps):
-    """Add the steps that fill squares."""
-    step = left.panel_stride if left.panel_length == SQUARE else SQUARE
-    if n_rows > SQUARE:
-        if wide:
-            add_four(
-                sums, ZERO, width, left.array, left.start, left.row_stride, step, right,
-                right_start, n_steps,
-            )  # fmt: skip
-        else:
-            add_high(
-                sums, ZERO, width, left.array, left.start, left.row_stride, step, right,
-                right_start, n_steps,
-            )  # fmt: skip
-    elif wide:
-        add_wide(
-            sums, ZERO, width, left.array, left.start, left.row_stride, step, right, right_start,
-            n_steps,
-        )  # fmt: skip
-    else:
-        add_square(
-            sums, ZERO, width, left.array, left.start, left.row_stride, step, right, right_start,
-            n_steps,
-        )  # fmt: skip
+    for row in range(GROUP_ROWS if n_rows > SQUARE else SQUARE):
+        place = start + row * left.row_stride
+        copy_first(amx.left, row * SQUARE, left.array, place, depth - whole)
+    used = width if wide else SQUARE
+    for step in range(SQUARE):
+        count = SQUARE if step < depth - whole else 0
+        for column in range(0, used, SQUARE):
+            place = right_start + (whole + step) * width + column
+            copy_first(amx.right, step * width + column, right, place, count)
 
 
 @phase
-def multiply_group(sums, width, wide, n_rows, left, right, right_start, depth, bias, bias_start):
+def multiply_group(amx, width, wide, n_rows, left, right, right_start, depth, bias, bias_start):
     """Compute a group's sums, left · right + bias, for its first `n_rows` rows at least.
 
-    The left operand's pairs of a row are neighbours, 16 at least if there are so many steps. Of
-    both operands all rows of the squares must exist, but only those of the `n_rows` count.
+    Of the left operand all rows of the squares must exist, but only those of the `n_rows` count.
     """
+    sums = amx.sums
+    begin_sums(sums, width, wide, n_rows, bias, bias_start)
     if depth % SQUARE > 0:
-        add_few_steps(sums, width, wide, n_rows, left, right, right_start, depth, bias, bias_start)
+        copy_rest(amx, width, wide, n_rows, left, right, right_start, depth)
+    if n_rows > SQUARE and wide:
+        add_four(sums, width, left, right, right_start, depth, amx)
+    elif n_rows > SQUARE:
+        add_high(sums, width, left, right, right_start, depth, amx)
+    elif wide:
+        add_wide(sums, width, left, right, right_start, depth, amx)
     else:
-        begin_sums(sums, width, wide, n_rows, bias, bias_start)
-    if depth >= SQUARE:
-        add_squares(sums, width, wide, n_rows, left, right, right_start, depth // SQUARE)
+        add_square(sums, width, left, right, right_start, depth, amx)
 
 
 @kernel
@@ -158,7 +130,7 @@ def forward_by_amx(memory, amx, workspace, index, panel, row, end, begins):
         right = weights_to_multiply(memory, index)
         left = rows_of_inputs(memory, workspace, index, group)
         multiply_group(
-            amx.sums, width, wide, smaller(GROUP_ROWS, end - group), left, right,
+            amx, width, wide, smaller(GROUP_ROWS, end - group), left, right,
             panel_to_multiply(layer, panel, memory.pairs), steps_of(right, layer[N_INPUTS]),
             memory.weights, weight_panel(layer, panel) + layer[BIAS_ROW] * width,
         )  # fmt: skip
@@ -175,7 +147,7 @@ def multiply_deltas_by_amx(memory, amx, workspace, index, panel, row, end, begin
         left = rows_of_panels(memory, deltas_by_rows(memory), layer, group)
         right = transposed_weights(workspace)
         multiply_group(
-            amx.sums, width, wide, smaller(GROUP_ROWS, end - group), left, right, ZERO,
+            amx, width, wide, smaller(GROUP_ROWS, end - group), left, right, ZERO,
             steps_of(right, layer[N_OUTPUTS]), workspace.zeros, ZERO,
         )  # fmt: skip
     copy_rows(workspace.tile, ZERO, amx.sums, row - group, width, wide)
@@ -206,7 +178,7 @@ def sum_group(memory, workspace, amx, index, panel, group, row, rows):
     layer = layer_of(memory.layers, index)
     right, start = deltas_to_sum(memory, layer, panel, row)
     multiply_group(
-        amx.sums, layer[WIDTH], is_wide(layer, panel),
+        amx, layer[WIDTH], is_wide(layer, panel),
         smaller(GROUP_ROWS, layer[N_INPUTS] - group),
         columns_for_amx(memory, workspace, index, group, row, rows), right, start,
         steps_of(right, rows), workspace.zeros, ZERO,
@@ -242,7 +214,7 @@ def multiply_by_amx(product):
     left = Left(product.left, ZERO, product.depth, ONE, ZERO, product.depth, NEVER)
     width = product.bias.size
     multiply_group(
-        product.sums, width, product.is_wide > 0, product.n_rows, left, product.right, ZERO,
+        product.scratch, width, product.is_wide > 0, product.n_rows, left, product.right, ZERO,
         product.depth, product.bias, ZERO,
     )  # fmt: skip
     end_squares(product)

@@ -202,6 +202,14 @@ def test_what_cannot_be_built_is_said(monkeypatch, capsys):
         ahead.link_library(b"")
 
 
+@pytest.mark.skipif("x86-64-v4-amx" in HAS, reason="numba's features are this machine's")
+def test_a_library_has_the_instructions_of_its_level(tmp_path):
+    """AMX's would have been those that are emulated."""
+    with pytest.raises(SystemExit, match=r"numba compiles (without .*\+amx-bf16|for vectors)"):
+        ahead.main(["--here", "x86-64-v4-amx", "--folder", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_records_of_libraries_are_joined_and_split():
     description = {"level": "x86-64-v3", "fingerprint": "0", "sources": ["a"], "version": "1"}
     library = np.random.default_rng(0).bytes(1000)

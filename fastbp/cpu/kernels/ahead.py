@@ -130,6 +130,10 @@ def build(level, folder):
 
     if level.vector_bits != simd.VECTOR_BITS:
         raise BuildError(f"numba compiles for vectors of {simd.VECTOR_BITS} bits")
+    # Without some, kernels would be made of what takes their instructions' place.
+    missing = {f"+{feature}" for feature in level.features.values()} - simd.FEATURES
+    if missing:
+        raise BuildError(f"numba compiles without {', '.join(sorted(missing))}")
     module = link_kernels(level.kernels)
     optimise(module)
     content = emit_object(module, level.triple, level.cpu, level.llvm_features)

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.cpu.kernels.amx_products import (
-    forward_by_amx,
-    gradient_by_amx,
-    multiply_deltas_by_amx,
-)
 from fastbp.cpu.kernels.barrier import is_aborted
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
-from fastbp.cpu.kernels.gradients import sum_units, tile_gradient
+from fastbp.cpu.kernels.gradients import sum_units
+from fastbp.cpu.kernels.layer_products import (
+    compute_tile_gradient,
+    forward_tile,
+    multiply_deltas,
+)
 from fastbp.cpu.kernels.layers import (
     first_dense_of,
     layer_of,
@@ -25,29 +25,18 @@ from fastbp.cpu.kernels.layers import (
     weights_of,
 )
 from fastbp.cpu.kernels.masks import drop_outputs, drops, multiply_by
-from fastbp.cpu.kernels.operands import (
-    CACHED_NUMBERS,
-    deltas_by_rows,
-    panel_start,
-    panel_to_multiply,
-    rows_of_inputs,
-    rows_of_panels,
-    steps_of,
-    transposed_weights,
-    weights_to_multiply,
-)
+from fastbp.cpu.kernels.operands import CACHED_NUMBERS, panel_start
 from fastbp.cpu.kernels.pairs import (
     pair_deltas,
     pair_outputs,
     pair_weights,
     transpose_panel_of_pairs,
 )
-from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
-from fastbp.cpu.kernels.shares import end_of_rows, smaller, tile_at
+from fastbp.cpu.kernels.products import multiply_lines
+from fastbp.cpu.kernels.shares import smaller, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
 from fastbp.cpu.kernels.vectors import whole_size
-from fastbp.cpu.kernels.zeros import first_step
 from fastbp.cpu.records import (
     ACTIVATION,
     BIAS_ROW,
@@ -56,7 +45,6 @@ from fastbp.cpu.records import (
     INPUT_WIDTH,
     LANES,
     N_INPUTS,
-    N_OUTPUTS,
     N_PANELS,
     SLOPES_ROW,
     WIDTH,
@@ -69,31 +57,6 @@ from fastbp.parameter_groups import (
     RATE_FACTOR,
 )
 from fastbp.schedules import AVERAGING, GRADIENT, PENALTY, RATE, SHRINKAGE, TABLE_WIDTH
-
-
-@kernel
-def forward_tile(memory, workspace, amx, index, panel, row, tiles, item):
-    """Compute a tile of a layer's z, where its inputs are dense."""
-    if amx is not None:
-        begins = row == tiles.row or item == tiles.first
-        forward_by_amx(memory, amx, workspace, index, panel, row, end_of_rows(tiles), begins)
-        return
-    layer, right = layer_of(memory.layers, index), weights_to_multiply(memory, index)
-    out = panel_start(memory, layer, panel) + row * layer[WIDTH]
-    bias = weight_panel(layer, panel) + layer[BIAS_ROW] * layer[WIDTH]
-    weights = panel_to_multiply(layer, panel, memory.pairs)
-    left = rows_of_inputs(memory, workspace, index, row)
-    if index == 0 and workspace.steps.counts.size > 0:
-        tile = row // TILE_ROWS
-        multiply_listed(
-            memory.activations, out, layer, panel, left, right, weights, workspace.steps.numbers,
-            first_step(workspace.steps, tile), workspace.steps.counts[tile], memory.weights, bias,
-        )  # fmt: skip
-    else:
-        multiply(
-            memory.activations, out, layer, panel, left, right, weights,
-            steps_of(right, layer[N_INPUTS]), memory.weights, bias,
-        )  # fmt: skip
 
 
 @phase
@@ -175,25 +138,6 @@ def transpose_panel(memory, transposed, index, panel):
                     transposed, out + row, input_width,
                     weights, source + row * width + column, width,
                 )  # fmt: skip
-
-
-@kernel
-def multiply_deltas(memory, workspace, amx, index, panel, row, tiles, item):
-    """Compute a tile of δ Wᵀ, in `workspace.tile`, by a panel that has been transposed."""
-    layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
-    if amx is not None:
-        begins = row == tiles.row or item == tiles.first
-        multiply_deltas_by_amx(
-            memory, amx, workspace, index, panel, row, end_of_rows(tiles), begins
-        )
-    else:
-        left = rows_of_panels(memory, deltas_by_rows(memory), layer, row)
-        right = transposed_weights(workspace)
-        multiply(
-            workspace.tile, ZERO, below, panel, left, right, ZERO,
-            steps_of(right, layer[N_OUTPUTS]), workspace.zeros, ZERO,
-        )  # fmt: skip
-    clear_padding(workspace.tile, below, panel)
 
 
 @kernel
@@ -355,16 +299,6 @@ def update_by_kept(memory, gradient, block, factor, rule, step):
     for j in range(whole_size(gradient)):
         gradient[j] = factor * kept[j]
     update_block(memory, gradient, block, rule, step)
-
-
-@kernel
-def compute_tile_gradient(memory, workspace, amx, entries, index, panel, column, depth, begins):
-    """Compute the gradient of a tile's weights, in `workspace.tile`."""
-    if amx is not None and entries is None:
-        gradient_by_amx(memory, workspace, amx, index, panel, column, depth, begins)
-        clear_padding(workspace.tile, layer_of(memory.layers, index), panel)
-    else:
-        tile_gradient(memory, workspace, entries, index, panel, column, depth)
 
 
 @kernel

@@ -73,6 +73,32 @@ def kernels():
         code.warm_up((dtype,))
 
 
+@pytest.fixture(scope="module")
+def worker_processes(tmp_path_factory):
+    """A client of dask with two worker processes of one thread each."""
+    import dask
+    import distributed
+
+    # What is killed comes back, however slow the machine is: by default it has 15 seconds.
+    patience = {
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+        "distributed.comm.timeouts.connect": "2 minutes",
+    }
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        dask.config.set(patience),
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            local_directory=str(tmp_path_factory.mktemp("workers")),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        patch.setattr("fastbp.clusters.PATIENCE", 600)
+        yield client
+
+
 def make_tasks():
     """Name -> (estimator's name, extra parameters, X, y): one task for each kind of y."""
     random = np.random.default_rng(0)

@@ -402,8 +402,8 @@ class Engine:
         for start in range(0, len(order), stride):
             part, outputs = order[start : start + stride], out[start : start + stride]
             prediction = Prediction(
-                rows.source, batch_size, code, float(data.input_scale), part, outputs, size,
-                weights.flat,
+                batch_size, code, float(data.input_scale), part, outputs, size, weights.flat,
+                rows.source,
             )  # fmt: skip
             call = self._pack(prediction, rows)
 
@@ -477,8 +477,8 @@ class Engine:
         rows = self._rows_of(data.X)
         (entries,) = rows.make_entries(order, self.layout.lanes, 1, self.dtype, learns=False)
         few = FewRows(
-            self._flat, self.layout.table_place, rows.source, entries, float(data.input_scale),
-            code, order, out, working, widest,
+            self._flat, self.layout.table_place, float(data.input_scale), code, order, out, working,
+            widest, rows.source, entries,
         )  # fmt: skip
         call = self._pack(few, rows)
         return kernel_of("predict_few", self.layout.real, rows.source is None)(call.address)

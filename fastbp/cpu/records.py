@@ -108,6 +108,8 @@ class Placed(Int64s):
 
 
 # ---- records ------------------------------------------------------------------------------------
+# What a kind of rows or a precision lacks comes last: before it, all of them have their words in
+# the same places, and so the same machine code.
 
 
 class Source(NamedTuple):
@@ -263,9 +265,9 @@ class Workspace(NamedTuple):
     sums: Float64s  # gradients of a feature's embedding; empty if there is none
     group_steps: Float64s  # rows of the step table as groups of parameters take them
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
+    pairs: ThreadPairs | None  # for products in bfloat16
+    amx: AmxScratch | None  # where AMX makes them
     entries: Entries | None  # of a batch of sparse rows
-    pairs: ThreadPairs | None = None  # for products in bfloat16
-    amx: AmxScratch | None = None  # where AMX makes them
 
 
 class Objective(NamedTuple):
@@ -288,7 +290,6 @@ class Objective(NamedTuple):
 class Training(NamedTuple):
     """What all ranks of a call of `train` read."""
 
-    source: Source | None  # of dense rows
     objective: Objective
     rule: int
     alpha: float  # of the penalty in the loss
@@ -300,12 +301,12 @@ class Training(NamedTuple):
     result: Float64s
     size: int  # of the team
     makes_pairs: int  # whether those of the weights, where products are in bfloat16, are not there
+    source: Source | None  # of dense rows
 
 
 class Prediction(NamedTuple):
     """What all ranks of a call of `predict` read."""
 
-    source: Source | None  # of dense rows
     batch_size: int
     activation: int  # of the output layer
     input_scale: float
@@ -313,6 +314,7 @@ class Prediction(NamedTuple):
     out: Reals
     size: int  # of the team
     parameters: Reals  # flat; empty if they are packed in `Memory.weights`
+    source: Source | None  # of dense rows
 
 
 class FewRows(NamedTuple):
@@ -320,14 +322,14 @@ class FewRows(NamedTuple):
 
     parameters: Reals  # flat
     layers: Placed  # layer table
-    source: Source | None  # of dense rows
-    entries: Entries | None  # of as many rows as a vector has lanes, if they are sparse
     input_scale: float
     activation: int  # of the output layer
     order: Int64s
     out: Reals
     working: Reals  # two rows of the widest layer in whole vectors, and `lanes` samples' outputs
     widest: int
+    source: Source | None  # of dense rows
+    entries: Entries | None  # of as many rows as a vector has lanes, if they are sparse
 
 
 class Shuffle(NamedTuple):

@@ -114,7 +114,7 @@ class TrainingBuffers(NamedTuple):
             What addresses point to and do not keep: a rank may outlive an interrupted caller.
         """
         training = Training(
-            self.source, self.objective, *plan, table, factors, order, result, size, makes_pairs
+            self.objective, *plan, table, factors, order, result, size, makes_pairs, self.source
         )
         memory, workspaces = self.memory, self.workspaces
         call = Packed(training, self.real, self.source is None)

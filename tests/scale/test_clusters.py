@@ -27,18 +27,8 @@ CLASSIFIER = MLPClassifier((5,), max_iter=4, random_state=0)
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    """Of two worker processes with one thread each."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=str(tmp_path_factory.mktemp("workers")),
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+def client(worker_processes):
+    return worker_processes
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ SYSTEM_FUNCTIONS = {"memset", "memcpy", "memmove", "sched_yield"}
 # What is a call in LLVM's language, and an instruction in the end.
 INSTRUCTIONS = {"sqrt", "sqrtf"}
 ARM64 = "aarch64-unknown-linux-gnu"
+MERGING_ROUNDS = 4  # after each of which more callers are equal
 LINKERS = "ld", "ld.lld", "ld.gold", "ld.bfd"
 LINKER_OPTIONS = (
     "-shared", "-s", "--build-id=none", "--hash-style=gnu", "-z", "relro", "-z", "now",
@@ -78,12 +79,25 @@ def optimise(module):
     link_modes(module)
     passes, builder = cpu_target.target_context.codegen()._module_pass_manager()
     passes.run(module, builder)
+    merge_equal_functions(module, builder)
     module.verify()
     declared = {function.name for function in module.functions if function.is_declaration}
     called = {name for name in declared if not name.startswith("llvm.")}
     unknown = called - SYSTEM_FUNCTIONS - INSTRUCTIONS
     if unknown:
         raise BuildError(f"the kernels call {', '.join(sorted(unknown))}")
+
+
+def merge_equal_functions(module, builder):
+    """Keep what is the same for several precisions or kinds of rows once: a third of the code."""
+    from llvmlite import binding
+
+    merging = binding.create_new_module_pass_manager()
+    for _ in range(MERGING_ROUNDS):
+        merging.add_merge_functions_pass()
+    merging.add_global_dead_code_eliminate_pass()
+    merging.add_constant_merge_pass()
+    merging.run(module, builder)
 
 
 def emit_object(module, triple, cpu, features):

@@ -30,6 +30,10 @@ class _PartLibrary(JITCodeLibrary):
                 function.linkage = "linkonce_odr"
                 if self.stays_apart:
                     function.add_function_attribute("noinline")
+        for constant in self._final_module.global_variables:
+            # Pickled exceptions: where each part has its own, equal parts are not equal.
+            if constant.name.startswith(".const.pickle") and not constant.is_declaration:
+                constant.linkage = "linkonce_odr"
         self._finalized = True
 
     def _get_module_for_linking(self):

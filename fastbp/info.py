@@ -38,7 +38,7 @@ def describe(task=None):
         "CPU": found["cpu"],
         "kernels": found["kernels"],
         "vectors": f"{found['vector_bits']} bits ({lanes})",
-        "bfloat16": "multiplied by AVX512-BF16" if found["has_bfloat16"] else "computed in float32",
+        "bfloat16": describe_bfloat16(found),
         "threads": found["n_threads"],
         "cache": describe_cache(found["cache_folder"], code.IS_COMPILED_HERE),
         "GPU": describe_gpu(),
@@ -60,6 +60,20 @@ def describe_version(package):
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def describe_bfloat16(found):
+    """Say what makes products of bfloat16 on the CPU, and why not what its kernels are made for.
+
+    Parameters
+    ----------
+    found : dict
+        As from `fastbp.cpu.code.describe`.
+    """
+    if not found["why_no_amx"]:
+        return "multiplied by AMX"
+    line = "multiplied by AVX512-BF16" if found["has_bfloat16"] else "computed in float32"
+    return f"{line}, not by AMX: {found['why_no_amx']}" if found["has_amx"] else line
 
 
 def describe_cache(folder, is_needed=True):

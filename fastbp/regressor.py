@@ -252,7 +252,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         with matrix products of numbers rounded to 8 bits, on the CPU (about 1.7 times as fast as
         float32 where it has AVX512-BF16, and slower than float32 elsewhere) or the tensor cores of
         a GPU, 'tf32' with products of 11 bits on those. Sums, weights, updates and predictions are
-        float32 then. 'lbfgs' refuses both.
+        float32 then. 'lbfgs' refuses both. A CPU with AMX makes the products by that, once a small
+        one has been found equal to NumPy's: this code is compiled, and tested in emulation, but no
+        such CPU has run it yet.
 
     dropout : float or sequence of float, default=0.0
         Probability with which each output of a hidden layer is left out of an update, from 0 to 1

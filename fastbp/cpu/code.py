@@ -11,9 +11,19 @@ from functools import cache
 
 import numpy as np
 
+from fastbp.cpu import amx
 from fastbp.cpu.levels import LEVELS, cpu_information
-from fastbp.cpu.records import KERNELS, RANKED, SPECIALISATIONS, Specialisation, tile_rows
+from fastbp.cpu.records import (
+    AMX_SPECIALISATIONS,
+    BFLOAT16_AMX,
+    KERNELS,
+    RANKED,
+    SPECIALISATIONS,
+    Specialisation,
+    tile_rows,
+)
 from fastbp.cpu.shipped import NotShippedError, load_shipped
+from fastbp.precisions import BFLOAT16
 from fastbp.threads import available_threads
 
 CHOICE = "FASTBP_KERNELS"  # the variable that names the code to run
@@ -41,11 +51,12 @@ class CompiledHere:
         from fastbp.cpu.kernels import jit_enabled
 
         with jit_enabled():
-            from fastbp.cpu.kernels import bfloat16, exports, kernel_cache, simd
+            from fastbp.cpu.kernels import amx, bfloat16, exports, kernel_cache, simd
 
         self._exports, self._cache = exports, kernel_cache
         self.vector_bits = simd.VECTOR_BITS
         self.has_bfloat16 = bfloat16.HAS_INSTRUCTIONS
+        self.has_amx = amx.HAS_INSTRUCTIONS
         self.description = f"compiled here by numba for {simd.CPU_NAME}, since {reason}"
 
     @property
@@ -168,6 +179,22 @@ def kernel_of(name, real=None, is_sparse=False):
     return kernel
 
 
+@cache
+def why_no_amx():
+    """Why AMX does not make the products of bfloat16; an empty string where it does.
+
+    The first call asks the system for it, and tries a small product.
+    """
+    if not CODE.has_amx:
+        return "the kernels are not for a CPU that has it"
+    return amx.problem_of(lambda: kernel_of("multiply_by_amx", BFLOAT16_AMX))
+
+
+def precision_of_kernels(precision):
+    """By which name the kernels that train in a precision are known: one is AMX's."""
+    return BFLOAT16_AMX if precision == BFLOAT16 and not why_no_amx() else precision
+
+
 def warm_up(dtypes=("float32", "float64"), everything=True):
     """Make kernels ready, so that the next fit need not compile them or load them from the cache.
 
@@ -182,9 +209,10 @@ def warm_up(dtypes=("float32", "float64"), everything=True):
     folder : str or None
         The cache folder; None where no folder can be written to, and where kernels are shipped.
     """
-    for name, real, is_sparse in SPECIALISATIONS:
+    precisions = {None, *map(precision_of_kernels, dtypes)}
+    for name, real, is_sparse in (*SPECIALISATIONS, *AMX_SPECIALISATIONS):
         is_basic = not is_sparse and name != "predict_few"
-        if (everything or is_basic) and (real is None or real in dtypes):
+        if (everything or is_basic) and real in precisions:
             kernel_of(name, real, is_sparse)
     CODE.warn()
     return CODE.cache_folder
@@ -198,6 +226,8 @@ def describe():
         "vector_bits": VECTOR_BITS,
         "lanes": {name: lanes(name) for name in ("float32", "float64")},
         "has_bfloat16": CODE.has_bfloat16,
+        "has_amx": CODE.has_amx,
+        "why_no_amx": why_no_amx(),
         "n_threads": available_threads(),
         "cache_folder": CODE.cache_folder,
     }

@@ -10,12 +10,15 @@ from weakref import WeakSet
 import numpy as np
 
 from fastbp import activations, losses
+from fastbp.cpu import code
 from fastbp.cpu.code import kernel_of
 from fastbp.cpu.evaluation import Evaluation
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.packing import Packed, address_of
 from fastbp.cpu.records import (
+    BFLOAT16_AMX,
     FINITENESS,
+    IN_BFLOAT16,
     LOSS,
     RESULT_SIZE,
     TOTAL_WEIGHT,
@@ -38,7 +41,6 @@ from fastbp.cpu.workspace import (
     make_workspace,
 )
 from fastbp.optimizers import code_of
-from fastbp.precisions import BFLOAT16
 from fastbp.threads import available_threads, cores_at_hand
 
 NO_FACTORS = np.zeros(0)  # of groups of parameters
@@ -93,6 +95,7 @@ class Engine:
     def __init__(self, network, dtype, n_threads=None, precision=None):
         self.dtype = np.dtype(dtype)
         self.precision = precision or self.dtype.name
+        self._kernel_precision = code.precision_of_kernels(self.precision)
         self.n_threads = n_threads
         self.layout = _layout_of(network, self.dtype)
         self.network = self.layout.network  # an equal one, whose sizes were checked
@@ -194,7 +197,11 @@ class Engine:
     def _workspaces(self, rows, order, batch_size, size, learns=True, drops=False):
         """The working memory of each thread, for batches of the rows in `order`."""
         units, passes = self.network.layer_sizes[1] / size, 2 if learns else 1
-        skips_zeros = not self.network.n_embedded
+        has_pairs, has_amx = False, False
+        if learns:
+            has_pairs = self._kernel_precision in IN_BFLOAT16
+            has_amx = self._kernel_precision == BFLOAT16_AMX  # for which a step more is no work
+        skips_zeros = not (self.network.n_embedded or has_amx)
         skips_zeros = skips_zeros and rows.pays_to_skip_zeros(order, units, passes)
         return [
             self._pack(
@@ -206,7 +213,8 @@ class Engine:
                     skips_zeros,
                     learns,
                     drops,
-                    learns and self.precision == BFLOAT16,
+                    has_pairs,
+                    has_amx,
                 ),
                 rows,
                 learns,
@@ -228,7 +236,7 @@ class Engine:
 
     def _pack(self, record, rows, learns=False):
         """A record for the kernel that trains, if it `learns`, or those that predict."""
-        real = self.precision if learns else self.layout.real
+        real = self._kernel_precision if learns else self.layout.real
         return Packed(record, real, rows.source is None)
 
     def _objective(self, data):
@@ -301,8 +309,9 @@ class Engine:
         plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
         factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
         trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        kernel = kernel_of("train", self.precision, buffers.source is None)
-        makes_pairs = self.precision == BFLOAT16  # at first; they are kept by every update
+        kernel = kernel_of("train", self._kernel_precision, buffers.source is None)
+        # At first; they are kept by every update.
+        makes_pairs = self._kernel_precision in IN_BFLOAT16
         density = self._rows_of(data.X).density
         is_breakable = sums is None and self._work.is_breakable(batch_size, density)
         if is_breakable:
@@ -342,16 +351,17 @@ class Engine:
             data, order, batch_size, size, weights, self._scaled, state, masks
         ):
             return buffers
-        if self.precision == BFLOAT16 and self._pairs is None:
+        if self._kernel_precision in IN_BFLOAT16 and self._pairs is None:
             self._pairs = aligned_zeros(self.layout.n_pairs, np.int32)
         memory = make_memory(
-            self.layout, weights, self._scaled, state, masks, batch_size, pairs=self._pairs
-        )
+            self.layout, weights, self._scaled, state, masks, batch_size, pairs=self._pairs,
+            has_amx=self._kernel_precision == BFLOAT16_AMX,
+        )  # fmt: skip
         workspaces = self._workspaces(
             rows, order, batch_size, size, drops=steps.dropout is not None
         )
         buffers = TrainingBuffers(
-            self.precision, data, batch_size, self._objective(data),
+            self._kernel_precision, data, batch_size, self._objective(data),
             self._pack(memory, rows, learns=True), rows.source, workspaces,
             self._work.batches_per_call(batch_size, rows.density), order,
         )  # fmt: skip

@@ -1,12 +1,16 @@
 """The levels of CPU that kernels are shipped for, and which of them this machine has.
 
-They are those of the System V ABI for AMD64, and one more for products of bfloat16: every CPU of a
-level has all features of it and of the levels below.
+They are those of the System V ABI for AMD64, and two more for products of bfloat16: every CPU of a
+level has all features of it and of the levels below. Those two bring kernels for bfloat16 only; all
+others are the ones of the level below.
 """
 
 import os
 import sys
 from typing import NamedTuple
+
+from fastbp.cpu.records import AMX_SPECIALISATIONS, SPECIALISATIONS
+from fastbp.precisions import BFLOAT16
 
 CPU_INFORMATION = "/proc/cpuinfo"
 _INFORMATION_BYTES = 16384  # enough for the first CPU, and quick where there are hundreds
@@ -25,7 +29,9 @@ _V4 = _V3 | {
 
 
 BFLOAT16_FEATURE = "avx512_bf16"
+AMX_FEATURES = {"amx_tile": "amx-tile", "amx_bf16": "amx-bf16"}
 _V4_BF16 = _V4 | {BFLOAT16_FEATURE: "avx512bf16"}
+_V4_AMX = _V4_BF16 | AMX_FEATURES
 
 
 class Level(NamedTuple):
@@ -42,6 +48,10 @@ class Level(NamedTuple):
         Width of the vectors that kernels use.
     features : dict of str
         Names in Linux -> in LLVM.
+    kernels : tuple of fastbp.cpu.records.Specialisation
+        Those of its library.
+    below : str, default=""
+        The level that all other kernels are of; empty where there are no others.
     """
 
     name: str
@@ -49,6 +59,8 @@ class Level(NamedTuple):
     triple: str
     vector_bits: int
     features: dict
+    kernels: tuple = SPECIALISATIONS
+    below: str = ""
 
     @property
     def llvm_features(self):
@@ -57,16 +69,41 @@ class Level(NamedTuple):
 
 
 _LINUX = "x86_64-unknown-linux-gnu"
+_OF_BFLOAT16 = tuple(each for each in SPECIALISATIONS if each.real == BFLOAT16)
 # The best first.
 LEVELS = {
     level.name: level
     for level in (
-        Level("x86-64-v4-bf16", "x86-64-v4", _LINUX, 512, _V4_BF16),
+        Level(
+            "x86-64-v4-amx",
+            "x86-64-v4",
+            _LINUX,
+            512,
+            _V4_AMX,
+            AMX_SPECIALISATIONS,
+            "x86-64-v4-bf16",
+        ),
+        Level("x86-64-v4-bf16", "x86-64-v4", _LINUX, 512, _V4_BF16, _OF_BFLOAT16, "x86-64-v4"),
         Level("x86-64-v4", "x86-64-v4", _LINUX, 512, _V4),
         Level("x86-64-v3", "x86-64-v3", _LINUX, 256, _V3),
         Level("x86-64-v2", "x86-64-v2", _LINUX, 128, _V2),
     )
 }
+
+
+def with_those_below(name):
+    """A level, and those that the kernels are of which its library does not have.
+
+    Returns
+    -------
+    names : list of str
+        The best first.
+    """
+    names = []
+    while name:
+        names.append(name)
+        name = LEVELS[name].below
+    return names
 
 
 def cpu_information(field):

@@ -14,6 +14,10 @@ import numpy as np
 from fastbp.embedding import FREQUENCIES, NUMBERS
 from fastbp.precisions import BFLOAT16
 
+# The precision of kernels whose products of bfloat16 are made by AMX; for users it is bfloat16.
+BFLOAT16_AMX = "bfloat16_amx"
+IN_BFLOAT16 = BFLOAT16, BFLOAT16_AMX
+
 CACHE_LINE = 64  # bytes
 TILE_VECTORS = 2  # columns of a tile, in vectors
 
@@ -22,6 +26,11 @@ def tile_rows(vector_bits):
     """Rows of a tile: AVX-512 has 32 registers for its accumulators, the others 16."""
     return 8 if vector_bits == 512 else 4
 
+
+# A register of AMX, a square, holds 16 rows of 16 float32, or of 16 pairs of bfloat16. Two squares
+# of rows are computed at once.
+SQUARE = 16
+GROUP_ROWS = 2 * SQUARE
 
 # Columns of the layer table.
 N_INPUTS, N_OUTPUTS, INPUT_WIDTH, WIDTH, N_PANELS = 0, 1, 2, 3, 4
@@ -190,6 +199,26 @@ class ThreadPairs(NamedTuple):
     transposed: Int32s  # one transposed weight panel
 
 
+class AmxScratch(NamedTuple):
+    """What one thread needs for products by AMX."""
+
+    sums: Reals  # GROUP_ROWS rows of a product's panel, before they are used
+    left: Int32s  # what remains of their pairs after whole squares, and zeros
+    right: Int32s  # likewise, one or two squares of the right operand
+
+
+class AmxProduct(NamedTuple):
+    """What `multiply_by_amx` multiplies: operands of pairs, as in training."""
+
+    left: Int32s  # GROUP_ROWS rows of `depth` pairs each
+    right: Int32s  # `depth` rows of pairs of a panel
+    bias: Reals  # one for each of a panel's columns
+    scratch: AmxScratch  # where the sums come
+    depth: int
+    n_rows: int  # that are computed, at least
+    is_wide: int  # whether a panel is of two squares, or of one
+
+
 class Memory(NamedTuple):
     """The arrays of one engine that its threads share."""
 
@@ -237,6 +266,7 @@ class Workspace(NamedTuple):
     group_steps: Float64s  # rows of the step table as groups of parameters take them
     steps: Steps  # those of the first layer's tiles, where zeros are skipped
     pairs: ThreadPairs | None  # for products in bfloat16
+    amx: AmxScratch | None  # where AMX makes them
     entries: Entries | None  # of a batch of sparse rows
 
 
@@ -317,6 +347,7 @@ KERNELS = {
     "predict": (Prediction, Memory, Workspace),
     "predict_few": (FewRows,),
     "shuffle_rows": (Shuffle,),
+    "multiply_by_amx": (AmxProduct,),
 }
 RANKED = "train", "predict"
 
@@ -325,7 +356,7 @@ class Specialisation(NamedTuple):
     """A kernel for one precision and one kind of rows."""
 
     name: str  # of the kernel
-    real: str | None  # a dtype, or bfloat16; None where there are no such numbers
+    real: str | None  # a dtype, or one `IN_BFLOAT16`; None where there are no such numbers
     is_sparse: bool = False
 
     @property
@@ -345,11 +376,15 @@ SPECIALISATIONS = (
     *(Specialisation("train", BFLOAT16, is_sparse) for is_sparse in (False, True)),
     Specialisation("shuffle_rows", None),
 )
+AMX_SPECIALISATIONS = (
+    *(Specialisation("train", BFLOAT16_AMX, is_sparse) for is_sparse in (False, True)),
+    Specialisation("multiply_by_amx", BFLOAT16_AMX),
+)
 
 
 def dtype_of(real):
     """The dtype of numbers of a precision, by its name."""
-    return "float32" if real == BFLOAT16 else real
+    return "float32" if real in IN_BFLOAT16 else real
 
 
 def fields_of(record, real, is_sparse):
@@ -359,7 +394,7 @@ def fields_of(record, real, is_sparse):
     ----------
     record : type
     real : str or None
-        The precision; only bfloat16 has pairs.
+        The precision; only those of bfloat16 have pairs.
     is_sparse : bool
         Sparse rows have entries and no source, dense ones a source and no entries.
 
@@ -369,8 +404,10 @@ def fields_of(record, real, is_sparse):
         int, float, a `Span`, a record, or NoneType for what is absent, a word without meaning.
     """
     absent = {Source if is_sparse else Entries}
-    if real != BFLOAT16:
+    if real not in IN_BFLOAT16:
         absent |= {Pairs, ThreadPairs}
+    if real != BFLOAT16_AMX:
+        absent |= {AmxScratch}
     for annotation in get_type_hints(record).values():
         choices = get_args(annotation)
         kind = choices[0] if choices else annotation

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbp.cpu.amx import make_scratch
 from fastbp.cpu.code import TILE_ROWS, lanes
 from fastbp.cpu.layout import ALIGNMENT, aligned_zeros, round_up
 from fastbp.cpu.packing import Packed
@@ -18,6 +19,7 @@ from fastbp.cpu.records import (
     BLOCK_ROWS,
     CONTROL_SIZE,
     EMBEDDING_SIZE,
+    GROUP_ROWS,
     N_GROUP_STEPS,
     N_PANELS,
     UPDATES,
@@ -292,7 +294,14 @@ def make_thread_pairs(layout, input_rows):
     )
 
 
-def make_memory(layout, weights, scaled, state, masks, rows, learns=True, pairs=None):
+def rows_in_panels(layout, rows, has_amx):
+    """How many rows panels of activations have, for batches of so many."""
+    return round_up(rows, GROUP_ROWS if has_amx else max(TILE_ROWS, lanes(layout.dtype)))
+
+
+def make_memory(
+    layout, weights, scaled, state, masks, rows, learns=True, pairs=None, has_amx=False
+):
     """Make the arrays that a team shares.
 
     Parameters
@@ -309,8 +318,10 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True, pairs=
         Whether there are a backward pass and updates.
     pairs : ndarray of shape (layout.n_pairs,) or None, default=None
         For those of the weights, where products are in bfloat16.
+    has_amx : bool, default=False
+        Whether AMX makes them.
     """
-    capacity = round_up(rows, max(TILE_ROWS, lanes(layout.dtype)))
+    capacity = rows_in_panels(layout, rows, has_amx)
     units = layout.n_units * capacity
     return Memory(
         layers=layout.table.ravel(),
@@ -333,7 +344,7 @@ def make_memory(layout, weights, scaled, state, masks, rows, learns=True, pairs=
 
 def make_workspace(
     layout, rows, entries=None, is_dense=True, skips_zeros=False, learns=True, drops=False,
-    has_pairs=False,
+    has_pairs=False, has_amx=False,
 ):  # fmt: skip
     """Make the arrays of one thread.
 
@@ -354,14 +365,16 @@ def make_workspace(
         Whether there is dropout.
     has_pairs : bool, default=False
         Whether products are in bfloat16.
+    has_amx : bool, default=False
+        Whether AMX makes them.
     """
     vector, n_features = lanes(layout.dtype), layout.network.layer_sizes[0]
     n_outputs = layout.network.layer_sizes[-1]
     samples = vector * (OUTPUT_VECTORS if n_outputs <= MANY_OUTPUTS else 1)
-    input_rows = round_up(rows, TILE_ROWS) if is_dense else 0
+    input_rows = round_up(rows, GROUP_ROWS if has_amx else TILE_ROWS) if is_dense else 0
     has_slopes, is_embedded = layout.network.has_slopes, layout.network.n_embedded > 0
     tile_size = max(layout.tile_size, EMBEDDING_SIZE if is_embedded else 0)
-    columns = (1 + NUMBERS) * round_up(rows, max(TILE_ROWS, vector)) if is_embedded else 0
+    columns = (1 + NUMBERS) * rows_in_panels(layout, rows, has_amx) if is_embedded else 0
 
     arrays = _aligned_arrays(
         layout.dtype,
@@ -382,9 +395,11 @@ def make_workspace(
     )
     arrays["one"][0] = 1
     sums_in_blocks = learns and rows > BLOCK_ROWS and layout.dtype == np.float32
+    amx = make_scratch(layout.panel, aligned_zeros) if has_amx else None
+    summed = layout.tile_size if amx is None else amx.sums.size
     return Workspace(
         **arrays,
-        totals=aligned_zeros(layout.tile_size if sums_in_blocks else 0, np.float64),
+        totals=aligned_zeros(summed if sums_in_blocks else 0, np.float64),
         sums=aligned_zeros(EMBEDDING_SIZE if is_embedded and learns else 0, np.float64),
         group_steps=aligned_zeros(N_GROUP_STEPS * TABLE_WIDTH if learns else 0, np.float64),
         input_stride=layout.input_stride,
@@ -392,4 +407,5 @@ def make_workspace(
         steps=make_steps(rows, n_features, learns) if skips_zeros else no_steps(),
         entries=entries,
         pairs=make_thread_pairs(layout, input_rows) if has_pairs else None,
+        amx=amx,
     )

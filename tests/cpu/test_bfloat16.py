@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amx import reason_to_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import NaiveEngine, round_to_bfloat16
 from scipy.sparse import csr_matrix
 from test_engine import OBJECTIVES, WIDTHS, make_data, make_network, train
 
-from fastbp.cpu import rows
+from fastbp.cpu import code, rows
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.dropout import Dropout
@@ -23,6 +24,17 @@ from fastbp.optimizers import Optimizer
 from fastbp.schedules import StepPlanner
 
 BFLOAT16 = "bfloat16"
+
+
+@pytest.fixture(scope="module", autouse=True, params=["vectors", "amx"])
+def products(request):
+    """What makes products: vectors of pairs, or AMX, whose registers may be emulated."""
+    says = "vectors are tested" if request.param == "vectors" else reason_to_skip()
+    if request.param == "amx" and says:
+        pytest.skip(says)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "why_no_amx", lambda: says)
+        yield
 
 
 def make(network, precision=BFLOAT16, n_threads=None, kind=Engine):

@@ -50,5 +50,12 @@ def test_kernels_touch_only_their_arrays(tmp_path):
 def test_cases_are_of_every_kind():
     """What a random case says is what the cases of the suite are made of."""
     cases = [make_case(0, index) for index in range(CASES)]
-    for name, count in (("X", 11), ("layout", 10), ("rule", 5), ("output", 6), ("targets", 11)):
+    for name, count in (
+        ("X", 11),
+        ("layout", 10),
+        ("rule", 5),
+        ("output", 6),
+        ("targets", 11),
+        ("products", 3),
+    ):
         assert len({case[name] for case in cases}) == count

@@ -114,6 +114,14 @@ def test_a_library_that_cannot_be_used_is_not_replaced_by_a_lower_levels(library
     assert load_shipped().description.endswith(lower)
 
 
+@pytest.mark.skipif(len(levels.with_those_below(HAS[0])) == 1, reason="the level needs no other")
+def test_a_library_without_the_one_below_it_is_as_good_as_none(library):
+    below = libraries.library_path(levels.with_those_below(HAS[0])[1])
+    below.unlink()
+    with pytest.raises(NotShippedError, match=f"there is no {below.name}"):
+        load_shipped()
+
+
 class Compiled:
     """In place of numba's kernels, to tell why they were chosen."""
 
@@ -152,6 +160,8 @@ def test_a_level_that_was_asked_for_is_that_or_an_error(library, monkeypatch):
 
 
 INFORMATION = {
+    "x86-64-v4-amx": "amx_tile amx_bf16",
+    "x86-64-v4-bf16": "avx512_bf16",
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
     "x86-64-v3": "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave",
     "x86-64-v2": "cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2",
@@ -190,6 +200,14 @@ def test_what_cannot_be_built_is_said(monkeypatch, capsys):
     monkeypatch.setattr(ahead.shutil, "which", lambda name: None)
     with pytest.raises(ahead.BuildError, match="install binutils"):
         ahead.link_library(b"")
+
+
+@pytest.mark.skipif("x86-64-v4-amx" in HAS, reason="numba's features are this machine's")
+def test_a_library_has_the_instructions_of_its_level(tmp_path):
+    """AMX's would have been those that are emulated."""
+    with pytest.raises(SystemExit, match=r"numba compiles (without .*\+amx-bf16|for vectors)"):
+        ahead.main(["--here", "x86-64-v4-amx", "--folder", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_of_libraries_are_joined_and_split():

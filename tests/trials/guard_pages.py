@@ -31,7 +31,9 @@ from fastbp.cpu.records import BLOCK_ROWS
 from fastbp.data import READABLE_DTYPES, Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
+from fastbp.precisions import BFLOAT16
 from fastbp.schedules import StepPlanner
+from tests.amx import reason_to_skip
 from tests.guard import LAYOUTS, guarded
 
 # Around vectors and tiles, and around blocks of rows.
@@ -79,6 +81,7 @@ def make_case(seed, index):
         "alpha": pick((0.0, 0.1)),
         "at_end": pick((True, False)),
         "seed": int(draw.integers(2**31)),
+        "products": pick(("numbers", "pairs", "AMX")),  # in float32
     }
 
 
@@ -185,7 +188,9 @@ def run_engine(case, place):
     data = Data(X, targets, weight, input_scale=0.5)
     parameters = draw.normal(size=network.n_parameters) / 8
     optimizer, results = make_optimizer(case, network), []
-    with engine_module.Engine(network, case["dtype"], case["n_threads"]) as engine:
+    is_rounded = case["dtype"] == "float32" and case["products"] != "numbers"
+    precision = BFLOAT16 if is_rounded else None
+    with engine_module.Engine(network, case["dtype"], case["n_threads"], precision) as engine:
         engine.load_parameters(place(parameters.astype(case["dtype"])))
         few = place(draw.integers(0, n_rows, 3))
         results += [engine.predict(data, few[:1]), engine.predict(data, few)]
@@ -217,7 +222,9 @@ def run_shuffle(case, place):
 
 def run_case(case):
     """Run a case on usual and on guarded arrays, and compare the results."""
-    guards = Guards(case["at_end"])
+    guards, why_no_amx = Guards(case["at_end"]), reason_to_skip()
+    if case["products"] != "AMX":
+        why_no_amx = "it is not in this case"
     with contextlib.ExitStack() as patches:
         for module, name, value in (
             (work, "WORK_PER_THREAD", 1),
@@ -225,6 +232,7 @@ def run_case(case):
             (shuffling, "FEW", 0),
             (shuffling, "WORTH_COMPILING", 0),
             (rows_module, "pays_to_skip_zeros", lambda *_: case["skips_zeros"]),
+            (code, "why_no_amx", lambda: why_no_amx),
         ):
             patches.enter_context(patch.object(module, name, value))
         plain = run_engine(case, plainly) + run_shuffle(case, plainly)

@@ -18,7 +18,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fastbp.cpu.levels import LEVELS, levels_of_machine
+from fastbp.cpu.levels import LEVELS, levels_of_machine, with_those_below
 from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path
 from fastbp.cpu.records import SPECIALISATIONS
 
@@ -38,8 +38,12 @@ class BuildError(Exception):
     """Why no library can be made."""
 
 
-def link_kernels():
-    """Link all kernels, compiled for the CPU that numba's variables name, into one module.
+def link_kernels(specialisations=SPECIALISATIONS):
+    """Link kernels, compiled for the CPU that numba's variables name, into one module.
+
+    Parameters
+    ----------
+    specialisations : tuple of fastbp.cpu.records.Specialisation, default=SPECIALISATIONS
 
     Returns
     -------
@@ -51,14 +55,14 @@ def link_kernels():
     from fastbp.cpu.kernels.exports import EXPORTS, signature_of
 
     module = None
-    for each in SPECIALISATIONS:
+    for each in specialisations:
         bitcode = EXPORTS[each.name].bitcode(signature_of(each), each.symbol)
         part = binding.parse_bitcode(bitcode)
         if module is None:
             module = part
         else:
             module.link_in(part)
-    symbols = {each.symbol for each in SPECIALISATIONS}
+    symbols = {each.symbol for each in specialisations}
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration and value.name not in symbols:
             value.linkage = binding.Linkage.internal
@@ -140,7 +144,11 @@ def build(level, folder):
 
     if level.vector_bits != simd.VECTOR_BITS:
         raise BuildError(f"numba compiles for vectors of {simd.VECTOR_BITS} bits")
-    module = link_kernels()
+    # Without some, kernels would be made of what takes their instructions' place.
+    missing = {f"+{feature}" for feature in level.features.values()} - simd.FEATURES
+    if missing:
+        raise BuildError(f"numba compiles without {', '.join(sorted(missing))}")
+    module = link_kernels(level.kernels)
     optimise(module)
     content = emit_object(module, level.triple, level.cpu, level.llvm_features)
     description = describe_sources(
@@ -238,7 +246,7 @@ def main(arguments=None):
 
 
 def levels_named(names):
-    """The levels that a command line or variable names.
+    """The levels that a command line or variable names, and those that these need.
 
     Raises
     ------
@@ -254,7 +262,8 @@ def levels_named(names):
     unknown = set(names.split(",")) - LEVELS.keys()
     if unknown:
         raise BuildError(f"levels must be host, all or some of {', '.join(LEVELS)}, got {names!r}")
-    return [LEVELS[name] for name in names.split(",")]
+    needed = [each for name in names.split(",") for each in with_those_below(name)]
+    return [LEVELS[name] for name in dict.fromkeys(needed)]
 
 
 if __name__ == "__main__":

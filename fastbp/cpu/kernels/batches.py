@@ -53,7 +53,7 @@ def forward(memory, workspace, entries, index, draw, tiles):
     if index == 0 and memory.n_embedded > 0:
         forward_embedding(memory, workspace, tiles)
         if memory.pairs is not None:
-            pair_all_outputs(memory, memory.pairs, index, tiles)
+            pair_all_outputs(memory, workspace.amx, memory.pairs, index, tiles)
     elif entries is None or index > 0 or workspace.inputs.size > 0:
         forward_layer(memory, workspace, None, index, draw, tiles)
     else:

@@ -82,6 +82,13 @@ def _round(vectors, numbers):
     return builder.trunc(builder.lshr(rounded, _same(kind, 16)), halves)
 
 
+def _pair(vectors, first, second):
+    """The pairs of two vectors of numbers."""
+    builder, kind = vectors.builder, ir.VectorType(_PAIRS, vectors.count)
+    first, second = (builder.zext(_round(vectors, each), kind) for each in (first, second))
+    return builder.or_(first, builder.shl(second, _same(kind, 16)))
+
+
 def _store_pairs(builder, pairs, pointer):
     pointer = builder.bitcast(pointer, pairs.type.as_pointer())
     builder.store(pairs, pointer, align=4)
@@ -140,13 +147,40 @@ def pair_rows(typing_context, pairs, at, numbers, start, stride):
         out = address_of(context, builder, signature.args[0], *arguments[:2])
         source = address_of(context, builder, signature.args[2], *arguments[2:4])
         vectors = Vectors(builder, signature.args[2])
-        kind = ir.VectorType(_PAIRS, vectors.count)
-        first, second = (
-            builder.zext(_round(vectors, vectors.load(source, offset)), kind)
-            for offset in (_INT64(0), arguments[4])
-        )
-        second = builder.shl(second, _same(kind, 16))
-        _store_pairs(builder, builder.or_(first, second), out)
+        rows = (vectors.load(source, offset) for offset in (_INT64(0), arguments[4]))
+        _store_pairs(builder, _pair(vectors, *rows), out)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def pair_rows_by_columns(typing_context, pairs, at, pair_stride, numbers, start, stride):
+    """Store the four pairs of eight rows in each of a vector of columns, from `at` on.
+
+    Those of a column are neighbours, and `pair_stride` after those of the column before. `stride`
+    is that of the rows of numbers.
+    """
+    index = types.intp
+    signature = types.void(pairs, index, index, numbers, index, index)
+
+    def codegen(context, builder, signature, arguments):
+        pair_stride, stride = arguments[2], arguments[5]
+        out = address_of(context, builder, signature.args[0], *arguments[:2])
+        source = address_of(context, builder, signature.args[3], *arguments[3:5])
+        vectors, quarters = Vectors(builder, signature.args[3]), Vectors(builder, signature.args[0])
+        rows = [vectors.load(source, builder.mul(_INT64(row), stride)) for row in range(8)]
+        rows = [_pair(vectors, *rows[row : row + 2]) for row in range(0, 8, 2)]
+        lanes, count = range(quarters.count), quarters.count
+        for first in range(0, count, 4):  # columns that fill a vector
+            both = [first + lane // 4 + count * (lane % 2) for lane in lanes]
+            halves = [quarters.shuffle(*rows[at : at + 2], both) for at in (0, 2)]
+            whole = quarters.shuffle(*halves, [lane + count * (lane % 4 > 1) for lane in lanes])
+            for column in range(4):
+                own = ir.Constant(ir.VectorType(_PAIRS, 4), [4 * column + i for i in range(4)])
+                values = builder.shuffle_vector(whole, whole, own)
+                place = builder.gep(out, [builder.mul(_INT64(first + column), pair_stride)])
+                _store_pairs(builder, values, place)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -2,6 +2,7 @@
 
 from numba import types
 
+from fastbp.cpu.kernels.amx_products import multiply_by_amx
 from fastbp.cpu.kernels.prediction import predict, predict_few
 from fastbp.cpu.kernels.shuffling import shuffle_rows
 from fastbp.cpu.kernels.spans import Reference, record_type
@@ -9,7 +10,8 @@ from fastbp.cpu.kernels.training import train
 from fastbp.cpu.records import KERNELS, RANKED
 
 EXPORTS = {
-    kernel.function.__name__: kernel for kernel in (train, predict, predict_few, shuffle_rows)
+    kernel.function.__name__: kernel
+    for kernel in (train, predict, predict_few, shuffle_rows, multiply_by_amx)
 }
 
 

@@ -63,6 +63,18 @@ def transposed_weights(workspace):
 
 
 @kernel
+def inputs_by_columns(workspace):
+    """Left operand: the gathered inputs, for a sum over rows."""
+    return _inputs_by_columns(workspace.pairs, workspace.inputs)
+
+
+@kernel
+def outputs_by_columns(memory):
+    """Left operand: all layers' outputs, for a sum over rows."""
+    return _outputs_by_columns(memory.pairs, memory.activations)
+
+
+@kernel
 def deltas_by_rows(memory):
     """Left operand: the deltas, for a sum over units."""
     return _deltas_by_rows(memory.pairs, memory.deltas)
@@ -105,13 +117,10 @@ def columns_of_inputs(memory, workspace, index, column, row, depth):
     """Left operand: the inputs of layer `index` from `column` on, summed over rows from `row`."""
     layer = layer_of(memory.layers, index)
     if index == 0:
-        array, stride = (
-            _inputs_by_columns(workspace.pairs, workspace.inputs),
-            workspace.input_stride,
-        )
+        array, stride = inputs_by_columns(workspace), workspace.input_stride
         start = row // numbers_in(array) * stride + column
         return Left(array, start, ONE, stride, ZERO, steps_of(array, depth), NEVER)
-    array, width = _outputs_by_columns(memory.pairs, memory.activations), layer[INPUT_WIDTH]
+    array, width = outputs_by_columns(memory), layer[INPUT_WIDTH]
     panel = column // width
     start = panel_start(memory, layer_of(memory.layers, index - 1), panel) + row * width
     start = start // numbers_in(array) + column - panel * width

@@ -3,7 +3,12 @@
 It is done tile by tile, while these are in the L1 cache. Without `pairs` nothing is to be done.
 """
 
-from fastbp.cpu.kernels.bfloat16 import pair_neighbours, pair_rows, transpose_pairs
+from fastbp.cpu.kernels.bfloat16 import (
+    pair_neighbours,
+    pair_rows,
+    pair_rows_by_columns,
+    transpose_pairs,
+)
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.layers import layer_of, n_layers_of, weight_panel, weights_of
 from fastbp.cpu.kernels.operands import panel_start, panel_to_multiply
@@ -11,7 +16,15 @@ from fastbp.cpu.kernels.shares import round_to_tile, share, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS
 from fastbp.cpu.kernels.spans import section
 from fastbp.cpu.kernels.vectors import vector_size
-from fastbp.cpu.records import BIAS_ROW, INPUT_WIDTH, LANES, N_PANELS, WIDTH
+from fastbp.cpu.records import (
+    BIAS_ROW,
+    GROUP_ROWS,
+    INPUT_WIDTH,
+    LANES,
+    N_PANELS,
+    SQUARE,
+    WIDTH,
+)
 
 
 @kernel
@@ -24,12 +37,41 @@ def pair_columns(by_columns, at, numbers, start, width):
 
 
 @kernel
+def pair_columns_for_amx(by_columns, numbers, start, width, row):
+    """Pair neighbouring rows of a tile, which is from `row` on, so that AMX has them on the left.
+
+    In every group of rows the pairs of a column are neighbours.
+    """
+    within = row % GROUP_ROWS
+    at = (start - within * width) // 2 + within // 2
+    for column in range(0, width, vector_size(numbers)):
+        pair_rows_by_columns(
+            by_columns, at + column * SQUARE, SQUARE, numbers, start + column, width
+        )
+
+
+@kernel
+def pair_tile_rows(by_rows, numbers, start, width):
+    """Pair the neighbours of a tile's rows."""
+    for column in range(0, TILE_ROWS * width, vector_size(numbers)):
+        pair_neighbours(by_rows, (start + column) // 2, numbers, start + column)
+
+
+@kernel
 def pair_tile(by_rows, by_columns, numbers, start, width):
     """Pair the neighbours of a tile's rows, and those of its columns."""
-    at = start // 2
-    for column in range(0, TILE_ROWS * width, vector_size(numbers)):
-        pair_neighbours(by_rows, at + column // 2, numbers, start + column)
-    pair_columns(by_columns, at, numbers, start, width)
+    pair_tile_rows(by_rows, numbers, start, width)
+    pair_columns(by_columns, start // 2, numbers, start, width)
+
+
+@kernel
+def pair_left_tile(amx, by_rows, by_columns, numbers, start, width, row):
+    """Likewise, of a tile from `row` on that is a left operand both by rows and by columns."""
+    if amx is None:
+        pair_tile(by_rows, by_columns, numbers, start, width)
+    else:
+        pair_tile_rows(by_rows, numbers, start, width)
+        pair_columns_for_amx(by_columns, numbers, start, width, row)
 
 
 @kernel
@@ -50,28 +92,31 @@ def clear_surplus(workspace, pairs, n_rows):
 def pair_inputs(workspace, pairs, tile):
     """Pair the gathered rows of a tile."""
     if pairs is not None:
-        stride = workspace.input_stride
-        pair_tile(
-            pairs.inputs_by_rows, pairs.inputs_by_columns, workspace.inputs,
-            tile * TILE_ROWS * stride, stride,
+        stride, row = workspace.input_stride, tile * TILE_ROWS
+        pair_left_tile(
+            workspace.amx, pairs.inputs_by_rows, pairs.inputs_by_columns, workspace.inputs,
+            row * stride, stride, row,
         )  # fmt: skip
 
 
 @kernel
-def pair_outputs(memory, pairs, start, width):
-    """Pair the outputs of the tile that starts there."""
+def pair_outputs(memory, amx, pairs, start, width, row):
+    """Pair the outputs of the tile that starts there, its rows from `row` on."""
     if pairs is not None:
-        pair_tile(pairs.outputs_by_rows, pairs.outputs_by_columns, memory.activations, start, width)
+        pair_left_tile(
+            amx, pairs.outputs_by_rows, pairs.outputs_by_columns, memory.activations, start, width,
+            row,
+        )  # fmt: skip
 
 
 @phase
-def pair_all_outputs(memory, pairs, index, tiles):
+def pair_all_outputs(memory, amx, pairs, index, tiles):
     """Pair the outputs of all tiles of a layer."""
     layer = layer_of(memory.layers, index)
     for item in range(tiles.first, tiles.last):
         panel, row = tile_at(tiles, item)
         start = panel_start(memory, layer, panel) + row * layer[WIDTH]
-        pair_outputs(memory, pairs, start, layer[WIDTH])
+        pair_outputs(memory, amx, pairs, start, layer[WIDTH], row)
 
 
 @kernel

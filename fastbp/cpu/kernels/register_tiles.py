@@ -146,7 +146,7 @@ def _write_tile(vectors, out, width, sums):
             vectors.store(value, out, builder.add(row_start, offset))
 
 
-def _left_parts(context, builder, left_type, left):
+def left_parts(context, builder, left_type, left):
     """Pointer to the first number of a left operand, and its other fields by name."""
     fields = dict(zip(left_type.fields, cgutils.unpack_tuple(builder, left), strict=True))
     span_type = left_type[left_type.fields.index("array")]
@@ -169,7 +169,7 @@ def _make_tile(n_rows, n_vectors):
             out, right, bias = (
                 _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6)
             )
-            left, fields = _left_parts(context, builder, signature.args[3], arguments[3])
+            left, fields = left_parts(context, builder, signature.args[3], arguments[3])
             names = "row_stride", "depth_stride", "panel_stride", "panel_length", "last_fetch"
             strides = (*(fields[name] for name in names), width)
             sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * n_rows
@@ -212,7 +212,7 @@ def _make_listed_tile(n_vectors):
             out, right, bias, steps = (
                 _pointer(context, builder, signature, arguments, at) for at in (0, 4, 6, 8)
             )
-            left, fields = _left_parts(context, builder, signature.args[3], arguments[3])
+            left, fields = left_parts(context, builder, signature.args[3], arguments[3])
             strides = fields["row_stride"], fields["depth_stride"], width
             sums = [[vectors.load(bias, o) for o in vectors.offsets(n_vectors)]] * TILE_ROWS
             sums = _listed_loop(product, left, right, strides, steps, arguments[10], sums)

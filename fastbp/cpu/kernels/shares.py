@@ -62,6 +62,12 @@ def tile_at(tiles, item):
 
 
 @kernel
+def end_of_rows(tiles):
+    """One past the last row of each panel's tiles."""
+    return tiles.row + tiles.blocks * TILE_ROWS
+
+
+@kernel
 def smaller(a, b):
     return a if a < b else b
 

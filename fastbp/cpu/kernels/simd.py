@@ -84,7 +84,7 @@ class Vectors:
 
     def load_some(self, pointer, kind, mask):
         """Load a vector of type `kind`: the lanes in the mask, and zeros in the others."""
-        suffix = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}[kind.element]
+        suffix = {ir.FloatType(): "f32", ir.DoubleType(): "f64", _INT32: "i32"}[kind.element]
         function = ir.FunctionType(kind, [kind.as_pointer(), _INT32, mask.type, kind])
         function = cgutils.get_or_insert_function(
             self.builder.module, function, f"llvm.masked.load.v{self.count}{suffix}.p0"

@@ -11,7 +11,12 @@ import numpy as np
 from fastbp.cpu.kernels.barrier import is_aborted
 from fastbp.cpu.kernels.compilation import kernel, phase
 from fastbp.cpu.kernels.formulas import activate, activate_backward, update_weights
-from fastbp.cpu.kernels.gradients import sum_units, tile_gradient
+from fastbp.cpu.kernels.gradients import sum_units
+from fastbp.cpu.kernels.layer_products import (
+    compute_tile_gradient,
+    forward_tile,
+    multiply_deltas,
+)
 from fastbp.cpu.kernels.layers import (
     first_dense_of,
     layer_of,
@@ -20,29 +25,18 @@ from fastbp.cpu.kernels.layers import (
     weights_of,
 )
 from fastbp.cpu.kernels.masks import drop_outputs, drops, multiply_by
-from fastbp.cpu.kernels.operands import (
-    CACHED_NUMBERS,
-    deltas_by_rows,
-    panel_start,
-    panel_to_multiply,
-    rows_of_inputs,
-    rows_of_panels,
-    steps_of,
-    transposed_weights,
-    weights_to_multiply,
-)
+from fastbp.cpu.kernels.operands import CACHED_NUMBERS, panel_start
 from fastbp.cpu.kernels.pairs import (
     pair_deltas,
     pair_outputs,
     pair_weights,
     transpose_panel_of_pairs,
 )
-from fastbp.cpu.kernels.products import clear_padding, multiply, multiply_lines, multiply_listed
+from fastbp.cpu.kernels.products import multiply_lines
 from fastbp.cpu.kernels.shares import smaller, tile_at
 from fastbp.cpu.kernels.simd import TILE_ROWS, prefetch_tile, transpose_square
 from fastbp.cpu.kernels.spans import ONE, ZERO, section
 from fastbp.cpu.kernels.vectors import whole_size
-from fastbp.cpu.kernels.zeros import first_step
 from fastbp.cpu.records import (
     ACTIVATION,
     BIAS_ROW,
@@ -51,7 +45,6 @@ from fastbp.cpu.records import (
     INPUT_WIDTH,
     LANES,
     N_INPUTS,
-    N_OUTPUTS,
     N_PANELS,
     SLOPES_ROW,
     WIDTH,
@@ -79,27 +72,13 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
             return
         panel, row = tile_at(tiles, item)
         out = panel_start(memory, layer, panel) + row * width
-        bias = weight_panel(layer, panel) + layer[BIAS_ROW] * width
         if entries is None:
-            right = weights_to_multiply(memory, index)
-            weights = panel_to_multiply(layer, panel, memory.pairs)
-            left = rows_of_inputs(memory, workspace, index, row)
-            if index == 0 and workspace.steps.counts.size > 0:
-                tile = row // TILE_ROWS
-                multiply_listed(
-                    memory.activations, out, layer, panel, left, right, weights,
-                    workspace.steps.numbers, first_step(workspace.steps, tile),
-                    workspace.steps.counts[tile], memory.weights, bias,
-                )  # fmt: skip
-            else:
-                multiply(
-                    memory.activations, out, layer, panel, left, right, weights,
-                    steps_of(right, layer[N_INPUTS]), memory.weights, bias,
-                )  # fmt: skip
+            forward_tile(memory, workspace, workspace.amx, index, panel, row, tiles, item)
         else:
+            start = weight_panel(layer, panel)
             multiply_lines(
                 memory.activations, out, layer, panel, entries.rows, row,
-                weights_of(memory, index), weight_panel(layer, panel), memory.weights, bias,
+                weights_of(memory, index), start, memory.weights, start + layer[BIAS_ROW] * width,
             )  # fmt: skip
         values = section(memory.activations, out, TILE_ROWS * width)
         kept = workspace.tile  # scratch, where there is no backward pass
@@ -112,7 +91,7 @@ def forward_layer(memory, workspace, entries, index, draw, tiles):
         if drops(memory.masks, index + 1):
             drop_outputs(memory, workspace, index, panel, row, values, kept, draw)
         if is_hidden:
-            pair_outputs(memory, memory.pairs, out, width)
+            pair_outputs(memory, workspace.amx, memory.pairs, out, width, row)
 
 
 @phase
@@ -162,19 +141,6 @@ def transpose_panel(memory, transposed, index, panel):
 
 
 @kernel
-def multiply_deltas(memory, workspace, index, panel, row):
-    """Compute a tile of δ Wᵀ, in `workspace.tile`, by a panel that has been transposed."""
-    layer, below = layer_of(memory.layers, index), layer_of(memory.layers, index - 1)
-    left = rows_of_panels(memory, deltas_by_rows(memory), layer, row)
-    right = transposed_weights(workspace)
-    multiply(
-        workspace.tile, ZERO, below, panel, left, right, ZERO, steps_of(right, layer[N_OUTPUTS]),
-        workspace.zeros, ZERO,
-    )  # fmt: skip
-    clear_padding(workspace.tile, below, panel)
-
-
-@kernel
 def transpose(memory, workspace, pairs, index, panel):
     """Transpose one panel of inputs of layer `index`, in the memory of a thread."""
     if pairs is None:
@@ -200,7 +166,7 @@ def backward_layer(memory, workspace, index, n_rows, tiles):
             transpose(memory, workspace, workspace.pairs, index, panel)
             transposed_panel = panel
         out = panel_start(memory, below, panel) + row * width
-        multiply_deltas(memory, workspace, index, panel, row)
+        multiply_deltas(memory, workspace, workspace.amx, index, panel, row, tiles, item)
         errors = section(workspace.tile, ZERO, TILE_ROWS * width)
         deltas = section(memory.deltas, out, TILE_ROWS * width)
         values = section(memory.activations, out, TILE_ROWS * width)
@@ -336,11 +302,16 @@ def update_by_kept(memory, gradient, block, factor, rule, step):
 
 
 @kernel
-def compute_gradient(memory, workspace, entries, index, panel, block, depth):
-    """Compute the gradient of a block's parameters, in `workspace.tile`."""
+def compute_gradient(memory, workspace, entries, index, panel, block, depth, begins):
+    """Compute the gradient of a block's parameters, in `workspace.tile`.
+
+    `begins` says whether it is the first of a thread's share.
+    """
     layer = layer_of(memory.layers, index)
     if block.kind == WEIGHTS_OF_TILE:
-        tile_gradient(memory, workspace, entries, index, panel, block.column, depth)
+        compute_tile_gradient(
+            memory, workspace, workspace.amx, entries, index, panel, block.column, depth, begins
+        )
     elif block.kind == BIASES:
         sum_units(memory, workspace, memory.deltas, layer, panel, depth)
     else:
@@ -398,7 +369,8 @@ def update_layer(memory, workspace, entries, index, depth, call, step, factor, t
             if block.kind == WEIGHTS_OF_TILE and not takes_scales:
                 pair_weights(memory, memory.pairs, index, panel, block.column)
             continue
-        compute_gradient(memory, workspace, entries, index, panel, block, depth)
+        begins = item == tiles.first
+        compute_gradient(memory, workspace, entries, index, panel, block, depth, begins)
         if step[PENALTY] > 0 and block.kind == WEIGHTS_OF_TILE:
             weights = section(memory.weights, block.start, block.size)
             memory.square_norms[number] = square_norm(weights)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from fastbp.cpu.kernels.amx import begin_squares, end_squares
 from fastbp.cpu.kernels.barrier import barrier, is_aborted
 from fastbp.cpu.kernels.batches import forward, gather_batch
 from fastbp.cpu.kernels.compilation import Exported, kernel, phase
@@ -224,6 +225,7 @@ def train(call, memory, workspace, rank):
     steps, order, result, size = call.steps, call.order, call.result, call.size
     n_inputs, entries = layer_of(memory.layers, ZERO)[N_INPUTS], workspace.entries
     passed, start = np.int64(0), np.int64(0)
+    begin_squares(workspace.amx)
     if call.makes_pairs:
         pair_weights_first(memory, workspace, memory.pairs, rank, size)
         passed = barrier(memory.control, passed, size)
@@ -254,3 +256,4 @@ def train(call, memory, workspace, rank):
             result[UPDATES] += 1
         if memory.control[STOPPED]:
             break
+    end_squares(workspace.amx)

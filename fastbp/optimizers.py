@@ -197,6 +197,8 @@ class UpdateRule:
         many as it gets, for `update`.
     follows_epochs : bool, default=True
         Whether schedules that act after an epoch apply to it.
+    is_linear : bool, default=False
+        Whether steps are in proportion to gradients.
     """
 
     name: str
@@ -206,17 +208,18 @@ class UpdateRule:
     decay: str = "coupled"
     numbers: Callable | None = None
     follows_epochs: bool = True
+    is_linear: bool = False
 
 
-SUM_GRADIENTS = UpdateRule("gradient", sum_gradients, 1)
+SUM_GRADIENTS = UpdateRule("gradient", sum_gradients, 1, is_linear=True)
 _BETAS = ("beta_1", "beta_2", "epsilon")
 # The kernels switch on a record's position.
 RULES = {
     rule.name: rule
     for rule in (
         SUM_GRADIENTS,
-        UpdateRule("sgd", sgd, 1, ("momentum",)),
-        UpdateRule("nesterov", nesterov, 1, ("momentum",)),
+        UpdateRule("sgd", sgd, 1, ("momentum",), is_linear=True),
+        UpdateRule("nesterov", nesterov, 1, ("momentum",), is_linear=True),
         # scikit-learn's Adam has no schedules.
         UpdateRule("adam", adam, 2, _BETAS, numbers=adam_numbers, follows_epochs=False),
         UpdateRule("adamw", adamw, 2, _BETAS, decay="decoupled", numbers=adamw_numbers),

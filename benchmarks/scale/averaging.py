@@ -21,19 +21,24 @@ from fastbp import MLPClassifier, datasets
 from fastbp.dask import MLPClassifier as ClusterClassifier
 from fastbp.dask import given
 from fastbp.dask.engine import ClusterEngine
+from fastbp.training import NonFiniteLossError
 
 CHOSEN = given.local_plan
 
 
 def make_rule(batch, rate):
-    """A plan with batches of B rows, or B/K but at least 25, and a step times 1, √K or K."""
+    """A plan with batches of B rows, or B/K but at least 25, and a step times a factor.
 
-    def plan(n_shards, batch_size, alpha):
-        chosen = CHOSEN(n_shards, batch_size, alpha)
+    With "rows" it is in proportion to the rows that all replicas use in an update: 1 for B/K.
+    """
+
+    def plan(n_shards, batch_size, alpha, is_linear):
+        chosen = CHOSEN(n_shards, batch_size, alpha, is_linear)
         local = batch_size if batch == "B" else chosen.batch_size
-        factor = {"1": 1.0, "sqrt K": sqrt(n_shards), "K": float(n_shards)}[rate]
+        factors = {"1": 1.0, "sqrt K": sqrt(n_shards), "K": float(n_shards)}
+        factor = factors | {"rows": local * n_shards / batch_size}
         return replace(
-            chosen, batch_size=local, rate_factor=factor, alpha=alpha * local / batch_size
+            chosen, batch_size=local, rate_factor=factor[rate], alpha=alpha * local / batch_size
         )
 
     return plan
@@ -42,7 +47,7 @@ def make_rule(batch, rate):
 RULES = {
     f"batch {batch}, step x {rate}": make_rule(batch, rate)
     for batch in ("B", "max(25, B/K)")
-    for rate in ("1", "sqrt K", "K")
+    for rate in ("1", "sqrt K", "K", "rows")
 }
 
 
@@ -88,7 +93,10 @@ def accuracies(model, data, test, seeds, **parameters):
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            found.append(model.fit(*data).score(*test))
+            try:
+                found.append(model.fit(*data).score(*test))
+            except NonFiniteLossError:  # diverged
+                found.append(0.0)
     return np.array(found)
 
 

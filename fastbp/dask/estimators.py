@@ -216,8 +216,9 @@ class MLPClassifier(OnCluster, fastbp.classifier.MLPClassifier):
       `fastbp.MLPClassifier` but for the rounding of sums.
     - 'adam' and all other solvers are **approximate**: each shard trains a replica of the network
       for a part of an epoch, then the replicas are averaged (`rounds` times an epoch). Batches of a
-      shard have ``max(25, batch_size // n_shards)`` rows, and the learning rate is multiplied by
-      ``sqrt(n_shards)``: see `fastbp.dask.rounds`.
+      shard have ``max(25, batch_size // n_shards)`` rows: with 'sgd', choose a learning rate that
+      such batches stand. With all others it is multiplied by ``sqrt(n_shards)``. See
+      `fastbp.dask.rounds`.
 
     A model is a function of the rows, their order, `random_state`, `n_shards` and `rounds`. It does
     not depend on the partitions, the number of workers, or on workers that are lost, as long as the

@@ -304,7 +304,8 @@ class ShardedRows(InMemory):
     def plan(self, training, n_rows, batch_size):
         """Who plans the steps of the largest shard."""
         settings = training.settings
-        plan = self._plan = local_plan(self._n_shards, batch_size, settings.alpha)
+        is_linear = training.optimizer.rule.is_linear
+        plan = self._plan = local_plan(self._n_shards, batch_size, settings.alpha, is_linear)
         most = max(shard.n_rows for shard in self._shards)
         return StepPlanner(
             training.optimizer, most, min(plan.batch_size, most), None, plan.alpha,

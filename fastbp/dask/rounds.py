@@ -1,9 +1,10 @@
 """The rules of training on shards: how many there are, and what each does in a round.
 
 A round of local training: each shard's replica starts from the same parameters, trains on a part of
-its rows, and the replicas are averaged. That is an approximation. With an unchanged step, K
-replicas make about 1/K of the progress of one machine, as their differences average out; hence
-smaller batches, and a larger step.
+its rows, and the replicas are averaged. That is an approximation. With unchanged batches K replicas
+make about 1/K of the progress of one machine, as their differences average out; hence smaller
+batches, of which there are as many as one machine would make, and for some rules a larger step. The
+study behind it: `python -m benchmarks.scale.averaging`.
 """
 
 from dataclasses import dataclass
@@ -34,18 +35,32 @@ class LocalPlan:
     alpha: float
 
 
-def local_plan(n_shards, batch_size, alpha):
+def local_plan(n_shards, batch_size, alpha, is_linear):
     """The plan of each of `n_shards` shards in the place of batches of `batch_size` rows.
+
+    In a rule whose step does not grow with the gradient, the noise of small batches makes the way
+    shorter, and a larger step makes up for it. Plain gradient descent goes as far as before, and
+    diverges with a larger step.
+
+    Parameters
+    ----------
+    n_shards, batch_size : int
+    alpha : float
+    is_linear : bool
+        Of the update rule: see `fastbp.optimizers.UpdateRule`.
 
     Examples
     --------
-    >>> local_plan(1, 200, 1e-4) == LocalPlan(200, 1.0, 1e-4)
+    >>> local_plan(1, 200, 1e-4, is_linear=False) == LocalPlan(200, 1.0, 1e-4)
     True
-    >>> local_plan(4, 200, 1.0)
+    >>> local_plan(4, 200, 1.0, is_linear=False)
     LocalPlan(batch_size=50, rate_factor=2.0, alpha=0.25)
+    >>> local_plan(32, 200, 1.0, is_linear=True)
+    LocalPlan(batch_size=25, rate_factor=1.0, alpha=0.125)
     """
     local = min(batch_size, max(LEAST_BATCH, batch_size // n_shards))
-    return LocalPlan(local, sqrt(n_shards), alpha * local / batch_size)
+    factor = 1.0 if is_linear else sqrt(n_shards)
+    return LocalPlan(local, factor, alpha * local / batch_size)
 
 
 def choose_n_shards(n_rows, solver):

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 import fastbp
 from fastbp import clusters, sources
 from fastbp.classifier import MLPClassifier as LocalClassifier
+from fastbp.dask import given as given_rows
 from fastbp.dask import rounds, tasks
 from fastbp.dask.dealing import PAGE, deal
 from fastbp.dask.engine import ClusterEngine
@@ -100,11 +101,10 @@ def test_lbfgs_is_exact(client, task, weighted):
 # ---- rounds -------------------------------------------------------------------------------------
 
 
-def rounds_by_hand(model, X, y, weight=None):
+def rounds_by_hand(model, X, y, plan, weight=None):
     """What a fit of sgd without momentum does, with the ordinary estimator for each replica."""
     n_shards, seed = model.n_shards, np.random.RandomState(0).randint(2**31 - 1)
     dealt = deal(0, len(X), n_shards, seed)
-    plan = rounds.local_plan(n_shards, model.batch_size, model.alpha)
     replica = LocalClassifier(
         model.hidden_layer_sizes, solver="sgd", momentum=0, nesterovs_momentum=False, shuffle=False,
         batch_size=plan.batch_size, alpha=plan.alpha, max_iter=1, warm_start=True,
@@ -135,13 +135,15 @@ def rounds_by_hand(model, X, y, weight=None):
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
-def test_rounds_are_the_averages_of_ordinary_fits(client, weight):
+def test_rounds_are_the_averages_of_ordinary_fits(client, monkeypatch, weight):
+    plan = rounds.LocalPlan(40, 1.5, 0.2)
+    monkeypatch.setattr(given_rows, "local_plan", lambda *arguments: plan)
     model = classifier(
         solver="sgd", momentum=0.0, nesterovs_momentum=False, shuffle=False, alpha=0.5,
         learning_rate_init=0.05, batch_size=120,
     )  # fmt: skip
     model.fit(X, Y, weight)
-    coefs, intercepts = rounds_by_hand(model, X, Y, weight)
+    coefs, intercepts = rounds_by_hand(model, X, Y, plan, weight)
     for found, expected in zip(model.coefs_ + model.intercepts_, coefs + intercepts, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 

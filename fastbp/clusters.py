@@ -61,8 +61,11 @@ class Shipped:
     future: object = None
 
     def ship(self):
-        """Send it to all workers."""
-        self.future = _scatter(self.client, self.value, broadcast=True)
+        """Send it to a worker, from which the others fetch it.
+
+        Sent to all by dask (`broadcast`), it waits for ever for one that is lost meanwhile.
+        """
+        self.future = _scatter(self.client, self.value)
 
     def give_up_wish(self, running):
         """Nothing is wished: see `Computed`."""

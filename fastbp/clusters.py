@@ -379,8 +379,16 @@ class Chunks:
         self.left -= work
         return places
 
+    def _values(self):
+        """Futures of what is shipped; it is sent again where a worker is lost meanwhile."""
+        for _ in range(MOST_LOSSES):
+            with contextlib.suppress(OSError, *_cancelled()):
+                return [each.current() for each in self.shipped]
+            self._slots()  # raises if there are none
+        raise WorkersLostError(_ALL_LOST)
+
     def _submit(self, places):
-        values = [each.current() for each in self.shipped]
+        values = self._values()
         items = [self.items[place] for place in places]
         future = self.client.submit(
             run_task, self.task, values, items, self.config, pure=False, retries=RETRIES

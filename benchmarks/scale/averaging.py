@@ -3,8 +3,8 @@
     python -m benchmarks.scale.averaging --mnist DIR            # the folder of MNIST's IDX files
     python -m benchmarks.scale.averaging --seeds 5 --shards 2 8 32
 
-Replicas are trained in this process: the model is a function of the shards, not of a cluster. The
-rule that `fastbp.dask` follows is marked; the others are those it was chosen from.
+Replicas are trained in this process: the model is a function of the shards, not of a cluster. Among
+the rules are those that `fastbp.dask` follows, and those they were chosen from.
 """
 
 import argparse

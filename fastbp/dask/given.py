@@ -1,6 +1,5 @@
 """The data of a fit on a cluster: who has the rows, and how they become shards."""
 
-from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -19,8 +18,8 @@ from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.late import imported
 from fastbp.precisions import LOW_PRECISIONS
-from fastbp.row_files import found
 from fastbp.schedules import RATE, SHRINKAGE, StepPlanner
+from fastbp.sources.shared import without_targets
 from fastbp.sources.streaming import (
     GivenSource,
     StreamedRows,
@@ -189,13 +188,7 @@ class SourceRows:
                 "Batches that come one after the other cannot be shared out to workers. Use "
                 "sources.from_blocks, from_npy or from_parquet."
             )
-        # What workers need to read it: not y, and no path that depends on the folder.
-        self._sent = copy(source)
-        self._sent.y = self._sent.sample_weight = None
-        file = getattr(source, "file", None)
-        if file is not None and not isinstance(file.path, int):
-            self._sent.file = replace(file, path=found(file.path))
-        imported("distributed.protocol.pickle").dumps(self._sent)  # raises if it cannot be sent
+        self._sent = without_targets(source)
 
     def check(self, n_shards):
         """See that there is something for each shard."""

@@ -47,7 +47,7 @@ class RowFile:
 
 def status_of(status):
     """What of an `os.stat_result` changes with the file's contents."""
-    return status.st_ino, status.st_size, status.st_mtime_ns  # on any machine that sees it
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_header(path):

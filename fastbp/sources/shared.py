@@ -90,18 +90,29 @@ class SharedSource(Shared):
 
     def check_sendable(self):
         """Raise if the source cannot be opened by another process."""
-        if self.source.fits:
-            return
-        try:
-            source = copy(self.source)
-            source.y = source.sample_weight = None  # which nobody doubts
-            imported("distributed.protocol.pickle").dumps(source)
-        except Exception as error:
-            raise TypeError(
-                "The source cannot be sent to the workers of client, each of which would read it: "
-                f"{error} Use a source that pickle takes, such as from_npy, from_parquet with a "
-                "cache, or from_blocks with a function of a module; or client=None."
-            ) from error
+        if not self.source.fits:
+            without_targets(self.source)
+
+
+def without_targets(source):
+    """A copy of a source that only reads X, for the workers of a cluster.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be sent.
+    """
+    reader = copy(source)
+    reader.y = reader.sample_weight = None
+    try:
+        imported("distributed.protocol.pickle").dumps(reader)
+    except Exception as error:
+        raise TypeError(
+            "The source cannot be sent to the workers of client, each of which would read it: "
+            f"{error} Use a source that pickle takes, such as from_npy, from_parquet with a "
+            "cache, or from_blocks with a function of a module; or train here, without a client."
+        ) from error
+    return reader
 
 
 def _with_rows(checked_data, X):

@@ -293,6 +293,27 @@ def test_data_that_no_worker_has_any_longer_are_sent_again(client, short_chunks,
     assert len(shipped) > 1
 
 
+@pytest.mark.parametrize("n_losses", [2, 99])
+def test_a_worker_that_is_lost_while_it_is_sent_the_data(client, monkeypatch, n_losses):
+    """The error of the connection ended all fits."""
+    scatter, losses = client.scatter, []
+
+    def lose(*arguments, **named):
+        if len(losses) < n_losses:
+            losses.append(arguments)
+            raise KeyError("tcp://127.0.0.1:1")  # so dask says it
+        return scatter(*arguments, **named)
+
+    monkeypatch.setattr(client, "scatter", lose)
+    models = [clone(CLASSIFIER), clone(CLASSIFIER).set_params(alpha=1)]
+    if n_losses < clusters.MOST_LOSSES:
+        expected = fit_many([clone(model) for model in models], X, Y)
+        assert_same(fit_many(models, X, Y, client=client), expected)
+    else:
+        with pytest.raises(clusters.WorkersLostError):
+            fit_many(models, X, Y, client=client)
+
+
 def test_ctrl_c_keeps_what_has_come_and_cancels_the_rest(client, short_chunks, monkeypatch):
     outcome, seen = clusters.Chunks._outcome, []
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastbp.blas import one_blas_thread
 from fastbp.epochs import InMemory
 from fastbp.training import NonFiniteLossError
 from fastbp.warned import warn
@@ -47,18 +48,19 @@ def fit_lbfgs(training):
     for watcher in training.watchers:
         watcher.before_epoch()
     try:
-        result = minimize(
-            loss_and_gradient,
-            start.astype(np.float64),
-            jac=True,
-            method="L-BFGS-B",
-            callback=end_iteration,
-            options={
-                "maxfun": settings.max_fun,
-                "maxiter": settings.max_iter,
-                "gtol": settings.tol,
-            },
-        )
+        with one_blas_thread():
+            result = minimize(
+                loss_and_gradient,
+                start.astype(np.float64),
+                jac=True,
+                method="L-BFGS-B",
+                callback=end_iteration,
+                options={
+                    "maxfun": settings.max_fun,
+                    "maxiter": settings.max_iter,
+                    "gtol": settings.tol,
+                },
+            )
     except KeyboardInterrupt:
         warn("Training interrupted by user.")
     except NonFiniteLossError as error:

@@ -3,6 +3,7 @@
 import math
 import os
 from functools import cached_property, lru_cache, reduce
+from math import isfinite
 from operator import and_
 from time import perf_counter, process_time
 from weakref import WeakSet
@@ -11,6 +12,7 @@ import numpy as np
 
 from fastbp import activations, losses
 from fastbp.cpu import code
+from fastbp.cpu.calls import Calls
 from fastbp.cpu.code import kernel_of
 from fastbp.cpu.evaluation import Evaluation
 from fastbp.cpu.layout import Layout, aligned_zeros
@@ -40,10 +42,8 @@ from fastbp.cpu.workspace import (
     make_memory,
     make_workspace,
 )
-from fastbp.optimizers import code_of
 from fastbp.threads import available_threads, cores_at_hand
 
-NO_FACTORS = np.zeros(0)  # of groups of parameters
 PREDICT_ROWS = 128  # rows per batch of a prediction
 # Panels that are copied before their use, once in a batch, want large batches: at most so many of
 # PREDICT_ROWS together, and so many bytes of inputs and activations.
@@ -301,50 +301,44 @@ class Engine:
 
         `kept` is an `Evaluation`, whose every call is alike.
         """
-        order = np.ascontiguousarray(order, np.int64)
-        batch_size = min(steps.batch_size, len(order))
-        buffers = self._buffers_for(data, order, batch_size, steps, keeps=kept is not None)
-        sums = None if kept is None else kept.sums
-        max_grad_norm = math.inf if steps.max_grad_norm is None else float(steps.max_grad_norm)
-        plan = code_of(steps.rule), steps.alpha, float(data.input_scale), max_grad_norm
-        factors = NO_FACTORS if steps.factors is None else steps.factors.ravel()
-        trials = self._trials_of(data, batch_size, len(buffers.workspaces))
-        kernel = kernel_of("train", self._kernel_precision, buffers.source is None)
-        # At first; they are kept by every update.
-        makes_pairs = self._kernel_precision in IN_BFLOAT16
-        density = self._rows_of(data.X).density
-        is_breakable = sums is None and self._work.is_breakable(batch_size, density)
+        rows, batch_size = self._rows_of(data.X), min(steps.batch_size, len(order))
+        size = self._team_size(batch_size, len(order), rows.density)
+        sums, calls = (None, None) if kept is None else (kept.sums, kept.calls)
+        if calls is None or calls.buffers is not self._buffers or calls.buffers.size != size:
+            order = np.ascontiguousarray(order, np.int64)
+            buffers = self._buffers_for(data, order, batch_size, size, steps, kept is not None)
+            calls = Calls(buffers, order, steps, result, sums is not None)
+            if kept is not None:
+                kept.calls = calls
+        buffers, trials = calls.buffers, self._trials_of(batch_size, size, rows.density)
+        control = buffers.memory.record.control
+        is_breakable = sums is None and self._work.is_breakable(batch_size, rows.density)
         if is_breakable:
             self._broken = BrokenBatch(buffers.memory.record, result)
-        for part, part_steps in buffers.parts(order, steps.table, sums):
+        for number, part, part_steps in calls.parts:
             size = trials.choose()
             began, worked = perf_counter(), process_time()
-            member = buffers.member(
-                kernel, part, part_steps, plan, factors, result, size, makes_pairs, (self, data)
-            )
-            run_team(size, member, buffers.memory.record.control, self._at_work, is_breakable)
-            makes_pairs = False
+            member = calls.member(number, size, (self, data))
+            run_team(size, member, control, self._at_work, is_breakable)
             if is_breakable:
                 self._broken.begin()
             seconds, worked = perf_counter() - began, process_time() - worked
             trials.record(len(part), seconds, worked / (size * seconds))
             if sums is not None:
                 sums.end_batches(len(part_steps))
-            if not np.isfinite(result[LOSS]):
+            if not isfinite(result[LOSS]):
                 break
         self._broken = None  # nothing is to be taken back
 
-    def _trials_of(self, data, batch_size, size):
+    def _trials_of(self, batch_size, size, density):
         """The timings of teams of up to `size` threads on such batches."""
         if self._trials is None or self._trials.max_size != size:
-            density = self._rows_of(data.X).density
             self._trials = Trials(size, self._work.may_favour_fewer(batch_size, size, density))
         return self._trials
 
-    def _buffers_for(self, data, order, batch_size, steps, keeps=False):
+    def _buffers_for(self, data, order, batch_size, size, steps, keeps):
         """The buffers that a team trains in: the last ones where they fit."""
         rows = self._rows_of(data.X)
-        size = self._team_size(batch_size, len(order), rows.density)
         buffers, state, weights = self._buffers, self._state(steps), self.weights
         masks = make_masks(steps.dropout, self.layout.first_dense)
         if buffers and buffers.fit(

@@ -65,6 +65,8 @@ class Evaluation:
         One, in which the kernel adds up the gradient.
     result : ndarray of shape (RESULT_SIZE,)
     sums : GradientSums or None
+    calls : fastbp.cpu.calls.Calls or None
+        Those of the last one.
     """
 
     def __init__(self, layout, weights, data):
@@ -72,7 +74,7 @@ class Evaluation:
         self.steps, self._total_weight = gradient_steps(data, GRADIENT_ROWS)
         self.moments = [aligned_zeros(layout.n_weights, layout.dtype)]
         self.result = aligned_zeros(RESULT_SIZE, np.float64)
-        self._layout, self.sums = layout, None
+        self._layout, self.sums, self.calls = layout, None, None
         self._weights = Pieces(layout, weights)
         self._gradient = Pieces(layout, self.moments[0])
 

@@ -30,7 +30,6 @@ from fastbp.cpu.records import (
     Scaling,
     Source,
     ThreadPairs,
-    Training,
     Workspace,
 )
 from fastbp.cpu.rows import Rows
@@ -43,6 +42,7 @@ from fastbp.schedules import TABLE_WIDTH
 OUTPUT_VECTORS = 4
 MANY_OUTPUTS = 64  # with more outputs one vector, to stay in the L1 cache
 GROUP_BATCHES = 64  # of L-BFGS, that are added up in float32
+NO_FACTORS = np.zeros(0)  # of groups of parameters
 SMALL_BYTES = 2**20  # smaller buffers are kept between the epochs of a fit
 
 
@@ -65,64 +65,17 @@ class TrainingBuffers(NamedTuple):
         return (
             data is self.data
             and (order is self.order or self.source is not None)
-            and (batch_size, size) == (self.batch_size, len(self.workspaces))
+            and (batch_size, size) == (self.batch_size, self.size)
             and weights is memory.weights
             and scaled is memory.scaling.weights
             and all(one is other for one, other in zip(state, state_of(memory), strict=True))
             and masks is memory.masks
         )
 
-    def parts(self, order, table, sums=None):
-        """The rows and steps of each call of the kernel: as many whole batches as it may take.
-
-        Parameters
-        ----------
-        order : ndarray of shape (n_rows,)
-        table : ndarray of shape (n_batches, TABLE_WIDTH)
-        sums : GradientSums or None, default=None
-            If given, no call goes beyond one of its groups of batches.
-        """
-        group = len(table) if sums is None else GROUP_BATCHES
-        parts = []
-        for start in range(0, len(table), group):
-            end = min(start + group, len(table))
-            stride = -(-(end - start) // -(-(end - start) // self.batches_per_call))  # of batches
-            parts += [(first, min(first + stride, end)) for first in range(start, end, stride)]
-        rows = self.batch_size
-        return [(order[first * rows : last * rows], table[first:last]) for first, last in parts]
-
-    def member(self, kernel, order, table, plan, factors, result, size, makes_pairs, held):
-        """What each rank of a team calls, on some rows in steps of a table.
-
-        Parameters
-        ----------
-        kernel : callable
-            As from `fastbp.cpu.code.kernel_of`.
-        order : ndarray of shape (n_rows,)
-        table : ndarray of shape (n_batches, TABLE_WIDTH)
-        plan : tuple
-            The code of the update rule, α, the scale of the inputs, and the bound of the gradient's
-            norm.
-        factors : ndarray
-            Of the groups of parameters, in one row; empty if all are 1.
-        result : ndarray of shape (RESULT_SIZE,)
-        size : int
-            Of the team.
-        makes_pairs : bool
-            Whether to make pairs of the weights first, where products are in bfloat16.
-        held : object
-            What addresses point to and do not keep: a rank may outlive an interrupted caller.
-        """
-        training = Training(
-            self.objective, *plan, table, factors, order, result, size, makes_pairs, self.source
-        )
-        memory, workspaces = self.memory, self.workspaces
-        call = Packed(training, self.real, self.source is None)
-
-        def member(rank, held=held):
-            kernel(call.address, memory.address, workspaces[rank].address, rank)
-
-        return member
+    @property
+    def size(self):
+        """Of the largest team."""
+        return len(self.workspaces)
 
     def are_small(self):
         """Whether to keep them: making such small arrays takes longer than filling them."""

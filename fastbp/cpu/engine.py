@@ -145,14 +145,17 @@ class Engine:
     def weights(self):
         """The parameters in panels, as the tiles read them."""
         if self._flat is not None:
-            self._end_teams()
-            self.layout.pack(self._flat, self._padded)
-            if self.network.has_scales:
-                if not self._scaled.size:
-                    self._scaled = self.layout.room_for_scaled()
-                self.layout.scale(self._padded, self._scaled)
-            self._flat = None
+            self._pack_parameters()
         return self._padded
+
+    def _pack_parameters(self):
+        self._end_teams()
+        self.layout.pack(self._flat, self._padded)
+        if self.network.has_scales:
+            if not self._scaled.size:
+                self._scaled = self.layout.room_for_scaled()
+            self.layout.scale(self._padded, self._scaled)
+        self._flat = None
 
     def load_moments(self, moments):
         """Set the optimizer's moments from a list of flat vectors."""
@@ -280,7 +283,9 @@ class Engine:
         kept = self._evaluation
         if kept is None or kept.data is not data:
             kept = self._evaluation = Evaluation(self.layout, self._padded, data)
-        if self.network.has_scales:  # with which `weights` are more than a copy
+        if self.network.has_scales:  # which are more than a copy
+            if self._flat is not None:
+                self._pack_parameters()
             kept.begin(None)
         else:
             kept.begin(self._flat)

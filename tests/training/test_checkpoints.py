@@ -12,8 +12,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 import fastbp
 from fastbp import container
-from fastbp.checkpoints import fingerprint
 from fastbp.data import Data
+from fastbp.fingerprints import of_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -161,11 +161,11 @@ def test_other_data_are_refused(tmp_path):
 def test_fingerprints_see_every_number():
     X = np.arange(12.0).reshape(4, 3)
     forms = [X, np.asfortranarray(X), np.repeat(X, 2, 0)[::2], X[::-1][::-1]]
-    assert len({fingerprint(Data(form, X)) for form in forms}) == 1
+    assert len({str(of_rows(Data(form, X))) for form in forms}) == 1
     different = [X, X.astype("f4"), X.T, csr_array(X), -X]
-    found = [fingerprint(Data(form, X)) for form in different]
-    found += [fingerprint(Data(X, X, X[:, 0])), fingerprint(Data(X, X, None, 2.0))]
-    assert len(set(found)) == len(found)
+    data = [Data(form, X) for form in different]
+    data += [Data(X, X, X[:, 0]), Data(X, X, None, 2.0), Data(X, -X)]
+    assert len({str(of_rows(each)) for each in data}) == len(data)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,11 @@ DAMAGES = {
     "no progress": lambda arrays, description: description.pop("progress"),
     "no order": lambda arrays, description: arrays.pop("order"),
     "rows out of range": lambda arrays, description: arrays["order"].__setitem__(0, 10**6),
-    "negative rows": lambda arrays, description: arrays["train"].__setitem__(0, -1),
+    "negative rows": lambda arrays, description: arrays["order"].__setitem__(0, -1),
+    "rows of another dtype": lambda arrays, description: arrays.update(
+        order=arrays["order"].astype("i4")
+    ),
+    "no state of the rows": lambda arrays, description: description.pop("rows"),
     "short parameters": lambda arrays, description: arrays.update(
         parameters=arrays["parameters"][:-1]
     ),

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import make_task, small, weights
+from conftest import Crash, crash_after, make_task, result, small
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -16,27 +16,6 @@ from fastbp.data import Data
 from fastbp.fingerprints import of_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-class Crash(Exception):  # noqa: N818
-    """What stands for the end of the process: nothing after it is run."""
-
-
-def crash_after(n_iter):
-    def callback(report):
-        if report.n_iter == n_iter:
-            raise Crash
-
-    return callback
-
-
-def result(model):
-    """All that a fit leaves, as comparable numbers."""
-    progress = [model.n_iter_, model.t_, model.best_loss_, model.best_validation_score_]
-    curves = [*model.loss_curve_, *(model.validation_scores_ or ())]
-    moments = [moment.tobytes() for moment in model._optimizer.moments]
-    rates = model._optimizer.learning_rate, model._optimizer.step, model._optimizer.epochs
-    return weights(model).tobytes(), progress, curves, moments, rates
 
 
 KINDS = {

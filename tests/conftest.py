@@ -246,7 +246,8 @@ def crash_after(n_iter):
 
 def result(model):
     """All that a fit leaves, as comparable numbers."""
-    progress = [model.n_iter_, model.t_, model.best_loss_, model.best_validation_score_]
+    progress = [model.n_iter_, model.best_iter_, model.t_]
+    progress += [model.best_loss_, model.best_validation_score_]
     curves = [*model.loss_curve_, *(model.validation_scores_ or ())]
     moments = [moment.tobytes() for moment in model._optimizer.moments]
     rates = model._optimizer.learning_rate, model._optimizer.step, model._optimizer.epochs

@@ -85,9 +85,10 @@ def test_a_resumed_fit_is_the_uninterrupted_one(clients, kind, n_epochs, tmp_pat
     crashing = make_model(kind, tmp_path, client=first, callback=crash_after(n_epochs))
     with pytest.raises(Crash):
         crashing.fit(*make_data(kind, tmp_path))
-    for _ in range(2):  # and again from the file that the first has finished
-        resumed = make_model(kind, tmp_path, client=second)
-        resumed.fit(*make_data(kind, tmp_path, chunks=70), resume=True)
+    for client in (second, None):  # and again from the file that the first has finished
+        resumed = make_model(kind, tmp_path, client=client)
+        with second.as_current():
+            resumed.fit(*make_data(kind, tmp_path, chunks=70), resume=True)
         assert result(resumed) == result(expected)
     assert result(resumed.to_local()) == result(expected)
 

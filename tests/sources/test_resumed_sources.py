@@ -113,7 +113,7 @@ def test_a_warm_start_is_resumed(tmp_path):
     settings = {"warm_start": True, "learning_rate_init": 0.3, "checkpoint_every": 1}
     first = make_model("blocks", tmp_path, **settings, checkpoint=None).fit(source)
     expected = copy.deepcopy(first).fit(source)
-    assert len({*expected.validation_scores_[6:]}) > 2
+    assert len({*expected.validation_scores_[6:]}) > 1
     for n_epochs in (2, 3, 4, 5):
         again = copy.deepcopy(first).set_params(checkpoint=tmp_path / "state")
         crash(copy.deepcopy(again), source, n_epochs)

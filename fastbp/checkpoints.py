@@ -164,7 +164,11 @@ class Checkpoint:
                     f"{now}. Use the same parameters, or resume=False to train anew."
                 )
         theirs, ours = _as_dict(description.get("data")), self._fingerprint_of(training)
-        changed = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
+        changed = [
+            name if name in ours else reprlib.repr(name)
+            for name in ours | theirs
+            if theirs.get(name) != ours.get(name)
+        ]
         if changed:
             raise ValueError(
                 f"The checkpoint {self.path} was written with other data: "

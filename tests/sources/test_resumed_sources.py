@@ -194,6 +194,43 @@ def test_other_blocks_are_refused(tmp_path):
     refused("blocks", tmp_path, sources.from_blocks(*cut(X, y[::-1]), buffer=SMALL), "y")
 
 
+class Worked(sources.Source):
+    """A source of the user's own, whose rows are multiples of `factor`."""
+
+    def __init__(self, factor):
+        super().__init__(SMALL)
+        self.factor, (self.X, self.y, self.sample_weight) = factor, make_rows()
+        self.n_features, self.dtype = 4, self.X.dtype
+        self.block_rows = np.full(40, 30)
+
+    def open(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def read(self, block, out):
+        out[...] = self.factor * self.X[30 * block : 30 * block + 30]
+
+
+class Known(Worked):
+    def fingerprint(self):
+        return super().fingerprint() | {"factor": str(self.factor)}
+
+
+def test_a_source_of_ones_own_may_say_more(tmp_path):
+    make_model("blocks", tmp_path).fit(Worked(1))
+    make_model("blocks", tmp_path).fit(Worked(2), resume=True)
+    refused("blocks", tmp_path, Known(1), "factor")
+    make_model("blocks", tmp_path).fit(Known(1))
+    make_model("blocks", tmp_path).fit(Known(1), resume=True)
+    refused("blocks", tmp_path, Known(2), "factor")
+    refused("blocks", tmp_path, Worked(1), "'factor'")
+
+
 def test_other_validation_rows_are_refused(tmp_path):
     source, (X, y, _) = open_source("npy", tmp_path), make_rows()
     own = {"X_val": X[:50], "y_val": y[:50]}

@@ -1,24 +1,25 @@
 """Checkpoints of a running fit: what it takes to go on after a crash as if there had been none."""
 
-import hashlib
 import os
 import reprlib
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.utils._param_validation import InvalidParameterError
 
-from fastbp import container, generators
+from fastbp import container, fingerprints, generators
 from fastbp.curves import Curve
 from fastbp.progress import Progress, check_progress
 
-FORMAT, VERSION = "fastbp checkpoint", 2
+FORMAT, VERSION = "fastbp checkpoint", 3
 # Parameters that change nothing about the result.
-_WITHOUT_EFFECT = {"callback", "checkpoint", "checkpoint_every", "n_threads", "verbose"}
+_WITHOUT_EFFECT = {
+    "callback", "checkpoint", "checkpoint_every", "client", "n_threads", "verbose",
+}  # fmt: skip
 _OPTIMIZER_STATE = "step", "epochs", "learning_rate"
-_CHUNK_BYTES = 2**24  # of rows that are copied to be hashed, where X is not contiguous
+_OF_VALIDATION = {"X": "X_val", "y": "y_val", "sample_weight": "sample_weight_val"}
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Checkpoint:
     path: object
     every: int
     settings: dict
-    _fingerprint: str | None = None
+    _fingerprint: dict | None = None
 
     @classmethod
     def of(cls, estimator):
@@ -63,14 +64,14 @@ class Checkpoint:
     def write(self, training):
         """Write a training's state, in one step: a reader finds the last one or this one, whole."""
         training.settle()
-        optimizer, progress, split = training.optimizer, training.progress, training.split
+        optimizer, progress = training.optimizer, training.progress
+        arrays_of_rows, rows = training.rows.state(training)
         moments = training.engine.store_moments()
         generator, numbers = generators.take_apart(training.random_state)
         arrays = {
             "parameters": training.engine.store_parameters(),
             **{f"moments.{index}": moment for index, moment in enumerate(moments)},
-            "order": training.order,
-            "train": split.train,
+            **arrays_of_rows,
             "generator": generator,
             "loss_curve": np.asarray(progress.loss_curve),
         }
@@ -83,10 +84,10 @@ class Checkpoint:
             "generator": numbers,
             "optimizer": {name: getattr(optimizer, name) for name in _OPTIMIZER_STATE},
             "progress": _scalars_of(progress),
+            "rows": rows,
         }
         metrics = progress.validation_metrics or {}
         for name, array in (
-            ("validation", split.validation),
             ("best_parameters", training.best_parameters),
             ("validation_scores", progress.validation_scores),
             ("validation_loss_curve", progress.validation_loss_curve),
@@ -104,22 +105,22 @@ class Checkpoint:
 
     def _fingerprint_of(self, training):
         if self._fingerprint is None:
-            own = None if training.judge is None else training.judge.own
-            self._fingerprint = fingerprint(training.data)
-            if own is not None:
-                self._fingerprint += fingerprint(own)
+            self._fingerprint = training.rows.fingerprint(training.data)
+            if training.judge is not None and training.split.validation is None:  # the user's own
+                own = fingerprints.of_rows(training.judge.own)
+                self._fingerprint |= {_OF_VALIDATION[name]: known for name, known in own.items()}
         return self._fingerprint
 
     # ---- read ---------------------------------------------------------------------------------
 
-    def resume(self, training, make_split):
+    def resume(self, training, split):
         """Bring a training that has just been prepared to the state in the file.
 
         Parameters
         ----------
         training : Training
-        make_split : callable
-            From rows to learn from, and rows held out or None, to a `Split`.
+        split : callable
+            Draws a `Split` of the rows anew, from the training's `holdout_state`.
 
         Raises
         ------
@@ -134,8 +135,18 @@ class Checkpoint:
                 f"{reprlib.repr(found)}, not {(FORMAT, VERSION)}."
             )
         self._compare(description, training)
+        arrays = dict(arrays)
+        with self._naming_damages():
+            holds_out_others = _restore_holdout(training, arrays, description)
+        if holds_out_others:
+            training.split = split()
+        with self._naming_damages():
+            _restore(training, arrays, description)
+
+    @contextmanager
+    def _naming_damages(self):
         try:
-            _restore(training, make_split, arrays, description)
+            yield
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             why = container.shortened(error)
             why = f"it has no {why}" if isinstance(error, KeyError) else why
@@ -143,22 +154,37 @@ class Checkpoint:
 
     def _compare(self, description, training):
         """See that parameters and data are those of the fit that wrote the file."""
-        theirs = description.get("settings")
-        theirs = theirs if isinstance(theirs, dict) else {}
-        for name, ours in self.settings.items():
-            if theirs.get(name) != ours:
+        theirs = _as_dict(description.get("settings"))
+        missing = object()
+        for name in theirs | self.settings:
+            if theirs.get(name, missing) != self.settings.get(name, missing):
+                then, now = (_said(name, each) for each in (theirs, self.settings))
                 raise ValueError(
-                    f"The checkpoint {self.path} was written with {name}="
-                    f"{reprlib.repr(theirs.get(name))}, but "
-                    f"the estimator has {name}={ours!r}. Use the same parameters, or resume=False "
-                    "to train anew."
+                    f"The checkpoint {self.path} was written with {then}, but the estimator has "
+                    f"{now}. Use the same parameters, or resume=False to train anew."
                 )
-        if description.get("data") != self._fingerprint_of(training):
+        theirs, ours = _as_dict(description.get("data")), self._fingerprint_of(training)
+        changed = [
+            name if name in ours else reprlib.repr(name)
+            for name in ours | theirs
+            if theirs.get(name) != ours.get(name)
+        ]
+        if changed:
             raise ValueError(
-                f"The checkpoint {self.path} was written with other data: X, y, sample_weight and "
-                "validation rows must be the same, to the bit and in the same order. Use "
-                "resume=False to train anew."
+                f"The checkpoint {self.path} was written with other data: "
+                f"{container.shortened(', '.join(changed))} differ. Data must be the same to the "
+                "bit, in the same order, and a source must have the same buffer and files that "
+                "nobody has written to. Use resume=False to train anew."
             )
+
+
+def _as_dict(found):
+    return found if isinstance(found, dict) else {}
+
+
+def _said(name, settings):
+    name, there = reprlib.repr(name)[1:-1], name in settings
+    return f"{name}={reprlib.repr(settings[name])}" if there else f"no {name}"
 
 
 def settings_of(estimator):
@@ -190,27 +216,6 @@ def _plain(value):
     return next(filter(None, names), type(value).__name__)
 
 
-def fingerprint(data):
-    """A digest of rows, targets and sample weights: equal for equal numbers of equal types."""
-    digest = hashlib.sha256()
-    X = data.X
-    parts = (X.data, X.indices, X.indptr) if issparse(X) else (X,)
-    digest.update(repr((X.shape, issparse(X), data.input_scale)).encode())
-    for array in (*parts, data.targets, data.sample_weight):
-        if array is None:
-            digest.update(b"none")
-            continue
-        digest.update(repr((array.shape, array.dtype.str)).encode())
-        if array.flags.c_contiguous:
-            digest.update(array.reshape(-1).view(np.uint8))
-            continue
-        n_rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
-        for first in range(0, len(array), n_rows):
-            chunk = np.ascontiguousarray(array[first : first + n_rows])
-            digest.update(chunk.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
-
-
 def _scalars_of(progress):
     """The fields of `Progress` that are single numbers, by name."""
     names = [each.name for each in fields(Progress)]
@@ -227,9 +232,21 @@ def _metric(name):
     return f"validation_metrics.{name}"
 
 
-def _restore(training, make_split, arrays, description):
+def _restore_holdout(training, arrays, description):
+    """Set the draw of the rows to hold out; return whether it is another than the prepared one.
+
+    It is where `random_state` is None, or a generator that has gone on.
+    """
+    before = training.holdout_state
+    if before is None and "holdout" not in arrays:
+        return False
+    training.holdout_state = generators.put_together(arrays.pop("holdout"), description["holdout"])
+    return before is None or not generators.are_equal(before, training.holdout_state)
+
+
+def _restore(training, arrays, description):
     """Set all that changes in the course of a training. Shapes are the prepared training's."""
-    split, optimizer, arrays = training.split, training.optimizer, dict(arrays)
+    optimizer = training.optimizer
 
     def take(name, like):
         array = arrays.pop(name)
@@ -242,11 +259,8 @@ def _restore(training, make_split, arrays, description):
 
     start, scores = training.start, training.is_scored
     parameters, best = take("parameters", start), None
-    order, train = take("order", split.train), take("train", split.train)
-    validation = None if split.validation is None else take("validation", split.validation)
     if scores and "best_parameters" in arrays:
         best = take("best_parameters", start)
-    _check_rows(order, train, validation, training.data.n_samples)
     for array in (parameters, best):
         if array is not None and not np.isfinite(array).all():
             raise ValueError("parameters are not finite")
@@ -258,10 +272,7 @@ def _restore(training, make_split, arrays, description):
         optimizer.dropout = replace(optimizer.dropout, seed=description["dropout_seed"])
     optimizer.check(len(parameters))
     state = generators.put_together(arrays.pop("generator"), description["generator"])
-    if "holdout" in arrays or "holdout" in description:
-        training.holdout_state = generators.put_together(
-            arrays.pop("holdout"), description["holdout"]
-        )
+    training.rows.restore(training, arrays, description["rows"])
     progress = _restore_progress(description, arrays, training)
     for count in (optimizer.step, optimizer.epochs, progress.n_samples_seen):
         if type(count) is not int or count >= 2**63:
@@ -269,24 +280,13 @@ def _restore(training, make_split, arrays, description):
     if arrays:
         raise ValueError(f"it has other arrays: {reprlib.repr(sorted(arrays))}")
     training.start, training.best_parameters, training.progress = parameters, best, progress
-    training.split = make_split(train, validation)
-    training.order = order
     training.random_state.set_state(state)
-    training.ending = description["ending"]
+    training.ending, training.is_resumed = description["ending"], True
 
 
 def _check_keys(name, found, expected):
     if not isinstance(found, dict) or found.keys() != {*expected}:
         raise ValueError(f"{name} must have {sorted(expected)}, got {reprlib.repr(found)}")
-
-
-def _check_rows(order, train, validation, n_rows):
-    """See that every row is either trained on, in some order, or held out."""
-    for rows in (order, train):
-        rows = rows if validation is None else np.concatenate([rows, validation])
-        is_whole = len(rows) == n_rows and (not n_rows or 0 <= rows.min() <= rows.max() < n_rows)
-        if not is_whole or np.bincount(rows, minlength=n_rows).max(initial=1) > 1:
-            raise ValueError("the rows to train on and those held out are not all rows")
 
 
 def _restore_progress(description, arrays, training):

@@ -366,7 +366,8 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
     checkpoint : str, path-like or None, default=None
         File in which `fit` keeps its state, from which ``fit(X, y, resume=True)`` goes on after a
         crash. Each state replaces the last one in one step; the last stays after the end of
-        training. A file that exists is overwritten, unless `resume` is given. Not used by
+        training. A file that exists is overwritten, unless `resume` is given. Rows may come from a
+        source; docs/saving.md says how a fit knows that they are the same. Not used by
         `partial_fit`; 'lbfgs' and `fit_many` refuse it.
 
     checkpoint_every : int, default=1

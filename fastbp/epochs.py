@@ -10,6 +10,7 @@ from math import isfinite
 
 import numpy as np
 
+from fastbp.late import imported
 from fastbp.schedules import WEIGHT, StepPlanner
 
 
@@ -68,6 +69,32 @@ class InMemory:
     def loss_and_gradient(engine, data):
         """The loss of all rows and its gradient: see `fastbp.engine.Engine`."""
         return engine.loss_and_gradient(data)
+
+    # ---- checkpoints --------------------------------------------------------------------------
+
+    def fingerprint(self, data):
+        """What tells these rows from others, as a dict of str to str: all of their numbers."""
+        return imported("fastbp.fingerprints").of_rows(data)
+
+    def state(self, training):
+        """What of a training's state the rows have, as arrays by name and what JSON can say."""
+        return {"order": training.order}, {}
+
+    def restore(self, training, arrays, numbers):
+        """Take the state back, out of the arrays; ValueError or LookupError if it is damaged.
+
+        Parameters
+        ----------
+        training : Training
+            With the split of the fit that has written the state.
+        arrays, numbers : dict
+        """
+        order, train = arrays.pop("order"), training.split.train
+        if order.dtype != train.dtype or not np.array_equal(np.sort(order), np.sort(train)):
+            raise ValueError("order does not have each of the rows to learn from once")
+        training.order = order
+
+    # -------------------------------------------------------------------------------------------
 
     def seconds_waited(self):
         """For how long rows have been waited for since the last call; None if they are there."""

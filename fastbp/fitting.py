@@ -349,7 +349,8 @@ class Fit:
                 "checkpoint to its path."
             )
         if training.checkpoint.exists():
-            training.checkpoint.resume(training, partial(self._split, own, training.data))
+            split = partial(self._split_rows, training, own, training.random_state)
+            training.checkpoint.resume(training, split)
 
     # ---- train, keep --------------------------------------------------------------------------
 

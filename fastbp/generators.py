@@ -66,6 +66,11 @@ def put_together(keys, numbers):
     return state
 
 
+def are_equal(state, other):
+    """Whether two states, as `get_state` returns them, are of the same draws."""
+    return np.array_equal(state[1], other[1]) and state[2:] == other[2:]
+
+
 def check_state(state):
     """See that a state is one of MT19937. NumPy's own check lets it read outside of the keys.
 

@@ -109,6 +109,8 @@ class Training:
         State of the random generator that has drawn the held-out rows.
     checkpoint : Checkpoint or None
         Where the state is kept after epochs.
+    is_resumed : bool, default=False
+        Whether the state is that of a checkpoint.
     ending : {"stopped", "max_iter"} or None
         Why there are no more epochs to come; None before the end.
     watchers : list of fastbp.callbacks.Watcher
@@ -131,6 +133,7 @@ class Training:
     order: np.ndarray | None = None
     holdout_state: tuple | None = None
     checkpoint: Checkpoint | None = None
+    is_resumed: bool = False
     ending: str | None = None
     watchers: list = field(default_factory=list)
     present: Callable | None = None
@@ -305,14 +308,13 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
         scored: then the best of these are restored, with a warning.
     """
     settings, progress, engine = training.settings, training.progress, training.engine
-    resumes = training.order is not None
     n_rows = training.rows.begin(training)
     batch_size = clip_batch_size(settings.batch_size, n_rows)
     if settings.drop_last:
         n_rows -= n_rows % batch_size
     planner = training.rows.plan(training, n_rows, batch_size)
     engine.load_moments(training.optimizer.moments)
-    if goes_on and training.is_scored and not resumes:
+    if goes_on and training.is_scored and not training.is_resumed:
         training.adopt_start()
     max_iter = 1 if incremental else settings.max_iter
     try:

@@ -230,3 +230,25 @@ def library(package, tmp_path, monkeypatch):
     for path in map(libraries.library_path, levels.with_those_below(best)):
         shutil.copy(package / "cpu" / "libraries" / path.name, path)
     return libraries.library_path(best)
+
+
+class Crash(Exception):  # noqa: N818
+    """What stands for the end of the process: nothing after it is run."""
+
+
+def crash_after(n_iter):
+    def callback(report):
+        if report.n_iter == n_iter:
+            raise Crash
+
+    return callback
+
+
+def result(model):
+    """All that a fit leaves, as comparable numbers."""
+    progress = [model.n_iter_, model.best_iter_, model.t_]
+    progress += [model.best_loss_, model.best_validation_score_]
+    curves = [*model.loss_curve_, *(model.validation_scores_ or ())]
+    moments = [moment.tobytes() for moment in model._optimizer.moments]
+    rates = model._optimizer.learning_rate, model._optimizer.step, model._optimizer.epochs
+    return weights(model).tobytes(), progress, curves, moments, rates

@@ -227,8 +227,9 @@ class MLPClassifier(OnCluster, fastbp.classifier.MLPClassifier):
     Parameters
     ----------
     *arguments, **parameters : object
-        Those of `fastbp.MLPClassifier`. Refused are ``device`` other than 'cpu', ``drop_last``,
-        ``checkpoint`` and, unless rows are arrays, an ``initialization`` that is fitted to rows.
+        Those of `fastbp.MLPClassifier`. Refused are ``device`` other than 'cpu', ``drop_last`` and,
+        unless rows are arrays, an ``initialization`` that is fitted to rows. A ``checkpoint`` is
+        written here, after whole epochs; any other cluster can go on from it.
 
     client : distributed.Client or None, default=None
         The cluster; None for the client that was made last. It stays behind in pickles.

@@ -14,18 +14,17 @@ from fastbp.dask.engine import ClusterEngine, Shard
 from fastbp.dask.rounds import choose_n_shards, local_plan, rounds_of
 from fastbp.data import Data
 from fastbp.epochs import InMemory
+from fastbp.fingerprints import digest, of_rows, of_targets
 from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.late import imported
 from fastbp.precisions import LOW_PRECISIONS
 from fastbp.schedules import RATE, SHRINKAGE, StepPlanner
+from fastbp.sources.order import MOST_SEED, OrderedBySeed
 from fastbp.sources.shared import without_targets
-from fastbp.sources.streaming import (
-    GivenSource,
-    StreamedRows,
-    draw_held_out,
-    draw_seed_of_order,
-)
+from fastbp.sources.streaming import GivenSource, StreamedRows, draw_held_out
+
+SAMPLED_ROWS = 16  # of a collection, by which a checkpoint knows it
 
 
 def refuse(estimator):
@@ -39,11 +38,6 @@ def refuse(estimator):
         raise InvalidParameterError(
             "drop_last=True is not for a cluster, where each shard has batches of its own. Use "
             "drop_last=False."
-        )
-    if estimator.checkpoint is not None:
-        raise InvalidParameterError(
-            f"checkpoint={estimator.checkpoint!r} is not for a cluster: a checkpoint knows its "
-            "data by a digest of all rows. Use checkpoint=None, and warm_start=True to go on."
         )
 
 
@@ -119,6 +113,10 @@ class ArrayRows:
         self.client, self._X = client, X
         self.n_rows = X.shape[0]
 
+    def fingerprint(self, data):
+        """What tells the rows from others: all of their numbers."""
+        return of_rows(data)
+
     def check(self, n_shards):
         """See that there is something for each shard."""
         refuse_more_shards(n_shards, self.n_rows, "rows")
@@ -154,6 +152,12 @@ class CollectionRows(ArrayRows):
         self.client, self._collection = client, collection
         self.n_rows = collection.shape[0]
 
+    def fingerprint(self, data):
+        """What tells the rows from others: all targets and weights, but only some rows of X."""
+        rows = np.unique(np.linspace(0, self.n_rows - 1, SAMPLED_ROWS).astype(np.int64))
+        sampled = digest(self._collection.rows_at(rows), kind=self._collection.shape)
+        return {"X": sampled, **of_targets(data)}
+
     def shards(self, n_shards, seed, dealt):
         """The rows of each shard: workers exchange them."""
         return self._collection.shards(n_shards, seed)
@@ -161,7 +165,7 @@ class CollectionRows(ArrayRows):
     def hold_out(self, data, fraction, random_state, labels):
         """Draw the same fraction of all rows that follow each other."""
         pages = np.diff(np.arange(0, self.n_rows, PAGE), append=self.n_rows)
-        mask = draw_held_out(pages, fraction, random_state.randint(2**31 - 1))
+        mask = draw_held_out(pages, fraction, random_state.randint(MOST_SEED))
         return ~mask, np.flatnonzero(mask)
 
     def bring(self, judge, data):
@@ -189,6 +193,10 @@ class SourceRows:
                 "sources.from_blocks, from_npy or from_parquet."
             )
         self._sent = without_targets(source)
+
+    def fingerprint(self, data):
+        """What the source knows, and all targets and weights."""
+        return self._source.fingerprint() | of_targets(data)
 
     def check(self, n_shards):
         """See that there is something for each shard."""
@@ -219,7 +227,7 @@ def refuse_more_shards(n_shards, n_most, what):
 # ---- training -----------------------------------------------------------------------------------
 
 
-class ShardedRows(InMemory):
+class ShardedRows(OrderedBySeed, InMemory):
     """The rows of a training on a cluster: like `fastbp.epochs.InMemory`.
 
     Parameters
@@ -235,16 +243,12 @@ class ShardedRows(InMemory):
         if self._n_shards == "auto":
             self._n_shards = choose_n_shards(rows.n_rows, estimator.solver)
         rows.check(self._n_shards)
-        self._seed, self._held_out = 0, None
+        self._held_out = None
         self._shards, self._plan = [], None
 
-    def seed(self, random_state):
-        """Settle the shards and the order of all epochs."""
-        self._seed = draw_seed_of_order(random_state)
-
-    def everything(self, data):
-        """All rows to learn from: nobody needs their numbers."""
-        return None
+    def fingerprint(self, data):
+        """What tells the rows from others, and the number of shards that they are dealt to."""
+        return self._rows.fingerprint(data) | {"the number of shards": str(self._n_shards)}
 
     def hold_out(self, data, fraction, random_state, labels):
         """Draw rows for early stopping."""

@@ -1,8 +1,11 @@
 """Rows in blocks that a function of the user's reads, or that come one after the other."""
 
+import hashlib
+
 import numpy as np
 from scipy.sparse import issparse
 
+from fastbp.fingerprints import digest
 from fastbp.sources.source import Source, check_finite, readable
 
 
@@ -27,6 +30,7 @@ class _Scanned(Source):
     def _scan(self):
         """Read all blocks once: their sizes, dtype, targets and weights."""
         sizes, dtypes, ys, weights, start = [], set(), [], [], 0
+        ends = hashlib.sha256()
         for block, given in enumerate(self._blocks()):
             X, y, weight = self._take_apart(block, given)
             if sizes and X.shape[1] != self.n_features:
@@ -36,6 +40,7 @@ class _Scanned(Source):
                 )
             self.n_features = X.shape[1]
             check_finite(X, start, f"{self.what} {block}")
+            ends.update(digest(X[[0, -1]]).encode())
             sizes.append(len(X))
             start += len(X)
             dtypes.add(readable(X.dtype))
@@ -44,9 +49,13 @@ class _Scanned(Source):
             weights.append(None if weight is None else weight.copy())
         if not sizes:
             raise ValueError(f"There must be at least one {self.what}, got none.")
-        self.block_rows = np.array(sizes, np.int64)
+        self.block_rows, self._ends = np.array(sizes, np.int64), ends.hexdigest()
         self.dtype = readable(np.result_type(*dtypes))
         self.y, self.sample_weight = self._joined(ys, "y"), self._joined(weights, "sample_weight")
+
+    def fingerprint(self):
+        """As of `Source`, with the first and the last row of each block, as they were read."""
+        return super().fingerprint() | {f"the rows of X at the ends of {self.what}s": self._ends}
 
     def _joined(self, parts, name):
         missing = [block for block, part in enumerate(parts) if part is None]

@@ -50,6 +50,11 @@ def status_of(status):
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def contents_of(status):
+    """Of that, what is the same in all folders and on all machines: size and time."""
+    return status[2:]
+
+
 def read_header(path):
     """Describe the array of a .npy file, whose numbers are not read.
 
@@ -111,9 +116,14 @@ class FlatSource(Source):
 
     def __getstate__(self):
         """With what the file is known by in other folders, and on other machines that see it."""
-        status = (None, None, *self.file.status[2:])
+        status = (None, None, *contents_of(self.file.status))
         path = os.path.abspath(self.file.path)
         return {**vars(self), "file": replace(self.file, path=path, status=status)}
+
+    def fingerprint(self):
+        """As of `Source`, with the file's size and the time when it was written."""
+        known = repr(contents_of(self.file.status))
+        return super().fingerprint() | {"the size or the time of X's file": known}
 
     def open(self):
         """A reader of the file."""

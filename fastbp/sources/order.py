@@ -5,10 +5,45 @@ of it is a function of a seed and the number of the epoch, so that the next epoc
 be read while this one ends.
 """
 
+import reprlib
+
 import numpy as np
 
 from fastbp.sources.source import LEAST_BLOCKS, MOST_ROWS
 from fastbp.warned import warn
+
+MOST_SEED = 2**31 - 1  # above all seeds that are drawn
+
+
+class OrderedBySeed:
+    """Who has the rows of a training whose order is a function of a seed and the epoch.
+
+    What a checkpoint keeps of it is the seed: see `fastbp.epochs.InMemory`, whose methods these
+    are.
+    """
+
+    _seed = 0
+
+    def seed(self, random_state):
+        """Settle the order of all epochs, without a draw: further draws are those in memory."""
+        state = np.random.RandomState()
+        state.set_state(random_state.get_state())
+        self._seed = int(state.randint(MOST_SEED))
+
+    def everything(self, data):
+        """All rows to learn from, as `Split.train`: nobody needs their numbers."""
+        return None
+
+    def state(self, training):
+        """What of a training's state the rows have."""
+        return {}, {"seed": self._seed}
+
+    def restore(self, training, arrays, numbers):
+        """Take the state back."""
+        seed = numbers["seed"]
+        if type(seed) is not int or not 0 <= seed < MOST_SEED:
+            raise ValueError(f"the seed of the order is {reprlib.repr(seed)}")
+        self._seed = seed
 
 
 class BlockOrder:

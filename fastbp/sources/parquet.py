@@ -12,8 +12,8 @@ import numpy as np
 
 from fastbp.files import open_regular, replacing
 from fastbp.late import imported
-from fastbp.sources.flat import FlatSource, RowFile, read_header, status_of
-from fastbp.sources.source import check_finite, readable
+from fastbp.sources.flat import FlatSource, RowFile, contents_of, read_header, status_of
+from fastbp.sources.source import Source, check_finite, readable
 
 BATCH_ROWS = 2**15  # that are decoded at once
 READ_BYTES = 2**20  # of a column's compressed pages at once
@@ -132,6 +132,14 @@ class Columns:
             status = os.stat(path)
             digest.update(repr((os.path.abspath(path), *status_of(status))).encode())
         return digest.digest()
+
+    def contents(self):
+        """The columns of X, and the size of each file and the time when it was written."""
+        found = [contents_of(status_of(os.stat(path))) for path in self.paths]
+        return {
+            "the columns of X": repr(self.features),
+            "the size or the time of a Parquet file": repr(found),
+        }
 
     def batches(self, names):
         """Yield the columns of these names, batch by batch, each with its file's path.
@@ -290,6 +298,7 @@ class ParquetSource(FlatSource):
     """See `fastbp.sources.from_parquet`."""
 
     def __init__(self, columns, cache, buffer):
+        self._contents = columns.contents()
         y, weight = columns.read(columns.targets), columns.read(columns.weights)
         file, self._keeper = open_cache(columns, cache)
         if self._keeper is not None:
@@ -297,6 +306,10 @@ class ParquetSource(FlatSource):
         names = np.array(columns.features, dtype=object)
         super().__init__(file, y, weight, buffer, names)
         self._finite[:] = True  # seen as they were decoded
+
+    def fingerprint(self):
+        """As of `Source`, with what is known of the Parquet files: the flat file may be new."""
+        return Source.fingerprint(self) | self._contents
 
     def __getstate__(self):
         if self._keeper is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp.data import READABLE_DTYPES
+from fastbp.fingerprints import digest
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -132,6 +133,19 @@ class Source(ABC):
                 "function that makes the source."
             )
         return self.y, self.sample_weight
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the rows of X from others, as far as it is known without reading them.
+
+        A checkpoint of a fit is refused where something of it has changed.
+
+        Returns
+        -------
+        known : dict of str to str
+            By the name of what it is.
+        """
+        kind = f"{self.shape} {self.dtype}"
+        return {"the shape of X": kind, "the blocks of X": digest(self.block_rows)}
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(

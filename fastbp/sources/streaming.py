@@ -19,11 +19,12 @@ from sklearn.utils._param_validation import InvalidParameterError
 from fastbp import devices
 from fastbp.data import Data
 from fastbp.epochs import InMemory, check_weight
+from fastbp.fingerprints import of_targets
 from fastbp.fitting import GivenData
 from fastbp.initialisation import INITIALISATIONS
 from fastbp.labels import pack_bytes
 from fastbp.sources.ahead import ReadAhead
-from fastbp.sources.order import BlockOrder
+from fastbp.sources.order import MOST_SEED, BlockOrder, OrderedBySeed
 from fastbp.validation import (
     check_columns,
     check_sample_weight,
@@ -144,11 +145,6 @@ def stand_in(source, dtype):
 
 def refuse(estimator, source):
     """Raise where a parameter asks for what is not done with sources."""
-    if estimator.checkpoint is not None:
-        raise InvalidParameterError(
-            f"checkpoint={estimator.checkpoint!r} is not for sources: a checkpoint knows its data "
-            "by a digest of all rows. Use checkpoint=None, and warm_start=True to go on."
-        )
     if INITIALISATIONS[estimator.initialization].needs_sample:
         raise InvalidParameterError(
             f"initialization={estimator.initialization!r} is not for sources: it is fitted to "
@@ -217,14 +213,7 @@ def draw_held_out(block_rows, fraction, seed):
     return mask
 
 
-def draw_seed_of_order(random_state):
-    """A seed for the order of all epochs, without a draw: further draws are those in memory."""
-    state = np.random.RandomState()
-    state.set_state(random_state.get_state())
-    return int(state.randint(2**31 - 1))
-
-
-class StreamedRows:
+class StreamedRows(OrderedBySeed):
     """The rows of a training that stay in a source: like `fastbp.epochs.InMemory`.
 
     Parameters
@@ -238,17 +227,14 @@ class StreamedRows:
         self._source, self._incremental = source, incremental
         self._held_out = None  # whether each row is; None if none is
         self._order = self._ahead = None
-        self._seed, self._told = 0, 0.0
+        self._told = 0.0
 
-    def seed(self, random_state):
-        """Settle the order of all epochs."""
-        self._seed = draw_seed_of_order(random_state)
+    def fingerprint(self, data):
+        """What the source knows, and all targets and weights; the order depends on the buffer."""
+        known = self._source.fingerprint() | {"buffer": str(self._source.buffer_bytes)}
+        return known | of_targets(data)
 
     # ---- held-out rows ------------------------------------------------------------------------
-
-    def everything(self, data):
-        """All rows to learn from, as `Split.train`: nobody needs their numbers."""
-        return None
 
     def hold_out(self, data, fraction, random_state, labels):
         """Draw rows for early stopping, the same fraction of each block.
@@ -258,7 +244,7 @@ class StreamedRows:
         train : ndarray of bool of shape (n_samples,)
         held_out : ndarray of int64
         """
-        source, seed = self._source, random_state.randint(2**31 - 1)
+        source, seed = self._source, random_state.randint(MOST_SEED)
         n_rows, row_bytes = source.shape[0], source.row_bytes
         n_most = source.buffer_bytes // row_bytes
         if fraction * n_rows > n_most:

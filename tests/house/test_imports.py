@@ -32,6 +32,7 @@ LATER = {
     "fastbp.cpu": "the first fit",
     "fastbp.cuda.toolkit": "fits on a GPU",
     "fastbp.datasets": "who names it",
+    "fastbp.fingerprints": "fits with a checkpoint, and sources",
     "fastbp.hidden_features": "who names HiddenFeatures",
     "fastbp.hints": "type checkers only",
     "fastbp.inspect": "who names it",

@@ -466,7 +466,6 @@ def test_it_is_an_estimator_as_any_other(client):
     [
         ({"device": "cuda"}, "device='cuda' is not for a cluster"),
         ({"drop_last": True}, "drop_last=True"),
-        ({"checkpoint": "x"}, "checkpoint='x' is not for a cluster"),
         ({"initialization": "data_driven"}, "initialization='data_driven' is not for rows on"),
         ({"n_shards": 601}, "n_shards=601 is more than the 600 rows"),
     ],

@@ -532,7 +532,6 @@ def test_a_pickle_knows_its_file_in_another_folder_and_on_another_machine(saved,
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"checkpoint": "state"}, "checkpoint='state' is not for sources"),
         ({"initialization": "data_driven"}, "initialization='data_driven' is not for sources"),
         ({"batch_size": 5000}, "batch_size=3000 is more than the 6.. rows of a buffer"),
         (

@@ -6,37 +6,16 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import make_task, small, weights
+from conftest import Crash, crash_after, make_task, result, small
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import InvalidParameterError
 
 import fastbp
 from fastbp import container
-from fastbp.checkpoints import fingerprint
 from fastbp.data import Data
+from fastbp.fingerprints import of_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-class Crash(Exception):  # noqa: N818
-    """What stands for the end of the process: nothing after it is run."""
-
-
-def crash_after(n_iter):
-    def callback(report):
-        if report.n_iter == n_iter:
-            raise Crash
-
-    return callback
-
-
-def result(model):
-    """All that a fit leaves, as comparable numbers."""
-    progress = [model.n_iter_, model.t_, model.best_loss_, model.best_validation_score_]
-    curves = [*model.loss_curve_, *(model.validation_scores_ or ())]
-    moments = [moment.tobytes() for moment in model._optimizer.moments]
-    rates = model._optimizer.learning_rate, model._optimizer.step, model._optimizer.epochs
-    return weights(model).tobytes(), progress, curves, moments, rates
 
 
 KINDS = {
@@ -161,11 +140,11 @@ def test_other_data_are_refused(tmp_path):
 def test_fingerprints_see_every_number():
     X = np.arange(12.0).reshape(4, 3)
     forms = [X, np.asfortranarray(X), np.repeat(X, 2, 0)[::2], X[::-1][::-1]]
-    assert len({fingerprint(Data(form, X)) for form in forms}) == 1
+    assert len({str(of_rows(Data(form, X))) for form in forms}) == 1
     different = [X, X.astype("f4"), X.T, csr_array(X), -X]
-    found = [fingerprint(Data(form, X)) for form in different]
-    found += [fingerprint(Data(X, X, X[:, 0])), fingerprint(Data(X, X, None, 2.0))]
-    assert len(set(found)) == len(found)
+    data = [Data(form, X) for form in different]
+    data += [Data(X, X, X[:, 0]), Data(X, X, None, 2.0), Data(X, -X)]
+    assert len({str(of_rows(each)) for each in data}) == len(data)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +191,11 @@ DAMAGES = {
     "no progress": lambda arrays, description: description.pop("progress"),
     "no order": lambda arrays, description: arrays.pop("order"),
     "rows out of range": lambda arrays, description: arrays["order"].__setitem__(0, 10**6),
-    "negative rows": lambda arrays, description: arrays["train"].__setitem__(0, -1),
+    "negative rows": lambda arrays, description: arrays["order"].__setitem__(0, -1),
+    "rows of another dtype": lambda arrays, description: arrays.update(
+        order=arrays["order"].astype("i4")
+    ),
+    "no state of the rows": lambda arrays, description: description.pop("rows"),
     "short parameters": lambda arrays, description: arrays.update(
         parameters=arrays["parameters"][:-1]
     ),

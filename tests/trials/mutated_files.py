@@ -164,26 +164,30 @@ class Checkpoints:
     def __init__(self, folder):
         self.path, self.bases = Path(folder, "checkpoint"), []
         generator = np.random.default_rng(0)
-        self.X, self.y = generator.normal(size=(40, 6)), generator.integers(0, 4, 40)
-        for kind, parameters in (
-            (fastbp.MLPClassifier, {}),
-            (fastbp.MLPClassifier, {"early_stopping": True, "validation_fraction": 0.3}),
-            (fastbp.MLPClassifier, {"solver": "sgd", "learning_rate": "adaptive"}),
-            (fastbp.MLPClassifier, {"random_state": np.random.RandomState(1)}),
-            (fastbp.MLPRegressor, {"precision": "float32", "shuffle": False}),
+        X, y = generator.normal(size=(40, 6)), generator.integers(0, 4, 40)
+        blocks = [(X[first : first + 2], y[first : first + 2]) for first in range(0, 40, 2)]
+        source = fastbp.sources.from_blocks(20, blocks.__getitem__, buffer=1000)
+        stopping = {"early_stopping": True, "validation_fraction": 0.3}
+        for kind, parameters, *data in (
+            (fastbp.MLPClassifier, {}, X, y),
+            (fastbp.MLPClassifier, stopping, X, y),
+            (fastbp.MLPClassifier, {"solver": "sgd", "learning_rate": "adaptive"}, X, y),
+            (fastbp.MLPClassifier, {"random_state": np.random.RandomState(1)}, X, y),
+            (fastbp.MLPClassifier, stopping | {"batch_size": 8}, source),
+            (fastbp.MLPRegressor, {"precision": "float32", "shuffle": False}, X, y),
         ):
             given = {"hidden_layer_sizes": (5,), "max_iter": 4, "random_state": 0}
             make = lambda kind=kind, given=given | parameters: kind(  # noqa: E731
                 **copy.deepcopy(given), checkpoint=self.path
             )
-            expected = weights(make().fit(self.X, self.y))
+            expected = weights(make().fit(*data))
             try:
-                make().set_params(callback=crash).fit(self.X, self.y)
+                make().set_params(callback=crash).fit(*data)
             except Crash:
-                self.bases.append((self.path.read_bytes(), make, expected))
+                self.bases.append((self.path.read_bytes(), make, data, expected))
 
     def use(self, dice, show):
-        content, make, expected = dice.choice(self.bases)
+        content, make, data, expected = dice.choice(self.bases)
         forged = dice.random() < 0.6
         if forged:
             mutated, how = mutations.mutate_content(dice, content)
@@ -193,7 +197,7 @@ class Checkpoints:
         self.path.write_bytes(mutated)
         model = make()
         try:
-            model.fit(self.X, self.y, resume=True)
+            model.fit(*data, resume=True)
         except ERRORS as error:
             show(error)
             if len(str(error)) > 2000:

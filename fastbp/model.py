@@ -21,7 +21,7 @@ _AS_THEY_ARE = Targets()
 class _Memory:
     """What a model remembers of its checks, which is no part of its state."""
 
-    __slots__ = ("_known",)
+    __slots__ = "_known", "_vector"
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,9 @@ class Model(_Memory):
 
     def parameter_dtype(self):
         """The dtype that the model computes in: float32 if all of its parameters are."""
+        vector = self._known_vector()
+        if vector is not None:
+            return vector.dtype
         arrays = _as_arrays("coefs_", self.coefs) + _as_arrays("intercepts_", self.intercepts)
         single = all(array.dtype == np.float32 for array in arrays)
         return np.dtype(np.float32 if single else np.float64)
@@ -102,7 +105,9 @@ class Model(_Memory):
         ValueError
             If the arrays are not numbers, or their shapes are not the network's.
         """
-        network = self.network
+        vector, network = None if copy else self._known_vector(), self.network
+        if vector is not None and vector.dtype == dtype:
+            return vector
         coefs, intercepts = _as_arrays("coefs_", self.coefs), self.intercepts
         intercepts, extras = _as_arrays("intercepts_", intercepts), self.extras
         if extras or network.extra_shapes:
@@ -115,7 +120,40 @@ class Model(_Memory):
             found = [array.shape for array in arrays]
             if found != shapes:
                 raise ValueError(f"{name} must be arrays of the shapes {shapes}, got {found}.")
-        return (network.flatten if copy else network.as_flat)(coefs, intercepts, dtype, extras)
+        if copy:
+            return network.flatten(coefs, intercepts, dtype, extras)
+        vector = network.as_flat(coefs, intercepts, dtype, extras)
+        if coefs and vector is coefs[0].base:
+            self._remember(vector)
+        return vector
+
+    def _remember(self, vector):
+        """Keep the vector whose views all arrays are; to find that takes half of a prediction."""
+        arrays = *self.coefs, *self.intercepts, *self.extras
+        forms = [(array.shape, array.strides, array.dtype) for array in arrays]
+        known = self.network, arrays, forms, vector, vector.shape
+        object.__setattr__(self, "_vector", known)
+
+    def _known_vector(self):
+        """The vector whose views all arrays were at the last look, if they still are, or None.
+
+        Users may exchange arrays in the lists, and change an array's shape, strides or dtype in
+        place; its memory stays.
+        """
+        known = getattr(self, "_vector", None)
+        if known is None or known[0] is not self.network or known[3].shape != known[4]:
+            return None
+        _, before, forms, vector, _ = known
+        try:
+            arrays = *self.coefs, *self.intercepts, *self.extras
+        except TypeError:  # none of these are lists any more
+            return None
+        if len(arrays) != len(before):
+            return None
+        for array, same, form in zip(arrays, before, forms, strict=True):
+            if array is not same or (array.shape, array.strides, array.dtype) != form:
+                return None
+        return vector
 
     def checked(self):
         """Return this model; check it at its first use, and again where it has other fields.

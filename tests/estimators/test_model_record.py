@@ -335,6 +335,51 @@ def test_a_record_changed_by_force_is_not_used():
         model.predict(X)
 
 
+def _exchange(model, index, change):
+    model.coefs_[index] = change(model.coefs_[index])
+
+
+WEIGHT_CHANGES = {
+    "a number": lambda model: model.coefs_[0].__setitem__((0, 0), 3.0),
+    "an array": lambda model: _exchange(model, 0, lambda array: array[::-1].copy()),
+    "a view of another": lambda model: _exchange(model, 0, lambda array: array[::-1]),
+    "float32": lambda model: _exchange(model, 1, lambda array: array.astype(np.float32)),
+    "the intercepts": lambda model: model.intercepts_.__setitem__(0, np.ones(4)),
+    "strides": lambda model: setattr(model.coefs_[1], "strides", model.coefs_[1].strides[::-1]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Setting the strides:DeprecationWarning")
+@pytest.mark.parametrize("change", WEIGHT_CHANGES)
+def test_weights_that_change_after_a_prediction_count(change):
+    """Where the vector behind the weights is remembered, it must still be the one behind them."""
+    model, X, y = small("multiclass")
+    # Strides of a square matrix, so that the shape stays.
+    units = 3 if change == "strides" else 4
+    model.set_params(hidden_layer_sizes=(units,)).fit(X, y)
+    before = answers(model, X)
+    WEIGHT_CHANGES[change](model)
+    fresh = small("multiclass")[0].set_params(hidden_layer_sizes=model.hidden_layer_sizes)
+    fresh.fit(X, y)
+    fresh.coefs_ = [np.array(array) for array in model.coefs_]
+    fresh.intercepts_ = [np.array(array) for array in model.intercepts_]
+    found = answers(model, X)
+    np.testing.assert_array_equal(found, answers(fresh, X))
+    if change != "float32":
+        assert not np.array_equal(found, before)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(2, 10), (4, 5)])
+def test_weights_of_another_shape_after_a_prediction_are_refused(shape):
+    model, X, y = small("multiclass")
+    model.set_params(hidden_layer_sizes=(4,)).fit(X, y).predict(X)
+    assert model.coefs_[0].shape == (5, 4)
+    model.coefs_[0].shape = shape
+    with pytest.raises(ValueError, match=r"coefs_ must be arrays of the shapes"):
+        model.predict(X)
+
+
 def test_networks_say_what_is_wrong():
     good = Network((2, 3, 1), ("relu",), "identity", "squared_error")
     good.check()

@@ -222,14 +222,13 @@ def package(tmp_path_factory):
 
 @pytest.fixture
 def library(package, tmp_path, monkeypatch):
-    """The path of a copy of the best library, where it and what it needs are looked for."""
+    """The path of a copy of the file with the best library and what it needs."""
     from fastbp.cpu import levels, libraries
 
     monkeypatch.setattr(libraries, "FOLDER", tmp_path)
-    best = levels.levels_of_machine()[0]
-    for path in map(libraries.library_path, levels.with_those_below(best)):
-        shutil.copy(package / "cpu" / "libraries" / path.name, path)
-    return libraries.library_path(best)
+    path = libraries.library_path(levels.levels_of_machine()[0])
+    shutil.copy(package / "cpu" / "libraries" / path.name, path)
+    return path
 
 
 class Crash(Exception):  # noqa: N818

@@ -1,8 +1,9 @@
 """Libraries of machine code that come with the package: their files, and what they are made from.
 
-A file is a shared library, followed by a description, the length of the description, and the
-SHA-256 digest of all that. The digest is checked before any of the library is run; the description
-says of which sources it is the machine code.
+A file is the shared libraries of one level of CPU and of those that take their other kernels from
+it, compressed as one, followed by a description, the length of the description, and the SHA-256
+digest of all that. The digest is checked before anything is expanded, let alone run; the
+description says which levels these are, and of which sources this is the machine code.
 """
 
 import hashlib
@@ -11,7 +12,13 @@ import os
 import struct
 from pathlib import Path
 
+try:
+    import lzma
+except ImportError:  # Python can be built without
+    lzma = None
+
 from fastbp import __version__, cache
+from fastbp.cpu.levels import with_those_below
 from fastbp.sealed import DIGEST_SIZE, DamagedFileError, digest
 
 FOLDER = Path(__file__).parent / "libraries"
@@ -19,11 +26,13 @@ SUFFIX = ".kernels"  # not .so: tools that strip or patch libraries would damage
 _LABEL = "fastbp kernels"
 _LENGTH = struct.Struct("<Q")
 _PACKAGE = Path(__file__).parents[1]
+# A larger dictionary than all libraries of a file would only take memory where it is expanded.
+_DICTIONARY = 1 << 21
 
 
 def library_path(level):
-    """Path of the library for a level of CPU."""
-    return FOLDER / f"{level}{SUFFIX}"
+    """Path of the file that has the library for a level of CPU, and those that it needs."""
+    return FOLDER / f"{with_those_below(level)[-1]}{SUFFIX}"
 
 
 def read_bytes(path):
@@ -84,8 +93,8 @@ def fingerprint_of(names):
     return total.hexdigest() if found else None
 
 
-def describe_sources(level, **more):
-    """The description of a library for a level that is made now.
+def describe_sources(**more):
+    """The description of libraries that are made now.
 
     Returns
     -------
@@ -93,7 +102,6 @@ def describe_sources(level, **more):
     """
     names = source_names()
     return {
-        "level": level,
         "version": __version__,
         "sources": names,
         "fingerprint": fingerprint_of(names),
@@ -101,15 +109,29 @@ def describe_sources(level, **more):
     }
 
 
-def join(library, description):
-    """The content of a file, from a shared library and its description."""
-    text = json.dumps(description, sort_keys=True).encode()
-    content = library + text + _LENGTH.pack(len(text))
+def join(libraries, description):
+    """The content of a file.
+
+    Parameters
+    ----------
+    libraries : dict of bytes
+        By the names of their levels; each may need those before it.
+    description : dict
+
+    Returns
+    -------
+    content : bytes
+    """
+    how = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY}
+    stream = lzma.compress(b"".join(libraries.values()), check=lzma.CHECK_NONE, filters=[how])
+    sizes = [[name, len(library)] for name, library in libraries.items()]
+    text = json.dumps(description | {"libraries": sizes}, sort_keys=True).encode()
+    content = stream + text + _LENGTH.pack(len(text))
     return content + digest(content, _LABEL)
 
 
 def split(content):
-    """The shared library and its description, from the content of a file.
+    """The compressed libraries and their description, from the content of a file.
 
     Raises
     ------
@@ -124,22 +146,41 @@ def split(content):
     return content[: end - length], json.loads(bytes(content[end - length : end]))
 
 
-def problem_of(description, level):
-    """Why a library is not the machine code of this package; None where it is.
+def expand(stream, description, names):
+    """Some of the shared libraries of a file. What comes after the last of them is not expanded.
+
+    Parameters
+    ----------
+    stream : bytes-like
+    description : dict
+    names : list of str
+        Of their levels.
+
+    Returns
+    -------
+    libraries : dict of memoryview
+    """
+    places, end = {}, 0
+    for name, size in description["libraries"]:
+        places[name] = slice(end, end + size)
+        end += size
+    needed = max(places[name].stop for name in names)
+    content = memoryview(lzma.LZMADecompressor().decompress(stream, needed))
+    return {name: content[places[name]] for name in names}
+
+
+def problem_of(description):
+    """Why libraries are not the machine code of this package; None where they are.
 
     Parameters
     ----------
     description : dict
-    level : str
-        Of the library that is asked for.
 
     Returns
     -------
     problem : str or None
     """
-    found = {name: description.get(name) for name in ("level", "version", "sources")}
-    if found["level"] != level:
-        return f"is for {found['level']}"
+    found = {name: description.get(name) for name in ("version", "sources")}
     if found["version"] != __version__:
         return f"is of version {found['version']}, not {__version__}"
     if not found["sources"]:

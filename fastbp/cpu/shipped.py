@@ -1,9 +1,13 @@
-"""Machine code that comes with the package, loaded without numba or a compiler."""
+"""Machine code that comes with the package, loaded without numba or a compiler.
+
+It is expanded into memory and loaded from there: what runs are the bytes whose digest was checked.
+"""
 
 import ctypes
 import os
-from contextlib import ExitStack
+import tempfile
 from functools import cached_property
+from itertools import count
 
 from fastbp.cpu.levels import (
     AMX_FEATURES,
@@ -12,8 +16,14 @@ from fastbp.cpu.levels import (
     levels_of_machine,
     with_those_below,
 )
-from fastbp.cpu.libraries import library_path, problem_of, read_bytes, split
+from fastbp.cpu.libraries import expand, library_path, lzma, problem_of, read_bytes, split
 from fastbp.sealed import DamagedFileError
+
+# Of Linux on x86-64: the call that makes a file in memory, to be closed by exec and to be sealed
+# against sealing, shrinking, growing and writing.
+_MEMFD_CREATE, _CLOSED_AND_SEALABLE = 319, 1 | 2
+_F_ADD_SEALS, _ALL_SEALS = 1033, 1 | 2 | 4 | 8
+_loads = count(1)
 
 
 class NotShippedError(Exception):
@@ -96,40 +106,66 @@ def load_shipped(levels=None):
 
 
 def _open_all(names):
-    with ExitStack() as descriptors:
-        return {name: _open(name, descriptors) for name in names}
-
-
-def _open(level, descriptors):
-    path = library_path(level)
+    """Load the libraries of a level and of those that it needs: they are in one file."""
+    path = library_path(names[0])
     try:
         content = read_bytes(path)
     except OSError:
         raise _NoLibraryError(f"there is no {path.name}") from None
     try:
-        library, description = split(content)
+        stream, description = split(content)
     except DamagedFileError as error:
         raise NotShippedError(f"{path.name}: {error}") from None
-    problem = problem_of(description, level)
+    problem = problem_of(description)
     if problem:
         raise NotShippedError(f"{path.name} {problem}")
-    try:
-        return ctypes.CDLL(os.fspath(path))
-    except OSError as error:  # the folder is in an archive, or nothing there may be executed
-        try:
-            return _load_from_memory(level, library, descriptors)
-        except (OSError, AttributeError):
-            raise NotShippedError(f"{path.name} cannot be loaded ({error})") from None
+    missing = set(names) - {name for name, _ in description["libraries"]}
+    if missing:
+        raise _NoLibraryError(f"{path.name} has no {', '.join(sorted(missing))}")
+    if lzma is None:
+        raise NotShippedError(f"{path.name} cannot be expanded, as this Python has no lzma")
+    return {
+        name: _load(name, library) for name, library in expand(stream, description, names).items()
+    }
 
 
-def _load_from_memory(level, library, descriptors):
-    """Load a library from memory that looks like a file. Linux keeps it as long as it is in use.
+def _load(name, library):
+    """Load a library from a file without a name, which Linux keeps as long as it is in use.
 
-    Its descriptor is closed with the stack of `descriptors`, when all libraries are loaded: two of
-    the same path would be taken for one.
+    Where the system has no such file in memory, it is one on disk.
     """
-    descriptor = os.memfd_create(f"fastbp-{level}", os.MFD_CLOEXEC)
-    descriptors.callback(os.close, descriptor)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(library)
-    return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    for make in (_memory_file, tempfile.TemporaryFile):
+        try:
+            with make() as file:
+                file.write(library)
+                file.flush()
+                if make is _memory_file:
+                    _seal(file)
+                return ctypes.CDLL(_path_of(file))
+        except OSError as error:
+            problem = error
+    raise NotShippedError(f"{name} cannot be loaded ({problem})")
+
+
+def _memory_file():
+    """A file in memory.
+
+    The system is called by number: Python has a function only if it was built for a new one.
+    """
+    system_call = ctypes.CDLL(None, use_errno=True).syscall
+    descriptor = system_call(_MEMFD_CREATE, b"fastbp", _CLOSED_AND_SEALABLE)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create failed")
+    return os.fdopen(descriptor, "wb")
+
+
+def _seal(file):
+    """Let nobody change a file in memory any more."""
+    import fcntl  # which Windows lacks
+
+    fcntl.fcntl(file, _F_ADD_SEALS, _ALL_SEALS)
+
+
+def _path_of(file):
+    """A path of an open file that no other had: by its path the loader knows a library again."""
+    return f"/proc/self{'/.' * next(_loads)}/fd/{file.fileno()}"

@@ -11,6 +11,7 @@ from fastbp.cpu.records import SPECIALISATIONS
 from fastbp.cpu.shipped import NotShippedError, load_shipped
 
 HAS = levels.levels_of_machine()
+BASE = levels.LEVELS[levels.with_those_below(HAS[0])[-1]] if HAS else None
 pytestmark = pytest.mark.skipif(not HAS, reason="no kernels are shipped for this kind of machine")
 
 
@@ -26,7 +27,7 @@ def test_all_kernels_are_there(library):
 
 def test_the_system_is_asked_for_little(library, tmp_path):
     """A symbol of a certain C library's version would tie the wheel to it."""
-    content, _ = libraries.split(library.read_bytes())
+    content = libraries.expand(*libraries.split(library.read_bytes()), [HAS[0]])[HAS[0]]
     (tmp_path / "library.so").write_bytes(content)
     done = subprocess.run(
         ["nm", "-D", "--undefined-only", "-P", tmp_path / "library.so"],
@@ -54,7 +55,7 @@ def flip(content):
 )
 def test_damaged_code_is_not_run(library, damage, monkeypatch):
     """A flipped bit in machine code may end the process, or train another model."""
-    monkeypatch.setattr(shipped.ctypes, "CDLL", None)
+    monkeypatch.setattr(shipped, "expand", None)
     library.write_bytes(damage(library.read_bytes()))
     with pytest.raises(NotShippedError, match="damaged"):
         load_shipped()
@@ -63,7 +64,6 @@ def test_damaged_code_is_not_run(library, damage, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"level": "another"}, "is for another"),
         ({"version": "0.0.9"}, "is of version 0.0.9"),
         ({"fingerprint": "0" * 64}, "is of other sources"),
         ({"sources": ["cpu/records.py"]}, "is of other sources"),
@@ -73,27 +73,97 @@ def test_damaged_code_is_not_run(library, damage, monkeypatch):
     ],
 )
 def test_code_of_something_else_is_not_run(library, changed, says, monkeypatch):
-    monkeypatch.setattr(shipped.ctypes, "CDLL", None)
-    content, description = libraries.split(library.read_bytes())
-    library.write_bytes(libraries.join(bytes(content), description | changed))
+    monkeypatch.setattr(shipped, "expand", None)
+    found, description = contents(library)
+    library.write_bytes(libraries.join(found, description | changed))
     with pytest.raises(NotShippedError, match=says):
         load_shipped()
 
 
-def test_a_file_that_may_not_be_executed_is_run_from_memory(library, monkeypatch):
-    """As on a file system that is mounted with noexec."""
+def contents(path):
+    """All shared libraries of a file, and its description."""
+    stream, description = libraries.split(path.read_bytes())
+    names = [name for name, _ in description["libraries"]]
+    return libraries.expand(stream, description, names), description
+
+
+# ---- from where it runs -------------------------------------------------------------------------
+
+
+def mapped():
+    """The files whose code this process can run."""
+    with open("/proc/self/maps") as lines:
+        found = (line.strip().split(maxsplit=5) for line in lines if " r-xp " in line)
+        return {fields[5] for fields in found if len(fields) > 5}
+
+
+def test_what_was_checked_runs_and_no_file_of_the_package_does(library, nothing_is_left):
+    """Whatever becomes of that file, and whether or not its file system allows code."""
+    before = mapped()
+    found = load_shipped()
+    library.write_bytes(b"")
+    assert all(found.address(each) for each in SPECIALISATIONS)
+    assert mapped() - before <= {"/memfd:fastbp (deleted)"}
+
+
+def test_nobody_changes_code_in_memory(library, monkeypatch):
+    """Not by another descriptor of it either."""
+    load, refused = shipped.ctypes.CDLL, []
+
+    def try_to_write(path, **options):
+        if path:
+            with open(path, "r+b", buffering=0) as file, pytest.raises(PermissionError):
+                file.write(b"another")
+            refused.append(path)
+        return load(path, **options)
+
+    monkeypatch.setattr(shipped.ctypes, "CDLL", try_to_write)
+    load_shipped()
+    assert len(refused) == len(levels.with_those_below(HAS[0]))
+
+
+def refuse(system_call):
+    """A call of the system that fails, as under a filter of calls or on an old system."""
+    return lambda *arguments: -1 if arguments[0] == 319 else system_call(*arguments)
+
+
+def test_without_files_in_memory_there_are_temporary_ones(library, monkeypatch, tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(shipped.tempfile, "tempdir", str(folder))
     load = shipped.ctypes.CDLL
 
-    def refuse(path):
-        if not path.startswith("/proc/"):
-            raise OSError("failed to map segment from shared object")
-        return load(path)
+    class Refusing:
+        def __init__(self, system):
+            self.syscall = refuse(system.syscall)
 
-    monkeypatch.setattr(shipped.ctypes, "CDLL", refuse)
-    assert all(load_shipped().address(each) for each in SPECIALISATIONS)
-    monkeypatch.delattr(shipped.os, "memfd_create")
-    with pytest.raises(NotShippedError, match=r"cannot be loaded.*map segment"):
+    monkeypatch.setattr(
+        shipped.ctypes, "CDLL",
+        lambda path, **options: load(path, **options) if path else Refusing(load(path, **options)),
+    )  # fmt: skip
+    found = load_shipped()
+    assert all(found.address(each) for each in SPECIALISATIONS)
+    assert any(path.startswith(str(folder)) for path in mapped())
+    assert not list(folder.iterdir())
+    folder.rmdir()
+    with pytest.raises(NotShippedError, match=rf"{HAS[0]}.* cannot be loaded \(.*No such file"):
         load_shipped()
+
+
+def test_libraries_of_the_same_descriptor_are_not_taken_for_one(library):
+    """The loader knows a library by its path, and numbers of descriptors come again."""
+    found = [load_shipped() for _ in range(3)]
+    addresses = {each.address(SPECIALISATIONS[0]) for each in found}
+    assert len(addresses) == 3
+
+
+def test_a_python_without_lzma_says_so(library, monkeypatch):
+    monkeypatch.setattr(shipped, "lzma", None)
+    with pytest.raises(NotShippedError, match=f"{library.name} cannot be expanded.*no lzma"):
+        load_shipped()
+    monkeypatch.setattr(ahead, "lzma", None)
+    with pytest.raises(SystemExit, match="no kernels: this Python was built without lzma"):
+        ahead.main(["--levels", HAS[-1], "--folder", "."])
 
 
 # ---- the choice ---------------------------------------------------------------------------------
@@ -101,12 +171,12 @@ def test_a_file_that_may_not_be_executed_is_run_from_memory(library, monkeypatch
 
 def test_a_library_that_cannot_be_used_is_not_replaced_by_a_lower_levels(library, monkeypatch):
     """It would round in another way, and be slower than numba's; one that is not there may be."""
-    content, description = libraries.split(library.read_bytes())
+    found, description = contents(library)
     lower = "x86-64-lower"
-    monkeypatch.setitem(shipped.LEVELS, lower, levels.LEVELS[HAS[0]]._replace(name=lower))
+    monkeypatch.setitem(shipped.LEVELS, lower, BASE._replace(name=lower))
     monkeypatch.setattr(shipped, "levels_of_machine", lambda: [HAS[0], lower])
     path = libraries.library_path(lower)
-    path.write_bytes(libraries.join(bytes(content), description | {"level": lower}))
+    path.write_bytes(libraries.join({lower: found[BASE.name]}, description))
     library.write_bytes(flip(library.read_bytes()))
     with pytest.raises(NotShippedError, match="damaged"):
         load_shipped()
@@ -114,12 +184,14 @@ def test_a_library_that_cannot_be_used_is_not_replaced_by_a_lower_levels(library
     assert load_shipped().description.endswith(lower)
 
 
-@pytest.mark.skipif(len(levels.with_those_below(HAS[0])) == 1, reason="the level needs no other")
-def test_a_library_without_the_one_below_it_is_as_good_as_none(library):
-    below = libraries.library_path(levels.with_those_below(HAS[0])[1])
-    below.unlink()
-    with pytest.raises(NotShippedError, match=f"there is no {below.name}"):
-        load_shipped()
+@pytest.mark.skipif(BASE.name == HAS[0], reason="the level needs no other")
+def test_a_file_may_lack_the_levels_that_need_others(library):
+    """As one does that was built for some levels only."""
+    found, description = contents(library)
+    library.write_bytes(libraries.join({BASE.name: found[BASE.name]}, description))
+    with pytest.raises(NotShippedError, match=f"{library.name} has no {HAS[0]}"):
+        load_shipped(HAS[:1])
+    assert load_shipped().description.endswith(BASE.name)
 
 
 class Compiled:
@@ -210,12 +282,25 @@ def test_a_library_has_the_instructions_of_its_level(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_records_of_libraries_are_joined_and_split():
-    description = {"level": "x86-64-v3", "fingerprint": "0", "sources": ["a"], "version": "1"}
-    library = np.random.default_rng(0).bytes(1000)
-    content, found = libraries.split(libraries.join(library, description))
-    assert bytes(content) == library
-    assert found == description
+def test_libraries_are_joined_split_and_expanded():
+    draw = np.random.default_rng(0)
+    made = {name: draw.bytes(size) for name, size in (("z", 1000), ("a", 3000), ("m", 10))}
+    content = libraries.join(made, {"sources": ["a"], "version": "1"})
+    stream, description = libraries.split(content)
+    assert description["sources"] == ["a"]
+    for names in (["z"], ["a", "z"], ["m", "a", "z"], ["m"]):
+        found = libraries.expand(stream, description, names)
+        assert {name: bytes(part) for name, part in found.items()} == {
+            name: made[name] for name in names
+        }
+
+
+def test_no_more_is_expanded_than_is_asked_for():
+    """A CPU without AMX need not wait for what only AMX needs."""
+    made = {"z": bytes(range(256)) * 40, "a": np.random.default_rng(0).bytes(100_000)}
+    stream, description = libraries.split(libraries.join(made, {}))
+    (found,) = libraries.expand(stream, description, ["z"]).values()
+    assert found.obj == made["z"]
 
 
 def test_object_code_for_arm64(tmp_path):

@@ -1,4 +1,4 @@
-"""Machine code made ahead, for a wheel: one library for each level of CPU.
+"""Machine code made ahead, for a wheel: one library for each level of CPU, compressed in files.
 
     python -m fastbp.cpu.kernels.ahead --levels all --folder fastbp/cpu/libraries
 
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastbp.cpu.levels import LEVELS, levels_of_machine, with_those_below
-from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path
+from fastbp.cpu.libraries import FOLDER, describe_sources, join, library_path, lzma
 from fastbp.cpu.records import SPECIALISATIONS
 
 SYSTEM_FUNCTIONS = {"memset", "memcpy", "memmove", "sched_yield"}
@@ -132,14 +132,8 @@ def build(level, folder):
     ----------
     level : fastbp.cpu.levels.Level
     folder : path-like
-
-    Returns
-    -------
-    path : pathlib.Path
+        Where a shared library of its name comes.
     """
-    import llvmlite
-    import numba
-
     from fastbp.cpu.kernels import simd
 
     if level.vector_bits != simd.VECTOR_BITS:
@@ -151,15 +145,7 @@ def build(level, folder):
     module = link_kernels(level.kernels)
     optimise(module)
     content = emit_object(module, level.triple, level.cpu, level.llvm_features)
-    description = describe_sources(
-        level.name,
-        python=platform.python_version(),
-        numba=numba.__version__,
-        llvmlite=llvmlite.__version__,
-    )
-    path = Path(folder) / library_path(level.name).name
-    path.write_bytes(join(link_library(content), description))
-    return path
+    Path(folder, level.name).write_bytes(link_library(content))
 
 
 def build_for_arm64(path):
@@ -207,6 +193,44 @@ def run_apart(level, *arguments):
         raise BuildError(f"{level.name}: {done.stderr.strip()}")
 
 
+def build_files(levels, folder):
+    """Make libraries, and the files of those that need each other.
+
+    Parameters
+    ----------
+    levels : list of fastbp.cpu.levels.Level
+        The best first, with those that they need.
+    folder : pathlib.Path
+
+    Returns
+    -------
+    paths : list of pathlib.Path
+    """
+    import llvmlite
+    import numba
+
+    if lzma is None:
+        raise BuildError("this Python was built without lzma, which compresses them")
+    description = describe_sources(  # before any of them can be edited
+        python=platform.python_version(), numba=numba.__version__, llvmlite=llvmlite.__version__
+    )
+    # Each in a process of its own, which takes one core and 600 MB.
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    with tempfile.TemporaryDirectory() as made, ThreadPoolExecutor(n_cores) as pool:
+        for _ in pool.map(
+            lambda level: run_apart(level, "--here", level.name, "--folder", made), levels
+        ):
+            pass
+        files = {}
+        for level in reversed(levels):  # those that are needed first
+            libraries = files.setdefault(library_path(level.name).name, {})
+            libraries[level.name] = Path(made, level.name).read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, libraries in files.items():
+        (folder / name).write_bytes(join(libraries, description))
+    return [folder / name for name in files]
+
+
 def main(arguments=None):
     """Make the libraries that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -229,24 +253,14 @@ def main(arguments=None):
             run_apart(level, "--here", level.name, "--arm64", os.path.abspath(options.arm64))
         if options.here or options.arm64:
             return
-        options.folder.mkdir(parents=True, exist_ok=True)
-        levels, folder = levels_named(options.levels), options.folder.resolve()
-
-        def build_apart(level):
-            run_apart(level, "--here", level.name, "--folder", folder)
-            return folder / library_path(level.name).name
-
-        # Each in a process of its own, which takes one core and 600 MB.
-        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        with ThreadPoolExecutor(n_cores) as pool:
-            for path in pool.map(build_apart, levels):
-                print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
+        for path in build_files(levels_named(options.levels), options.folder):
+            print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
     except BuildError as error:
         sys.exit(f"no kernels: {error}")
 
 
 def levels_named(names):
-    """The levels that a command line or variable names, and those that these need.
+    """The levels that a command line or variable names, and those that these need, the best first.
 
     Raises
     ------
@@ -262,8 +276,8 @@ def levels_named(names):
     unknown = set(names.split(",")) - LEVELS.keys()
     if unknown:
         raise BuildError(f"levels must be host, all or some of {', '.join(LEVELS)}, got {names!r}")
-    needed = [each for name in names.split(",") for each in with_those_below(name)]
-    return [LEVELS[name] for name in dict.fromkeys(needed)]
+    needed = {each for name in names.split(",") for each in with_those_below(name)}
+    return [level for name, level in LEVELS.items() if name in needed]
 
 
 if __name__ == "__main__":

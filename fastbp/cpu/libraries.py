@@ -26,8 +26,7 @@ SUFFIX = ".kernels"  # not .so: tools that strip or patch libraries would damage
 _LABEL = "fastbp kernels"
 _LENGTH = struct.Struct("<Q")
 _PACKAGE = Path(__file__).parents[1]
-# A larger dictionary than all libraries of a file would only take memory where it is expanded.
-_DICTIONARY = 1 << 21
+_LARGEST = 1 << 21  # of the libraries of a file together: memory that expanding takes
 
 
 def library_path(level):
@@ -122,7 +121,10 @@ def join(libraries, description):
     -------
     content : bytes
     """
-    how = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY}
+    how = {
+        "id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _LARGEST,
+        "lc": 4, "lp": 0, "pb": 0,  # instructions of x86 start anywhere
+    }  # fmt: skip
     stream = lzma.compress(b"".join(libraries.values()), check=lzma.CHECK_NONE, filters=[how])
     sizes = [[name, len(library)] for name, library in libraries.items()]
     text = json.dumps(description | {"libraries": sizes}, sort_keys=True).encode()

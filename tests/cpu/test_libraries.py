@@ -1,6 +1,7 @@
 """Which machine code runs: what is shipped, if it is the right one, and what the user asks for."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_a_python_without_lzma_says_so(library, monkeypatch):
         load_shipped()
     monkeypatch.setattr(ahead, "lzma", None)
     with pytest.raises(SystemExit, match="no kernels: this Python was built without lzma"):
-        ahead.main(["--levels", HAS[-1], "--folder", "."])
+        ahead.main(["--levels", HAS[-1]])
 
 
 # ---- the choice ---------------------------------------------------------------------------------
@@ -266,6 +267,9 @@ def test_what_cannot_be_built_is_said(monkeypatch, capsys):
     for names, says in (("x86-64-v9", "levels must be host, all or some of"), ("", "levels must")):
         with pytest.raises(SystemExit, match=says):
             ahead.main(["--levels", names])
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(SystemExit, match="no kernels: import of numba"):
+        ahead.main(["--levels", HAS[-1]])
     monkeypatch.setattr(ahead, "levels_of_machine", list)
     with pytest.raises(SystemExit, match="no level for this kind of machine"):
         ahead.main(["--levels", "host"])

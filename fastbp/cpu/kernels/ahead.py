@@ -255,7 +255,7 @@ def main(arguments=None):
             return
         for path in build_files(levels_named(options.levels), options.folder):
             print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
-    except BuildError as error:
+    except (BuildError, ImportError) as error:
         sys.exit(f"no kernels: {error}")
 
 

@@ -20,7 +20,7 @@ def wheel(tmp_path):
     pytest.importorskip("pip")
     path = tmp_path / "tiny-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny/__init__.py", "# 8 bytes\n" * 120_000)
+        archive.writestr("tiny/__init__.py", "# a line.\n" * 120_000)
         archive.writestr("tiny/code.kernels", bytes(400_000))
         for name, content in RECORDS.items():
             archive.writestr(f"tiny-1.dist-info/{name}", content)

@@ -6,12 +6,13 @@ A piece is a `fastbp.data.Data`, an order of some of its rows, and their steps: 
 engines know which it is.
 """
 
+import _thread
 from math import isfinite
 
 import numpy as np
 
 from fastbp.late import imported
-from fastbp.schedules import WEIGHT, StepPlanner
+from fastbp.schedules import WEIGHT, Epochs, StepPlanner, Stopping
 
 
 class InMemory:
@@ -65,6 +66,26 @@ class InMemory:
             check_weight(weight[rows], training.progress.n_iter + 1)
         yield training.data, rows, planner.next_epoch(rows)
 
+    def epochs_ahead(self, training, planner, n_rows, most):
+        """Several epochs that the engine can train at once, at most so many; None without.
+
+        Without `shuffle`, or if nobody else may draw from the random state meanwhile: the engine
+        holds its lock.
+        """
+        engine, settings, progress = training.engine, training.settings, training.progress
+        if not hasattr(engine, "train_epochs"):
+            return None
+        source = training.random_state if settings.shuffle else None
+        best, tol, patience = progress.best_loss, settings.tol, settings.n_iter_no_change
+        if not all(map(_is_float64, (best, tol, patience))) or _is_shared(source):
+            return None
+        most = min(most, engine.epochs_at_once(training.data, n_rows, planner.batch_size))
+        steps, n_epochs, n_tables = planner.next_epochs(most) if most > 1 else (None, 0, 0)
+        if n_epochs < 2:
+            return None
+        stopping = Stopping(best, progress.no_improvement_count, tol, patience)
+        return Epochs(steps, n_epochs, n_tables, n_rows, source, stopping)
+
     @staticmethod
     def loss_and_gradient(engine, data):
         """The loss of all rows and its gradient: see `fastbp.engine.Engine`."""
@@ -102,6 +123,19 @@ class InMemory:
 
     def close(self):
         """Give back what is held for the training."""
+
+
+def _is_float64(number):
+    """Whether arithmetic with a number is that of float64."""
+    return isinstance(number, float) or (type(number) is int and abs(number) < 2**53)
+
+
+def _is_shared(random_state):
+    """Whether other threads may want to draw from a random state, which is NumPy's own then.
+
+    They would wait for it, and for ever in a process that is forked meanwhile.
+    """
+    return random_state is np.random.mtrand._rand and _thread._count() > 0
 
 
 def check_weight(weight, epoch):

@@ -179,6 +179,40 @@ def pack_bytes(labels):
     return labels.astype("S") if is_bytes else labels
 
 
+def plain_accuracy(y, predicted):
+    """The share of labels that are predicted right, where scikit-learn has nothing more to say.
+
+    Its checks take twice as long as to predict a few hundred rows. It refuses labels of several
+    kinds, and some versions warn where more than half of them are different: what may be so is left
+    to it.
+
+    Parameters
+    ----------
+    y : object
+        The true labels, as a user gives them.
+    predicted : ndarray or CSR matrix
+
+    Returns
+    -------
+    accuracy : float or None
+
+    Examples
+    --------
+    >>> plain_accuracy(np.array([3, 4] * 4), np.array([3, 3] * 4)), plain_accuracy([3], [3])
+    (0.5, None)
+    """
+    both = y, predicted
+    if not all(type(each) is np.ndarray and each.ndim == 1 for each in both) or not len(y):
+        return None
+    kinds = {each.dtype.kind for each in both}
+    if len(y) != len(predicted) or not (kinds == {"U"} or kinds <= {*"biu"}):
+        return None
+    right = y == predicted
+    n_right = int(np.count_nonzero(right))
+    n_different = len(np.unique(predicted)) + len(np.unique(y[~right]))  # at most
+    return n_right / len(y) if 2 * n_different <= len(y) else None
+
+
 def sorted_classes(classes):
     """Return the distinct classes that a user lists, sorted, of shape (n_classes,)."""
     check_labels(classes, "classes")

@@ -201,11 +201,9 @@ def plain_accuracy(y, predicted):
     >>> plain_accuracy(np.array([3, 4] * 4), np.array([3, 3] * 4)), plain_accuracy([3], [3])
     (0.5, None)
     """
-    both = y, predicted
-    if not all(type(each) is np.ndarray and each.ndim == 1 for each in both) or not len(y):
+    if not (_are_plain(y) and _are_plain(predicted) and len(y) == len(predicted)):
         return None
-    kinds = {each.dtype.kind for each in both}
-    if len(y) != len(predicted) or not (kinds == {"U"} or kinds <= {*"biu"}):
+    if (y.dtype.kind == "U") != (predicted.dtype.kind == "U"):
         return None
     right = y == predicted
     n_right = int(np.count_nonzero(right))
@@ -220,8 +218,19 @@ def sorted_classes(classes):
     return np.unique(labels) if labels.dtype.kind in "Sb" else unique_labels(classes)
 
 
+def _are_plain(labels):
+    """Whether labels are a vector of whole numbers, of booleans or of strings.
+
+    scikit-learn takes such for classes, but some versions warn if more than half are different.
+    """
+    is_vector = type(labels) is np.ndarray and labels.ndim == 1
+    return is_vector and labels.size > 0 and labels.dtype.kind in "biuU"
+
+
 def _is_indicators(y):
     """Whether y is a matrix of label indicators rather than a vector of class labels."""
+    if _are_plain(y) and 2 * len(np.unique(y)) <= len(y):
+        return False
     found = type_of_target(as_text(y), input_name="y")
     if found not in ("binary", "multiclass", "multilabel-indicator"):
         raise ValueError(

@@ -101,10 +101,13 @@ _MOST_PASSED = 1000  # values of a parameter
 
 @functools.cache
 def _compiled_constraints(estimator_class):
-    """The constraints of a class as scikit-learn's objects, which take long to make."""
+    """The constraints of a class as scikit-learn's objects, which take long to make.
+
+    In the order of names, in which scikit-learn checks them.
+    """
     return [
         (name, [make_constraint(each) for each in constraints], set())
-        for name, constraints in estimator_class._parameter_constraints.items()
+        for name, constraints in sorted(estimator_class._parameter_constraints.items())
     ]
 
 

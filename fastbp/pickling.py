@@ -63,7 +63,7 @@ class PicklingMixin:
 
     def __sklearn_clone__(self):
         """Clone all parameters but the callback, which the clone shares."""
-        if "callback" not in signature(self.__class__).parameters:  # of a subclass
+        if "callback" not in self._get_param_names() or self.callback is None:  # of a subclass
             return _clone_parametrized(self)
         original = object.__new__(self.__class__)
         vars(original).update(vars(self), callback=None)

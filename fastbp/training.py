@@ -236,7 +236,7 @@ class Training:
         parameters = self.best_parameters
         if parameters is None:
             parameters = self.parameters()
-        if not np.isfinite([parameters.min(), parameters.max()]).all():
+        if not (isfinite(parameters.min()) and isfinite(parameters.max())):
             raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
         return parameters
 

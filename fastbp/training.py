@@ -365,17 +365,16 @@ def run_epochs(training, planner, n_rows, most):
         epochs = training.rows.epochs_ahead(training, planner, n_rows, most)
     if epochs is None:
         return run_epoch(training, planner, n_rows)
-    goes_on = True
+    progress, settings = training.progress, training.settings
     try:
         training.engine.train_epochs(training.data, training.order, epochs)
     finally:  # even after Ctrl-C
         training.optimizer.step += epochs.steps.made
         for loss in epochs.losses:
             check_loss(loss, training, planner)
-            training.end_epoch(loss, n_rows)
-            planner.after_epoch(training.progress.n_samples_seen)
-            goes_on = not has_converged(training, planner)
-    return goes_on
+            progress.end_epoch(loss, None, n_rows, settings.tol, settings.ties)
+            planner.after_epoch(progress.n_samples_seen)
+    return not has_converged(training, planner)
 
 
 def check_loss(loss, training, planner):

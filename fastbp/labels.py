@@ -206,9 +206,11 @@ def plain_accuracy(y, predicted):
     if (y.dtype.kind == "U") != (predicted.dtype.kind == "U"):
         return None
     right = y == predicted
-    n_right = int(np.count_nonzero(right))
-    n_different = len(np.unique(predicted)) + len(np.unique(y[~right]))  # at most
-    return n_right / len(y) if 2 * n_different <= len(y) else None
+    n_right, n_predicted = int(np.count_nonzero(right)), len(np.unique(predicted))
+    most = len(y) // 2  # of them are different, at most the predicted and all that are wrong
+    if n_predicted + len(y) - n_right > most and n_predicted + len(np.unique(y[~right])) > most:
+        return None
+    return n_right / len(y)
 
 
 def sorted_classes(classes):

@@ -47,7 +47,7 @@ def pays_to_skip_zeros(X, order, units, passes):
         Products with the rows: one for outputs, another for the gradient.
     """
     n_rows = min(MOST_SAMPLES, len(order) // 16) // TILE_ROWS * TILE_ROWS
-    if n_rows == 0 or X.shape[1] < FEWEST_FEATURES or passes * units < LOOK_WORK:
+    if n_rows == 0 or X.shape[1] < FEWEST_FEATURES or passes * units <= LOOK_WORK:
         return False
     samples = X[order[_spread(len(order), n_rows)]]
     samples = samples.toarray() if issparse(samples) else samples

@@ -7,12 +7,58 @@ engines know which it is.
 """
 
 import _thread
+from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 
 from fastbp.late import imported
-from fastbp.schedules import WEIGHT, Epochs, StepPlanner, Stopping
+from fastbp.schedules import WEIGHT, StepPlanner, Steps
+
+
+class Stopping(NamedTuple):
+    """When training by the loss is not to go on: see `fastbp.progress.Progress.end_epoch`."""
+
+    best_loss: float
+    no_improvement_count: int
+    tol: float
+    n_iter_no_change: float
+
+
+@dataclass
+class Epochs:
+    """Several epochs of a training, as an engine takes them that trains them in one call.
+
+    Parameters
+    ----------
+    steps : Steps
+        Its table has the rows of all epochs, or those of one that all are like.
+    n_epochs : int
+        The most that are to be trained: none follows one whose loss is not finite, or after which
+        training is not to go on.
+    n_tables : int
+        The epochs that are in the table.
+    n_rows : int
+        So many of the order's rows are used in each.
+    random_state : numpy.random.RandomState or None
+        Shuffles the rows before each; None keeps their order.
+    stopping : Stopping
+
+    Attributes
+    ----------
+    losses : list of float
+        Of the epochs that have been trained, even if an exception has come after them.
+    """
+
+    steps: Steps
+    n_epochs: int
+    n_tables: int
+    n_rows: int
+    random_state: np.random.RandomState | None
+    stopping: Stopping
+    losses: list = field(init=False, default_factory=list)
 
 
 class InMemory:
@@ -127,7 +173,7 @@ class InMemory:
 
 def _is_float64(number):
     """Whether arithmetic with a number is that of float64."""
-    return isinstance(number, float) or (type(number) is int and abs(number) < 2**53)
+    return isinstance(number, float) or (isinstance(number, Integral) and abs(number) < 2**53)
 
 
 def _is_shared(random_state):

@@ -5,7 +5,6 @@ The host plans all updates of an epoch in one table, for all engines: kernels kn
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -185,49 +184,6 @@ class Steps:
     averages: bool = False
     factors: np.ndarray | None = None
     made: int = field(init=False, default=0)
-
-
-class Stopping(NamedTuple):
-    """When training by the loss is not to go on: see `fastbp.progress.Progress.end_epoch`."""
-
-    best_loss: float
-    no_improvement_count: int
-    tol: float
-    n_iter_no_change: float
-
-
-@dataclass
-class Epochs:
-    """Several epochs of a training, as an engine takes them that trains them in one call.
-
-    Parameters
-    ----------
-    steps : Steps
-        Its table has the rows of all epochs, or those of one that all are like.
-    n_epochs : int
-        The most that are to be trained: none follows one whose loss is not finite, or after which
-        training is not to go on.
-    n_tables : int
-        The epochs that are in the table.
-    n_rows : int
-        So many of the order's rows are used in each.
-    random_state : numpy.random.RandomState or None
-        Shuffles the rows before each; None keeps their order.
-    stopping : Stopping
-
-    Attributes
-    ----------
-    losses : list of float
-        Of the epochs that have been trained, even if an exception has come after them.
-    """
-
-    steps: Steps
-    n_epochs: int
-    n_tables: int
-    n_rows: int
-    random_state: np.random.RandomState | None
-    stopping: Stopping
-    losses: list = field(init=False, default_factory=list)
 
 
 class StepPlanner:

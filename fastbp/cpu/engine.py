@@ -299,7 +299,7 @@ class Engine:
         data : fastbp.data.Data
         order : ndarray of shape (n_rows,), dtype int64, contiguous
             The rows of the data, in an order that is shuffled before each epoch.
-        epochs : fastbp.schedules.Epochs
+        epochs : fastbp.epochs.Epochs
             It gets the losses.
         """
         self._end_teams()

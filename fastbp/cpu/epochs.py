@@ -23,7 +23,7 @@ def train_epochs(buffers, order, epochs):
         Of dense rows.
     order : ndarray of shape (n_all_rows,), dtype int64
         All of it is shuffled; only the first `epochs.n_rows` are used.
-    epochs : fastbp.schedules.Epochs
+    epochs : fastbp.epochs.Epochs
         Its losses are set, and the updates that its steps have made, even after Ctrl-C.
     """
     steps, result = epochs.steps, np.zeros(RESULT_SIZE)

@@ -218,8 +218,8 @@ class Evaluation:
     def _score_at_once(self, seconds):
         """Let the result be what that function returns, whose other work takes half as long."""
         began, named = time.time(), self.named
-        X, y = self.X[named["test"]], self.y[named["test"]]
         try:
+            X, y = self.X[named["test"]], self.y[named["test"]]
             scores = score_of(self.estimator, X, y, named["scorer"], None, named["error_score"])
         except Exception as raised:
             self.error = raised

@@ -369,6 +369,14 @@ def test_results_are_those_of_scikit_learns_function(scoring, monkeypatch):
     assert len(asked) == 9
 
 
+def test_rows_to_score_that_are_not_there():
+    splits = [(np.arange(9), np.array([3, len(X)]))]
+    with pytest.raises(IndexError, match="out of bounds"):
+        search_many(CLASSIFIER, {"alpha": [1]}, X, Y, cv=splits)
+    with pytest.raises(IndexError, match="out of bounds"):
+        GridSearchCV(CLASSIFIER, {"alpha": [1]}, cv=splits).fit(X, Y)
+
+
 def test_transformers_that_fail():
     pipeline = Pipeline([("mean", Counted()), ("net", CLASSIFIER)])
     expected, there, found, here = both(pipeline, {"mean__factor": [1.0, "a"]}, X, Y, cv=3)

@@ -162,6 +162,10 @@ class BaseMLP(
             cls._parameter_names = tuple(super()._get_param_names())
         return list(cls._parameter_names)
 
+    def _validate_params(self):
+        """As of scikit-learn, which makes its objects anew at each call."""
+        params.check(self)
+
     def _set_parameters(self, arguments):
         """Keep every argument of `__init__` under its own name, unchecked, as scikit-learn asks."""
         arguments.pop("self")

@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from fastbp import parameters as params
 from fastbp.base import BaseMLP, checks_parameters, keeps_hints, takes_batches
 from fastbp.data import is_source
-from fastbp.labels import as_text, pack_bytes
+from fastbp.labels import as_text, pack_bytes, plain_accuracy
 from fastbp.late import imported
 from fastbp.losses import find_loss, names_for
 from fastbp.model import LabelViews
@@ -695,6 +695,9 @@ class MLPClassifier(LabelViews, ClassifierMixin, BaseMLP):
         if is_source(X):
             y, sample_weight = X.targets(y, sample_weight)
         predicted = self.predict(X)
+        accuracy = None if sample_weight is not None else plain_accuracy(y, predicted)
+        if accuracy is not None:
+            return accuracy
         if predicted.dtype.kind == "S":  # which scikit-learn's metrics refuse
             y, predicted = as_text(pack_bytes(np.asarray(y))), as_text(predicted)
         metrics = imported("sklearn.metrics")

@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 class Engine(Protocol):
     """One network on one device; a context, within which it may share the device.
 
+    An engine that has `epochs_at_once` and `train_epochs`, too, as the CPU's, trains several epochs
+    in one call where nobody wants to know of each.
+
     Attributes
     ----------
     network : fastbp.network.Network

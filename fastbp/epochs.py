@@ -6,12 +6,59 @@ A piece is a `fastbp.data.Data`, an order of some of its rows, and their steps: 
 engines know which it is.
 """
 
+import _thread
+from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 
 from fastbp.late import imported
-from fastbp.schedules import WEIGHT, StepPlanner
+from fastbp.schedules import WEIGHT, StepPlanner, Steps
+
+
+class Stopping(NamedTuple):
+    """When training by the loss is not to go on: see `fastbp.progress.Progress.end_epoch`."""
+
+    best_loss: float
+    no_improvement_count: int
+    tol: float
+    n_iter_no_change: float
+
+
+@dataclass
+class Epochs:
+    """Several epochs of a training, as an engine takes them that trains them in one call.
+
+    Parameters
+    ----------
+    steps : Steps
+        Its table has the rows of all epochs, or those of one that all are like.
+    n_epochs : int
+        The most that are to be trained: none follows one whose loss is not finite, or after which
+        training is not to go on.
+    n_tables : int
+        The epochs that are in the table.
+    n_rows : int
+        So many of the order's rows are used in each.
+    random_state : numpy.random.RandomState or None
+        Shuffles the rows before each; None keeps their order.
+    stopping : Stopping
+
+    Attributes
+    ----------
+    losses : list of float
+        Of the epochs that have been trained, even if an exception has come after them.
+    """
+
+    steps: Steps
+    n_epochs: int
+    n_tables: int
+    n_rows: int
+    random_state: np.random.RandomState | None
+    stopping: Stopping
+    losses: list = field(init=False, default_factory=list)
 
 
 class InMemory:
@@ -65,6 +112,26 @@ class InMemory:
             check_weight(weight[rows], training.progress.n_iter + 1)
         yield training.data, rows, planner.next_epoch(rows)
 
+    def epochs_ahead(self, training, planner, n_rows, most):
+        """Several epochs that the engine can train at once, at most so many; None without.
+
+        Without `shuffle`, or if nobody else may draw from the random state meanwhile: the engine
+        holds its lock.
+        """
+        engine, settings, progress = training.engine, training.settings, training.progress
+        if not hasattr(engine, "train_epochs"):
+            return None
+        source = training.random_state if settings.shuffle else None
+        best, tol, patience = progress.best_loss, settings.tol, settings.n_iter_no_change
+        if not all(map(_is_float64, (best, tol, patience))) or _is_shared(source):
+            return None
+        most = min(most, engine.epochs_at_once(training.data, n_rows, planner.batch_size))
+        steps, n_epochs, n_tables = planner.next_epochs(most) if most > 1 else (None, 0, 0)
+        if n_epochs < 2:
+            return None
+        stopping = Stopping(best, progress.no_improvement_count, tol, patience)
+        return Epochs(steps, n_epochs, n_tables, n_rows, source, stopping)
+
     @staticmethod
     def loss_and_gradient(engine, data):
         """The loss of all rows and its gradient: see `fastbp.engine.Engine`."""
@@ -102,6 +169,19 @@ class InMemory:
 
     def close(self):
         """Give back what is held for the training."""
+
+
+def _is_float64(number):
+    """Whether arithmetic with a number is that of float64."""
+    return isinstance(number, float) or (isinstance(number, Integral) and abs(number) < 2**53)
+
+
+def _is_shared(random_state):
+    """Whether other threads may want to draw from a random state, which is NumPy's own then.
+
+    They would wait for it, and for ever in a process that is forked meanwhile.
+    """
+    return random_state is np.random.mtrand._rand and _thread._count() > 0
 
 
 def check_weight(weight, epoch):

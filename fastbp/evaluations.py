@@ -8,7 +8,9 @@ scores, failures and the layout of the results are scikit-learn's own.
 from __future__ import annotations
 
 import contextlib
+import time
 from functools import partial
+from numbers import Number
 from threading import Lock
 
 import joblib
@@ -16,6 +18,7 @@ import numpy as np
 from joblib.parallel import FallbackToBackend, ParallelBackendBase
 from sklearn.base import clone
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
+from sklearn.model_selection._validation import _score as score_of
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
@@ -178,6 +181,9 @@ class Evaluation:
         steps : list or None
             The fitted transformers before it.
         """
+        if error is None and self._is_plain:
+            self._score_at_once(seconds)
+            return
         named = {**self.named, "parameters": None}
         named |= {name: None for name in ("caller", "callback_ctx") if name in named}
         if not named["return_train_score"]:
@@ -195,6 +201,33 @@ class Evaluation:
             vars(self.estimator).pop("fit", None)
             if steps is not None:
                 self.estimator.steps[:-1] = own
+
+    @property
+    def _is_plain(self):
+        """Whether scikit-learn's function would only take some rows of arrays and score them."""
+        named, error_score = self.named, self.named["error_score"]
+        asked = "return_train_score", "return_parameters", "return_estimator", "score_params"
+        return (
+            isinstance(self.estimator, BaseMLP)
+            and all(type(each) is np.ndarray for each in (self.X, self.y, named["test"]))
+            and not any(named.get(name) for name in asked)
+            and named["verbose"] < 2
+            and (error_score == "raise" or isinstance(error_score, Number))
+        )
+
+    def _score_at_once(self, seconds):
+        """Let the result be what that function returns, whose other work takes half as long."""
+        began, named = time.time(), self.named
+        try:
+            X, y = self.X[named["test"]], self.y[named["test"]]
+            scores = score_of(self.estimator, X, y, named["scorer"], None, named["error_score"])
+        except Exception as raised:
+            self.error = raised
+            return
+        self.result = {
+            "fit_error": None, "test_scores": scores, "n_test_samples": len(X),
+            "fit_time": seconds, "score_time": time.time() - began,
+        }  # fmt: skip
 
     def run_alone(self):
         """Call the function as it is."""

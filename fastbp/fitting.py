@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastbp import devices
@@ -13,7 +12,7 @@ from fastbp.callbacks import watchers_of
 from fastbp.curves import curve_of
 from fastbp.data import Data
 from fastbp.epochs import InMemory
-from fastbp.generators import check_state
+from fastbp.generators import check_state, random_state_of
 from fastbp.initialisation import initialise
 from fastbp.judging import OwnRows, make_judge
 from fastbp.late import imported
@@ -216,7 +215,7 @@ class Fit:
         `given_rows` are X and which of its rows `data` is about; None for all.
         """
         estimator = self.estimator
-        random_state = check_random_state(estimator.random_state)
+        random_state = random_state_of(estimator.random_state)
         rows.seed(random_state)
         start = self._first_parameters(given_rows, dtype, random_state)
         settings = Settings(

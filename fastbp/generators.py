@@ -4,9 +4,47 @@ import reprlib
 from math import isfinite
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from sklearn.utils import check_random_state
 
 _NAME, _N_KEYS = "MT19937", 624
 _NUMBERS = "position", "has_gauss", "cached_gaussian"
+
+
+class _AnyNumbers(ISeedSequence):
+    """What a generator is made of that is seeded afterwards."""
+
+    _numbers = np.arange(_N_KEYS, dtype=np.uint32)
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        """The numbers."""
+        return self._numbers[:n_words]
+
+
+def random_state_of(seed):
+    """The generator that a parameter `random_state` means, as of scikit-learn's function.
+
+    ``numpy.random.RandomState(seed)`` draws 624 numbers that it replaces by others at once, which
+    may take as long as an epoch.
+
+    Parameters
+    ----------
+    seed : None, int or RandomState
+
+    Returns
+    -------
+    random_state : numpy.random.RandomState
+
+    Examples
+    --------
+    >>> random_state_of(3).randint(1000) == np.random.RandomState(3).randint(1000)
+    True
+    """
+    if type(seed) is not int:
+        return check_random_state(seed)
+    random_state = np.random.RandomState(np.random.MT19937(_AnyNumbers()))
+    random_state.seed(seed)
+    return random_state
 
 
 def take_apart(random_state):

@@ -179,6 +179,40 @@ def pack_bytes(labels):
     return labels.astype("S") if is_bytes else labels
 
 
+def plain_accuracy(y, predicted):
+    """The share of labels that are predicted right, where scikit-learn has nothing more to say.
+
+    Its checks take twice as long as to predict a few hundred rows. It refuses labels of several
+    kinds, and some versions warn where more than half of them are different: what may be so is left
+    to it.
+
+    Parameters
+    ----------
+    y : object
+        The true labels, as a user gives them.
+    predicted : ndarray or CSR matrix
+
+    Returns
+    -------
+    accuracy : float or None
+
+    Examples
+    --------
+    >>> plain_accuracy(np.array([3, 4] * 4), np.array([3, 3] * 4)), plain_accuracy([3], [3])
+    (0.5, None)
+    """
+    if not (_are_plain(y) and _are_plain(predicted) and len(y) == len(predicted)):
+        return None
+    if (y.dtype.kind == "U") != (predicted.dtype.kind == "U"):
+        return None
+    right = y == predicted
+    n_right, n_predicted = int(np.count_nonzero(right)), len(np.unique(predicted))
+    most = len(y) // 2  # of them are different, at most the predicted and all that are wrong
+    if n_predicted + len(y) - n_right > most and n_predicted + len(np.unique(y[~right])) > most:
+        return None
+    return n_right / len(y)
+
+
 def sorted_classes(classes):
     """Return the distinct classes that a user lists, sorted, of shape (n_classes,)."""
     check_labels(classes, "classes")
@@ -186,8 +220,19 @@ def sorted_classes(classes):
     return np.unique(labels) if labels.dtype.kind in "Sb" else unique_labels(classes)
 
 
+def _are_plain(labels):
+    """Whether labels are a vector of whole numbers, of booleans or of strings.
+
+    scikit-learn takes such for classes, but some versions warn if more than half are different.
+    """
+    is_vector = type(labels) is np.ndarray and labels.ndim == 1
+    return is_vector and labels.size > 0 and labels.dtype.kind in "biuU"
+
+
 def _is_indicators(y):
     """Whether y is a matrix of label indicators rather than a vector of class labels."""
+    if _are_plain(y) and 2 * len(np.unique(y)) <= len(y):
+        return False
     found = type_of_target(as_text(y), input_name="y")
     if found not in ("binary", "multiclass", "multilabel-indicator"):
         raise ValueError(

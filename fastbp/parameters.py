@@ -95,16 +95,19 @@ CONSTRAINTS = {
 }
 
 
-_PLAIN_TYPES = {int, float, str, bool, type(None)}
+PLAIN_TYPES = {int, float, str, bool, type(None)}
 _MOST_PASSED = 1000  # values of a parameter
 
 
 @functools.cache
 def _compiled_constraints(estimator_class):
-    """The constraints of a class as scikit-learn's objects, which take long to make."""
+    """The constraints of a class as scikit-learn's objects, which take long to make.
+
+    In the order of names, in which scikit-learn checks them.
+    """
     return [
         (name, [make_constraint(each) for each in constraints], set())
-        for name, constraints in estimator_class._parameter_constraints.items()
+        for name, constraints in sorted(estimator_class._parameter_constraints.items())
     ]
 
 
@@ -130,14 +133,14 @@ def check(estimator, names=None):
             continue
         value = attributes[name] if name in attributes else getattr(estimator, name)
         key = type(value), value
-        if key[0] in _PLAIN_TYPES and key in passed:
+        if key[0] in PLAIN_TYPES and key in passed:
             continue
         if not any(constraint.is_satisfied_by(value) for constraint in constraints):
             validate_parameter_constraints(
                 {name: type(estimator)._parameter_constraints[name]}, {name: value},
                 caller_name=type(estimator).__name__,
             )  # fmt: skip
-        if key[0] in _PLAIN_TYPES and len(passed) < _MOST_PASSED:
+        if key[0] in PLAIN_TYPES and len(passed) < _MOST_PASSED:
             passed.add(key)
 
 

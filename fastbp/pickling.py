@@ -15,6 +15,7 @@ from fastbp.generators import check_state
 from fastbp.losses import is_averaged
 from fastbp.model import Model
 from fastbp.optimizers import SCHEDULE_FIELDS, Optimizer
+from fastbp.parameters import PLAIN_TYPES
 from fastbp.progress import check_progress
 
 STATE_VERSION = 2  # raise it where a state changes such that older programs would misread it
@@ -63,11 +64,24 @@ class PicklingMixin:
 
     def __sklearn_clone__(self):
         """Clone all parameters but the callback, which the clone shares."""
-        if "callback" not in signature(self.__class__).parameters:  # of a subclass
+        parameters = self.get_params(deep=False)
+        if parameters.keys() == vars(self).keys() and all(map(_is_constant, parameters.values())):
+            clone = self.__class__(**parameters)  # in a quarter of the time
+            attributes = vars(clone)
+            if all(attributes.get(name) is value for name, value in parameters.items()):
+                return clone
+        if "callback" not in self._get_param_names() or self.callback is None:  # of a subclass
             return _clone_parametrized(self)
         original = object.__new__(self.__class__)
         vars(original).update(vars(self), callback=None)
         return _clone_parametrized(original).set_params(callback=self.callback)
+
+
+def _is_constant(value):
+    """Whether a value is its own copy."""
+    if type(value) is tuple:
+        return all(type(each) in PLAIN_TYPES for each in value)
+    return type(value) in PLAIN_TYPES
 
 
 # ---- callbacks in pickles ---------------------------------------------------------------------

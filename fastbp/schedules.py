@@ -242,16 +242,51 @@ class StepPlanner:
         steps : Steps
             Its table is good until the next epoch.
         """
+        table = self._take_ahead() if self._is_known_ahead else self._plan_anew(order)
+        return self._steps_of(table)
+
+    @property
+    def _is_known_ahead(self):
+        """Whether steps depend on nothing but η and the number of updates."""
         plans = self._schedule.factor, self._decay_plan, self._dropout_plan
-        if self._weight is None and not any(plans) and not self.warms_up:
-            table = self._take_ahead()
-        else:
-            table = self._plan_anew(order)
+        return self._weight is None and not any(plans) and not self.warms_up
+
+    def _steps_of(self, table):
         optimizer = self._optimizer
         return Steps(
             self._rule, table, self.batch_size, self._alpha, optimizer.dropout,
             optimizer.max_grad_norm, optimizer.ema_decay is not None, optimizer.factors,
         )  # fmt: skip
+
+    def next_epochs(self, most):
+        """Plan several epochs at once, where what comes after one decides nothing about the next.
+
+        Parameters
+        ----------
+        most : int
+
+        Returns
+        -------
+        steps : Steps or None
+            Its table has the rows of all epochs, or those of one if all are like it; None where
+            each must be planned after the one before.
+        n_epochs, n_tables : int
+            How many they are, and how many are in the table.
+        """
+        if self._schedule.after_epoch is not None or not self._is_known_ahead:
+            return None, 0, 0
+        if not self._changes:
+            return self._steps_of(self._take_ahead()), most, 1
+        n_epochs = max(1, min(most, MOST_AHEAD // len(self._table)))
+        step, self.last_rate = self._optimizer.step, self._optimizer.learning_rate
+        table = np.tile(self._table, (n_epochs, 1))
+        self._fill(table, self.last_rate, np.arange(step + 1, step + 1 + len(table)))
+        return self._steps_of(table), n_epochs, n_epochs
+
+    @property
+    def _changes(self):
+        """Whether steps depend on the number of updates."""
+        return self._rule.numbers is not None or self._optimizer.counts_updates
 
     def _take_ahead(self):
         """The next epoch's table where it depends on nothing but η and the number of updates.
@@ -260,7 +295,7 @@ class StepPlanner:
         """
         rate, step, n_steps = self._optimizer.learning_rate, self._optimizer.step, len(self._table)
         self.last_rate = rate
-        changes = self._rule.numbers is not None or self._optimizer.counts_updates
+        changes = self._changes
         state = rate, step if changes else None
         if state != self._planned_for or self._taken == len(self._ahead):
             n_epochs = 1

@@ -72,6 +72,8 @@ class Shared:
 
     def columns(self, estimator, model):
         """Check what belongs to an estimator alone; return the names of X's columns, or None."""
+        if model is None:
+            return self.checked_data[tuple(kind_of_targets(estimator).values())][2]
         return check_columns(estimator, self.raw, model)
 
     def rows_of(self, fit):

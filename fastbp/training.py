@@ -167,6 +167,12 @@ class Training:
         """Whether the score of validation rows decides when to stop and which weights are kept."""
         return self.judge is not None and self.judge.decides
 
+    @property
+    def is_followed(self):
+        """Whether somebody wants to know of every epoch."""
+        watched = self.watchers or self.settings.verbose or self.checkpoint is not None
+        return bool(watched or self.judge is not None)
+
     def end_epoch(self, loss, n_samples):
         """Record an epoch, judge it, and keep the best weights; return the judgement, or None."""
         judgement = None
@@ -230,7 +236,7 @@ class Training:
         parameters = self.best_parameters
         if parameters is None:
             parameters = self.parameters()
-        if not np.isfinite([parameters.min(), parameters.max()]).all():
+        if not (isfinite(parameters.min()) and isfinite(parameters.max())):
             raise NonFiniteLossError(f"It happened in epoch {self.progress.n_iter}.")
         return parameters
 
@@ -319,7 +325,7 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     max_iter = 1 if incremental else settings.max_iter
     try:
         while training.ending is None:
-            if not run_epoch(training, planner, n_rows):
+            if not run_epochs(training, planner, n_rows, max_iter - progress.n_iter):
                 training.ending = "stopped"
             elif progress.n_iter == max_iter:
                 training.ending = "max_iter"
@@ -344,6 +350,42 @@ def fit_stochastic(training, *, goes_on=False, incremental=False):
     return training.result()
 
 
+def run_epochs(training, planner, n_rows, most):
+    """Train at least one epoch, and as many as `most` where nobody wants to know of each.
+
+    Rows beyond the first `n_rows` of an epoch's order are left out.
+
+    Returns
+    -------
+    goes_on : bool
+        Whether to train more.
+    """
+    epochs = None
+    if most > 1 and not training.is_followed:
+        epochs = training.rows.epochs_ahead(training, planner, n_rows, most)
+    if epochs is None:
+        return run_epoch(training, planner, n_rows)
+    progress, settings = training.progress, training.settings
+    try:
+        training.engine.train_epochs(training.data, training.order, epochs)
+    finally:  # even after Ctrl-C
+        training.optimizer.step += epochs.steps.made
+        for loss in epochs.losses:
+            check_loss(loss, training, planner)
+            progress.end_epoch(loss, None, n_rows, settings.tol, settings.ties)
+            planner.after_epoch(progress.n_samples_seen)
+    return not has_converged(training, planner)
+
+
+def check_loss(loss, training, planner):
+    """Raise if the loss of an epoch is not finite."""
+    if not isfinite(loss):
+        raise NonFiniteLossError(
+            f"The loss became {loss} in epoch {training.progress.n_iter + 1} "
+            f"at learning rate {planner.last_rate:g}."
+        )
+
+
 def run_epoch(training, planner, n_rows):
     """Train one epoch and score it; return whether to go on.
 
@@ -354,11 +396,7 @@ def run_epoch(training, planner, n_rows):
     for watcher in training.watchers:
         watcher.before_epoch()
     loss = train_pieces(training, training.rows.pieces(training, planner, n_rows))
-    if not isfinite(loss):
-        raise NonFiniteLossError(
-            f"The loss became {loss} in epoch {progress.n_iter + 1} "
-            f"at learning rate {planner.last_rate:g}."
-        )
+    check_loss(loss, training, planner)
     judgement, rate = training.end_epoch(loss, n_rows), planner.last_rate
     planner.after_epoch(progress.n_samples_seen)
     asked_to_stop = training.report(judgement, n_rows, time.perf_counter() - started, rate)

@@ -64,9 +64,7 @@ class Calls:
         held : object
             What addresses point to and do not keep: a rank may outlive an interrupted caller.
         """
-        call = self._packed.get((number, size))
-        if call is None:
-            call = self._packed[number, size] = self._pack(number, size)
+        call = self.packed(number, size)
         kernel, memory = self._kernel, self.buffers.memory
         workspaces = self.buffers.workspaces
 
@@ -74,6 +72,13 @@ class Calls:
             kernel(call.address, memory.address, workspaces[rank].address, rank)
 
         return member
+
+    def packed(self, number, size):
+        """What the kernel reads in a call."""
+        call = self._packed.get((number, size))
+        if call is None:
+            call = self._packed[number, size] = self._pack(number, size)
+        return call
 
     def _pack(self, number, size):
         _, order, table = self.parts[number]

@@ -155,6 +155,12 @@ def _check(result, function, arguments):
 
 
 @cache
+def address_of_kernel(name, real=None, is_sparse=False):
+    """Address of a kernel's C function, which may be compiled for it; see `kernel_of`."""
+    return CODE.address(Specialisation(name, real, is_sparse))
+
+
+@cache
 def kernel_of(name, real=None, is_sparse=False):
     """A kernel as a function of addresses, which runs without the GIL.
 
@@ -171,7 +177,7 @@ def kernel_of(name, real=None, is_sparse=False):
     kernel : callable
         It takes the addresses of its records and, if it is `RANKED`, a rank.
     """
-    address = CODE.address(Specialisation(name, real, is_sparse))
+    address = address_of_kernel(name, real, is_sparse)
     n_records, n_ranks = len(KERNELS[name]), int(name in RANKED)
     kinds = [ctypes.c_void_p] * n_records + [ctypes.c_int64] * n_ranks
     kernel = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(address)

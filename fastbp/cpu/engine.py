@@ -9,11 +9,13 @@ from time import perf_counter, process_time
 from weakref import WeakSet
 
 import numpy as np
+from scipy.sparse import issparse
 
 from fastbp import activations, losses
 from fastbp.cpu import code
 from fastbp.cpu.calls import Calls
 from fastbp.cpu.code import kernel_of
+from fastbp.cpu.epochs import train_epochs
 from fastbp.cpu.evaluation import Evaluation
 from fastbp.cpu.layout import Layout, aligned_zeros
 from fastbp.cpu.packing import Packed, address_of
@@ -276,6 +278,34 @@ class Engine:
                 steps.made += int(result[UPDATES])
         weight = result[TOTAL_WEIGHT]
         return float(result[LOSS] / weight) if weight else float("nan")
+
+    def epochs_at_once(self, data, n_rows, batch_size):
+        """How many epochs `train_epochs` may be given, so that it responds to Ctrl-C; 0 for none.
+
+        It is for dense rows and small networks, which a team of one trains.
+        """
+        density = self._rows_of(data.X).density
+        if issparse(data.X) or self._team_size(batch_size, n_rows, density) > 1:
+            return 0
+        if self._work.is_breakable(batch_size, density):
+            return 0
+        return self._work.batches_per_call(batch_size, density) // -(-n_rows // batch_size)
+
+    def train_epochs(self, data, order, epochs):
+        """Train several times, each time as `train_epoch` does.
+
+        Parameters
+        ----------
+        data : fastbp.data.Data
+        order : ndarray of shape (n_rows,), dtype int64, contiguous
+            The rows of the data, in an order that is shuffled before each epoch.
+        epochs : fastbp.epochs.Epochs
+            It gets the losses.
+        """
+        self._end_teams()
+        steps, used = epochs.steps, order[: epochs.n_rows]
+        batch_size = min(steps.batch_size, len(used))
+        train_epochs(self._buffers_for(data, used, batch_size, 1, steps, False), order, epochs)
 
     def loss_and_gradient(self, data):
         """Compute the weighted mean loss of all rows, without penalty, and its gradient."""

@@ -341,9 +341,30 @@ class Shuffle(NamedTuple):
     state: int  # address of the generator's state
 
 
+class Epochs(NamedTuple):
+    """What `train_epochs` reads."""
+
+    shuffle: Shuffle  # of the rows before each epoch; without rows where they stay in their order
+    table: Float64s  # rows of the step table, of all epochs or of one that is like all others
+    steps: Float64s  # where `train` reads those of an epoch
+    result: Float64s  # where it writes an epoch's result
+    control: Int64s  # its barrier
+    train: int  # address of its function, and of its records
+    training: int
+    memory: int
+    workspace: int
+    results: Float64s  # of each epoch
+    made: Int64s  # one number: epochs that have come to their end
+    best_loss: float  # so far
+    no_improvement_count: int  # epochs since it has improved by `tol`
+    tol: float
+    n_iter_no_change: float  # most of such epochs with which training goes on
+
+
 # The kernels that Python calls: the records whose addresses they take; of some a rank comes last.
 KERNELS = {
     "train": (Training, Memory, Workspace),
+    "train_epochs": (Epochs,),
     "predict": (Prediction, Memory, Workspace),
     "predict_few": (FewRows,),
     "shuffle_rows": (Shuffle,),
@@ -375,6 +396,7 @@ SPECIALISATIONS = (
     ),
     *(Specialisation("train", BFLOAT16, is_sparse) for is_sparse in (False, True)),
     Specialisation("shuffle_rows", None),
+    Specialisation("train_epochs", None),
 )
 AMX_SPECIALISATIONS = (
     *(Specialisation("train", BFLOAT16_AMX, is_sparse) for is_sparse in (False, True)),

@@ -36,12 +36,30 @@ def shuffle(random_state, rows, times=1):
     if rows.size < FEW or rows.size * times < WORTH_COMPILING:
         random_state.shuffle(rows)
         return
-    bit_generator = random_state._bit_generator  # public only in numpy.random.Generator
-    interface = bit_generator.ctypes
-    next_uint32 = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
-    wide, picks = rows.astype(np.int64, copy=False), np.empty(_CHUNK, np.int64)
-    call = Packed(Shuffle(wide, picks, next_uint32, interface.state_address))
-    with bit_generator.lock:
+    wide = rows.astype(np.int64, copy=False)
+    shuffle, lock = describe_shuffle(random_state, wide)
+    call = Packed(shuffle)
+    with lock:
         kernel_of("shuffle_rows")(call.address)
     if wide is not rows:
         rows[...] = wide
+
+
+def describe_shuffle(random_state, rows):
+    """A shuffle of rows for kernels, and the lock of the generator, to be held while they run.
+
+    Parameters
+    ----------
+    random_state : numpy.random.RandomState
+    rows : ndarray of shape (n_rows,), dtype int64, contiguous
+
+    Returns
+    -------
+    shuffle : Shuffle
+    lock : context manager
+    """
+    bit_generator = random_state._bit_generator  # public only in numpy.random.Generator
+    interface = bit_generator.ctypes
+    next_uint32 = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
+    picks = np.empty(_CHUNK, np.int64)
+    return Shuffle(rows, picks, next_uint32, interface.state_address), bit_generator.lock

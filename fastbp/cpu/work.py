@@ -43,12 +43,13 @@ class Work:
     """
 
     def __init__(self, network):
-        self._network = network
+        self._first, *others = (fan_in * fan_out for fan_in, fan_out in network.shapes)
+        self._others, self._n_parameters = sum(others), network.n_parameters
+        self._n_features = network.layer_sizes[0]
 
     def _multiply_adds(self, density):
         """Of one row, once through all layers; the first uses the share `density` of its inputs."""
-        first, *others = (fan_in * fan_out for fan_in, fan_out in self._network.shapes)
-        return first * density + sum(others)
+        return self._first * density + self._others
 
     def of_rows(self, rows, density=1.0):
         """Of `rows` rows, forward."""
@@ -81,10 +82,10 @@ class Work:
     def _whole_batch(self, rows, density, learns):
         """All work of a batch, in multiply-adds."""
         passes = 3 if learns else 1
-        gather = WORK_PER_FEATURE * self._network.layer_sizes[0] * density
+        gather = WORK_PER_FEATURE * self._n_features * density
         row = passes * self._multiply_adds(density) + gather + WORK_PER_ROW
         batch = round_up(rows, TILE_ROWS) * row + WORK_PER_BATCH
-        return batch + WORK_PER_UPDATE * self._network.n_parameters * learns
+        return batch + WORK_PER_UPDATE * self._n_parameters * learns
 
 
 class Trials:

@@ -1,5 +1,7 @@
 """Memory for the steps that tiles skip, and whether it pays: see `fastbp.cpu.kernels.zeros`."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.sparse import issparse
 
@@ -25,6 +27,12 @@ def no_steps():
     return Steps(np.zeros(0, np.int64), np.zeros(0, np.int32), 0, 0)
 
 
+@lru_cache(maxsize=16)
+def _spread(n_rows, n_samples):
+    """Places of some rows that are spread evenly over all."""
+    return np.linspace(0, n_rows - 1, n_samples).astype(np.int64)
+
+
 def pays_to_skip_zeros(X, order, units, passes):
     """Whether skipping steps saves more than finding them costs, estimated from a few rows.
 
@@ -39,9 +47,10 @@ def pays_to_skip_zeros(X, order, units, passes):
         Products with the rows: one for outputs, another for the gradient.
     """
     n_rows = min(MOST_SAMPLES, len(order) // 16) // TILE_ROWS * TILE_ROWS
-    if n_rows == 0 or X.shape[1] < FEWEST_FEATURES or passes * units < LOOK_WORK:
+    if n_rows == 0 or X.shape[1] < FEWEST_FEATURES or passes * units <= LOOK_WORK:
         return False
-    samples = X[order[np.linspace(0, len(order) - 1, n_rows).astype(np.int64)]]
+    samples = X[order[_spread(len(order), n_rows)]]
     samples = samples.toarray() if issparse(samples) else samples
     occupied = (samples.reshape(-1, TILE_ROWS, X.shape[1]) != 0).any(axis=1)
-    return bool((1 - occupied.mean()) * passes * units > LOOK_WORK)
+    share = np.count_nonzero(occupied) / occupied.size
+    return bool((1 - share) * passes * units > LOOK_WORK)

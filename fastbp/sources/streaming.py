@@ -301,6 +301,9 @@ class StreamedRows(OrderedBySeed):
                 "before, raise buffer, or use from_blocks, which reads blocks in random order."
             )
 
+    def epochs_ahead(self, training, planner, n_rows, most):
+        """None: every epoch is read in pieces."""
+
     def pieces(self, training, planner, n_rows):
         """Yield the pieces of the next epoch; rows beyond `n_rows` are left out."""
         settings, data = training.settings, training.data

@@ -413,6 +413,22 @@ def test_parameters_survive_packing_and_padding_stays_zero(sizes, dtype):
     np.testing.assert_array_equal(engine.weights, repacked)
 
 
+@pytest.mark.parametrize("kind", [{}, {"has_slopes": True, "has_scales": True}, {"n_embedded": 2}])
+def test_small_networks_are_packed_by_places_as_others_by_pieces(kind, monkeypatch):
+    network = replace(make_network((5, 16, 17, 3), "softmax"), **kind)
+    found = []
+    for most in (network.n_parameters, network.n_parameters - 1):
+        monkeypatch.setattr("fastbp.cpu.layout.MOST_PLACES", most)
+        layout = Layout(network, np.float32)
+        flat = np.random.default_rng(0).normal(size=network.n_parameters)  # of float64
+        flat[:2] = -0.0, np.nan
+        padded = np.full(layout.n_weights, 7.0, np.float32)
+        layout.pack(flat, padded)
+        found.append((padded.tobytes(), layout.unpack(padded).tobytes()))
+        assert found[-1][1] == flat.astype(np.float32).tobytes()
+    assert found[0] == found[1]
+
+
 def test_no_rows_give_no_outputs():
     engine, _ = make_engines(make_network((3, 4, 2), "softmax"))
     assert engine.predict(Data(np.zeros((5, 3))), np.zeros(0, np.int64)).shape == (0, 2)

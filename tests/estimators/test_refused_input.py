@@ -75,6 +75,14 @@ OWN_PARAMETERS = [
 ]
 
 
+def test_the_first_in_the_order_of_names_is_refused():
+    """As of scikit-learn."""
+    for method in ("fit", "partial_fit"):
+        model, X, y = make_task("single", tol=-1, epsilon=0, alpha=-1, hidden_layer_sizes=(3,))
+        with pytest.raises(ValueError, match="The 'alpha' parameter of MLPRegressor must be"):
+            getattr(model, method)(X, y)
+
+
 @pytest.mark.parametrize("estimator", ["MLPClassifier", "MLPRegressor"])
 @pytest.mark.parametrize(("name", "value", "says"), PARAMETERS + OWN_PARAMETERS)
 def test_parameters(estimator, name, value, says):

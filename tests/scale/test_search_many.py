@@ -339,6 +339,44 @@ def test_a_scorer_that_fails():
         search_many(CLASSIFIER, {"alpha": [1]}, X, Y, scoring=fails, error_score="raise")
 
 
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss", ["accuracy", "f1_macro"]], ids=str)
+def test_results_are_those_of_scikit_learns_function(scoring, monkeypatch):
+    """Which is asked where there is more to do than to score."""
+    asked, found, function = [], [], evaluations.fit_and_score
+    monkeypatch.setattr(
+        evaluations,
+        "fit_and_score",
+        lambda *given, **named: (asked.append(1), function(*given, **named))[1],
+    )
+    results_of = evaluations.results_of
+    monkeypatch.setattr(
+        evaluations, "results_of", lambda each: found.append(results_of(each)) or found[-1]
+    )
+
+    def search(rows, **options):
+        search_many(CLASSIFIER, {"alpha": [1e-4, 1]}, rows, Y, scoring=scoring, refit=False, cv=3)
+
+    search(X)
+    assert not asked
+    search(X.tolist())
+    assert len(asked) == 6
+    for plain, other in zip(*found, strict=True):
+        assert [*plain] == [*other]
+        for name, value in plain.items():
+            assert type(value) is type(other[name])
+            assert value == other[name] or name.endswith("_time")
+    search_many(CLASSIFIER, {"alpha": [1]}, X, Y, return_train_score=True, refit=False, cv=3)
+    assert len(asked) == 9
+
+
+def test_rows_to_score_that_are_not_there():
+    splits = [(np.arange(9), np.array([3, len(X)]))]
+    with pytest.raises(IndexError, match="out of bounds"):
+        search_many(CLASSIFIER, {"alpha": [1]}, X, Y, cv=splits)
+    with pytest.raises(IndexError, match="out of bounds"):
+        GridSearchCV(CLASSIFIER, {"alpha": [1]}, cv=splits).fit(X, Y)
+
+
 def test_transformers_that_fail():
     pipeline = Pipeline([("mean", Counted()), ("net", CLASSIFIER)])
     expected, there, found, here = both(pipeline, {"mean__factor": [1.0, "a"]}, X, Y, cv=3)

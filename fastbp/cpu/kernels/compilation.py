@@ -291,7 +291,10 @@ PART_OPTIONS = {
 }
 # For functions that only other kernels call.
 kernel = njit(nogil=True, fastmath=FASTMATH, **PART_OPTIONS)
-# The same, for what is called once per tile: LLVM itself would inline it in some places only.
+# The same, for decisions that Python takes, too: its arithmetic has the bits of Python's.
+exact = njit(nogil=True, **PART_OPTIONS)
+# The same as `kernel`, for what is called once per tile: LLVM itself would inline it in some places
+# only.
 inlined = njit(nogil=True, fastmath=FASTMATH, **{**PART_OPTIONS, "forceinline": True})
 # The same, for what is called a few times per batch: with all of it inlined, LLVM takes twice as
 # long over a kernel.

@@ -3,6 +3,7 @@
 from numba import types
 
 from fastbp.cpu.kernels.amx_products import multiply_by_amx
+from fastbp.cpu.kernels.epochs import train_epochs
 from fastbp.cpu.kernels.prediction import predict, predict_few
 from fastbp.cpu.kernels.shuffling import shuffle_rows
 from fastbp.cpu.kernels.spans import Reference, record_type
@@ -11,7 +12,7 @@ from fastbp.cpu.records import KERNELS, RANKED
 
 EXPORTS = {
     kernel.function.__name__: kernel
-    for kernel in (train, predict, predict_few, shuffle_rows, multiply_by_amx)
+    for kernel in (train, train_epochs, predict, predict_few, shuffle_rows, multiply_by_amx)
 }
 
 

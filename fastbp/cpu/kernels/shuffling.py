@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastbp.cpu.kernels.compilation import Exported
+from fastbp.cpu.kernels.compilation import Exported, kernel
 
 
 @intrinsic
@@ -23,8 +23,8 @@ def _draw(typing_context, function, state):
     return types.int64(types.intp, types.intp), codegen
 
 
-@Exported
-def shuffle_rows(call):
+@kernel
+def shuffle(call):
     """Exchange each row, from the last to the second, with one at or before it.
 
     Numbers of as many bits as the row's index has are drawn until one is at most the index. NumPy
@@ -48,3 +48,9 @@ def shuffle_rows(call):
         for i in range(count):
             one, other = first - i, picks[i]
             rows[one], rows[other] = rows[other], rows[one]
+
+
+@Exported
+def shuffle_rows(call):
+    """Shuffle some rows once."""
+    shuffle(call)

@@ -249,12 +249,39 @@ class Layout:
         found[padded[places] - 1] = places
         return found
 
+    @cached_property
+    def _found_pieces(self):
+        """The arguments by which NumPy makes both views of each of the pieces."""
+        padded, flat = np.empty(self.n_weights, "b"), np.empty(self.network.n_parameters, "b")
+        starts, found = (address_of(padded), address_of(flat)), []
+        for views in self.pieces(padded, flat):
+            if views[0].size:
+                found.append(
+                    [
+                        (
+                            view.shape,
+                            self.dtype,
+                            (address_of(view) - start) * self.dtype.itemsize,
+                            tuple(stride * self.dtype.itemsize for stride in view.strides),
+                        )
+                        for view, start in zip(views, starts, strict=True)
+                    ]
+                )
+        return found
+
+    def _both_views(self, padded, flat):
+        for inside, outside in self._found_pieces:
+            shape, dtype, start, strides = inside
+            view = np.ndarray(shape, dtype, padded, start, strides)
+            shape, dtype, start, strides = outside
+            yield view, np.ndarray(shape, dtype, flat, start, strides)
+
     def pack(self, flat, padded):
         """Copy a flat vector (W₀ b₀ W₁ b₁ …) into a padded one."""
         if self._places is not None:
             padded[self._places] = flat
             return
-        for inside, outside in self.pieces(padded, flat):
+        for inside, outside in self._both_views(padded, np.ascontiguousarray(flat, self.dtype)):
             inside[...] = outside
 
     def unpack(self, padded):
@@ -262,6 +289,6 @@ class Layout:
         if self._places is not None:
             return padded[self._places]
         flat = np.empty(self.network.n_parameters, self.dtype)
-        for inside, outside in self.pieces(padded, flat):
+        for inside, outside in self._both_views(padded, flat):
             outside[...] = inside
         return flat

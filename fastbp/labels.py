@@ -68,6 +68,11 @@ class Labels:
                 f"output(s) of a {self.kind} classifier, got {len(classes)}: "
                 f"{reprlib.repr(classes.tolist())}."
             )
+        if classes.dtype.kind == "f" and not np.isfinite(classes).all():
+            raise ValueError(
+                "classes_ must be finite numbers or other labels, got "
+                f"{reprlib.repr(classes.tolist())}."
+            )
         if len(set(classes.tolist())) < len(classes):
             raise ValueError(
                 f"classes_ must be different labels, got {reprlib.repr(classes.tolist())}."

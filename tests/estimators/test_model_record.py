@@ -393,6 +393,8 @@ def test_labels_say_what_is_wrong():
     Labels("binary", np.array(["a", "b"])).check(network)
     with pytest.raises(ValueError, match="sparse"):
         Labels("binary", np.array(["a", "b"]), "no").check(network)
+    with pytest.raises(ValueError, match="classes_ must be finite numbers or other labels"):
+        Labels("binary", np.array([-np.inf, 1.0])).check(network)
     with pytest.raises(ValueError, match="outputs of softmax or logistic"):
         Labels("multiclass", np.arange(3)).check(Network((2, 3), (), "identity", "squared_error"))
 

@@ -187,12 +187,14 @@ def expected_outputs(model, X):
 
 
 def _in_units(outputs, bound, units):
-    """A regressor's outputs in the units of y, and in the order of their quantiles."""
+    """A regressor's outputs in the units of y, within their bounds, ordered by quantiles."""
     eps = np.finfo(np.float32).eps if bound.min(initial=1) > 1e-12 else np.finfo(float).eps
     if units.is_scaled:
         with np.errstate(all="ignore"):
             outputs = outputs * np.array(units.deviations) + np.array(units.means)
             bound = bound * np.array(units.deviations) + 8 * eps * np.abs(outputs)
+    if units.lowest:
+        outputs = np.clip(outputs, units.lowest, units.highest)
     if units.quantiles is not None:
         places = np.argsort(np.argsort(units.quantiles, kind="stable"))
         outputs = np.sort(outputs, axis=1)[:, places]

@@ -13,7 +13,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from processes import call_alone
 from threadpoolctl import threadpool_limits
 
-from fastbp.cpu import engine, work
+from fastbp.cpu import engine, predicting, work
 from fastbp.threads import available_threads
 
 pytestmark = pytest.mark.filterwarnings(
@@ -37,8 +37,8 @@ def team_size(request, monkeypatch):
     """Let every fit and prediction, however small, use a team of that size."""
     monkeypatch.setattr(engine, "available_threads", lambda: 64)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(engine, "PREDICT_ROWS", 16)
-    monkeypatch.setattr(engine, "FEW_BYTES", 0)
+    monkeypatch.setattr(predicting, "PREDICT_ROWS", 16)
+    monkeypatch.setattr(predicting, "FEW_BYTES", 0)
     return request.param
 
 
@@ -111,7 +111,7 @@ def test_first_fits_of_a_process_in_threads(tmp_path):
 
 def serve_before_and_after_a_fork():
     """Like a web server: fit, fork workers that all predict and fit, and predict meanwhile."""
-    work.WORK_PER_THREAD, engine.PREDICT_ROWS, engine.FEW_BYTES = 1, 16, 0
+    work.WORK_PER_THREAD, predicting.PREDICT_ROWS, predicting.FEW_BYTES = 1, 16, 0
     model, X, y = small("multiclass", n_threads=3)
     expected = model.fit(X, y).predict_proba(X)
     fitted = weights(model)

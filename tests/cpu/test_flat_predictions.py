@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 from fastbp import MLPClassifier
-from fastbp.cpu import engine as cpu
+from fastbp.cpu import predicting
 from fastbp.cpu.engine import Engine
 from fastbp.data import Data
 from fastbp.network import Network
@@ -38,9 +38,9 @@ def test_flat_parameters_give_the_bits_of_packed_ones(monkeypatch, dtype, sizes,
 
 
 def test_large_batches_are_split_by_panels(monkeypatch):
-    monkeypatch.setattr(cpu, "PREDICT_ROWS", 8)
-    monkeypatch.setattr(cpu, "FLAT_BATCHES", 1)
-    monkeypatch.setattr(cpu, "FEW_BYTES", 0)
+    monkeypatch.setattr(predicting, "PREDICT_ROWS", 8)
+    monkeypatch.setattr(predicting, "FLAT_BATCHES", 1)
+    monkeypatch.setattr(predicting, "FEW_BYTES", 0)
     network = Network((40, 20, 3), ("relu",), "identity", "squared_error")
     parameters = np.random.RandomState(0).normal(size=network.n_parameters)
     X = sp.random(100, 40, 0.1, "csr", random_state=0)

@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from fastbp.cpu import engine as cpu
-from fastbp.cpu import work
+from fastbp.cpu import predicting, work
 from fastbp.data import Data
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -28,11 +28,12 @@ def members(monkeypatch):
         kept.append(member)
         raise LateError
 
-    monkeypatch.setattr(cpu, "run_team", leave)
+    for module in (cpu, predicting):
+        monkeypatch.setattr(module, "run_team", leave)
     monkeypatch.setattr(cpu, "available_threads", lambda: 64)
     monkeypatch.setattr(work, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(cpu, "PREDICT_ROWS", 8)
-    monkeypatch.setattr(cpu, "FEW_BYTES", 0)  # rows one by one need no team
+    monkeypatch.setattr(predicting, "PREDICT_ROWS", 8)
+    monkeypatch.setattr(predicting, "FEW_BYTES", 0)  # rows one by one need no team
     return kept
 
 

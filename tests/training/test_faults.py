@@ -9,7 +9,7 @@ from conftest import small, weights
 from sklearn.base import clone
 
 from fastbp.cpu import engine as cpu_engine
-from fastbp.cpu import layout, team, work, workspace
+from fastbp.cpu import layout, predicting, team, work, workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -66,12 +66,12 @@ def test_the_nth_allocation_fails(name, solver, monkeypatch):
         pytest.skip("there is none")
     model, X, y = small("multiclass", solver=solver, max_iter=2)
     if name == "predict":
-        monkeypatch.setattr(cpu_engine, "FEW_BYTES", 0)  # tiles, for so little work, too
+        monkeypatch.setattr(predicting, "FEW_BYTES", 0)  # tiles, for so little work, too
     model.fit(X, y)
     expected = copy.deepcopy(model)
     found = CALLS[name](expected, X, y)
     failing = Failing(layout.aligned_zeros, MemoryError("no memory"))
-    for module in (cpu_engine, workspace):
+    for module in (cpu_engine, predicting, workspace):
         monkeypatch.setattr(module, "aligned_zeros", failing)
     if name == "predict a row":
         failing.fails_at = 10**9  # it allocates nothing of the engine's

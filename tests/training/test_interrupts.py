@@ -33,7 +33,7 @@ def long_data(kind):
 @contextlib.contextmanager
 def interrupt_during_call(number):
     """Send SIGINT while the kernels are called for the given time; give the list of calls."""
-    from fastbp.cpu import engine
+    from fastbp.cpu import engine, predicting
 
     calls, run_team = [], engine.run_team
 
@@ -44,11 +44,11 @@ def interrupt_during_call(number):
             threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
         run_team(*arguments)
 
-    engine.run_team = run_and_interrupt
+    engine.run_team = predicting.run_team = run_and_interrupt
     try:
         yield calls
     finally:
-        engine.run_team = run_team
+        engine.run_team = predicting.run_team = run_team
 
 
 def interrupt_fit(solver, n_threads, kind, early_stopping):
@@ -206,17 +206,18 @@ def test_the_first_compilation(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 7, 90])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 def test_calls_of_any_length_give_the_same_bits(monkeypatch, solver, batch_size):
-    from fastbp.cpu import engine, work
+    from fastbp.cpu import engine, predicting, work
 
     model, X, y = small("multiclass", solver=solver, batch_size=batch_size)
     expected = weights(model.fit(X, y)), model.predict_proba(X), model.loss_curve_
     calls = []
     monkeypatch.setattr(work, "WORK_PER_CALL", 1)
-    monkeypatch.setattr(engine, "PREDICT_ROWS", 7)
-    monkeypatch.setattr(engine, "FEW_BYTES", 0)
-    monkeypatch.setattr(
-        engine, "run_team", lambda *a, run=engine.run_team: calls.append(1) or run(*a)
-    )
+    monkeypatch.setattr(predicting, "PREDICT_ROWS", 7)
+    monkeypatch.setattr(predicting, "FEW_BYTES", 0)
+    for module in (engine, predicting):
+        monkeypatch.setattr(
+            module, "run_team", lambda *a, run=engine.run_team: calls.append(1) or run(*a)
+        )
     found = weights(model.fit(X, y)), model.predict_proba(X), model.loss_curve_
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
 from fastbp.activations import HIDDEN_ACTIVATIONS
-from fastbp.cpu import code, shuffling, work
+from fastbp.cpu import code, predicting, shuffling, work
 from fastbp.cpu import engine as engine_module
 from fastbp.cpu import layout as layout_module
 from fastbp.cpu import rows as rows_module
@@ -148,9 +148,13 @@ class Guards:
     def installed(self):
         """Let engines take all of their memory from here."""
         with contextlib.ExitStack() as patches:
-            for module in (engine_module, workspace_module, layout_module, zeros_module):
+            for module in (
+                engine_module, predicting, workspace_module, layout_module, zeros_module,
+            ):  # fmt: skip
                 patches.enter_context(patch.object(module, "np", self))
-            for module in (engine_module, workspace_module, sparse_module, zeros_module):
+            for module in (
+                engine_module, predicting, workspace_module, sparse_module, zeros_module,
+            ):  # fmt: skip
                 patches.enter_context(patch.object(module, "aligned_zeros", self.zeros))
             arrays = patch.object(workspace_module, "_aligned_arrays", self.aligned_arrays)
             patches.enter_context(arrays)

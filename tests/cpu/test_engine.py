@@ -5,7 +5,7 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from naive import NaiveEngine
 from numpy.testing import assert_allclose
@@ -104,7 +104,9 @@ def assert_same_training(network, data, optimizer, batch_size, alpha, dtype=np.f
     # oracle has stopped before its update, we after it.
     if np.abs(oracle[0]).max() < 1e9:
         for actual, expected in zip(ours[1:], oracle[1:], strict=True):
-            assert_allclose(actual, expected, **tolerance)
+            # Weights of a million beside one of 0.01 have passed their rounding on to it.
+            atol = tolerance["atol"] * max(1.0, np.abs(expected).max())
+            assert_allclose(actual, expected, rtol=tolerance["rtol"], atol=atol)
 
 
 @pytest.mark.smoke
@@ -118,6 +120,7 @@ def test_training_follows_the_oracle(objective, optimizer, dtype):
 
 
 @settings(max_examples=60, deadline=None)
+@example([65, 33, 32, 65, 8], "squared exp", "selu", 1, 1, 0.0)  # weights of a million
 @given(
     sizes=st.lists(st.sampled_from(WIDTHS), min_size=2, max_size=5),
     objective=st.sampled_from(list(OBJECTIVES)),

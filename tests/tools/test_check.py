@@ -37,6 +37,14 @@ def wrong_loss(engine, right):
     return lambda *arguments: right(engine, *arguments) * 1.001
 
 
+def wrong_losses(engine, right):
+    def train_epochs(data, order, epochs):
+        right(engine, data, order, epochs)
+        epochs.losses = [loss * 1.001 for loss in epochs.losses]
+
+    return train_epochs
+
+
 def wrong_weights(engine, right):
     return lambda *arguments: right(engine, *arguments) + 0.01
 
@@ -50,6 +58,7 @@ def another_time(engine, right):
     ("verb", "wrong", "problem"),
     [
         ("train_epoch", wrong_loss, "loss off by 1.0e-03, more than 1e-10"),
+        ("train_epochs", wrong_losses, "loss off by 1.0e-03, more than 1e-10"),
         ("store_parameters", wrong_weights, "outputs off by"),
         ("predict", wrong_weights, "outputs off by"),
         ("store_parameters", another_time, "fits differ"),
@@ -58,6 +67,8 @@ def another_time(engine, right):
 def test_a_wrong_engine_is_reported(verb, wrong, problem, monkeypatch):
     right = getattr(Engine, verb)
     monkeypatch.setattr(Engine, verb, lambda self, *args, **_: wrong(self, right)(*args))
+    if verb == "train_epoch":
+        monkeypatch.setattr(Engine, "epochs_at_once", lambda *arguments: 0)
     found = check.run_check(replace(TINY, precision="float64"), "cpu", 2)
     assert problem in found["problem"]
 

@@ -206,6 +206,8 @@ def _is_like_theirs(call, name, model, namespace):
         return False  # rounded otherwise
     if model.early_stopping and name != "their fit":
         return False
+    if name != "their fit" and getattr(model, "missing_targets", "raise") != "raise":
+        return False  # the optimizer stays behind, which is warned of
     if name == "from_sklearn":
         return is_their_kind and model.precision == "auto"
     is_double = getattr(X, "dtype", np.dtype(float)) not in (np.float32, np.float16)

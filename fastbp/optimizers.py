@@ -383,6 +383,18 @@ class Optimizer:
                     f"{found}."
                 )
 
+    def coefficient(self, name):
+        """A coefficient of the rule, as a float.
+
+        An ε that kernels take for zero would make 0 / 0 of a parameter without a gradient, and of
+        all that only fill up tiles: it is at least a number that no √v above zero is changed by.
+        """
+        value = float(getattr(self, name))
+        if name == "epsilon" and self.moments:
+            limits = np.finfo(self.moments[0].dtype)
+            value = max(value, float(limits.tiny) / float(limits.eps))
+        return value
+
     def reset(self, n_parameters, dtype):
         """Forget all state; the moments become zeros, which are read-only and take no memory."""
         self.learning_rate = float(self.learning_rate_init)

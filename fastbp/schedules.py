@@ -220,7 +220,7 @@ class StepPlanner:
         self._rule, self._schedule = optimizer.rule, schedule_of(optimizer)
         self._decay_plan = plan_of(optimizer, "weight_decay_schedule")
         self._dropout_plan = plan_of(optimizer, "dropout_schedule")
-        self._hyper = [float(getattr(optimizer, name)) for name in self._rule.coefficients]
+        self._hyper = [optimizer.coefficient(name) for name in self._rule.coefficients]
         self._table = empty_table(n_rows, batch_size)
         self._max_iter, self.last_rate = max_iter, optimizer.learning_rate
         if sample_weight is None:

@@ -43,6 +43,21 @@ def test_weight_decay_is_apart_from_the_gradient_and_spares_biases():
         np.testing.assert_allclose(decayed, without, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("solver", ["adam", "adamw", "nadam", "rmsprop"])
+def test_an_epsilon_below_all_numbers_of_the_dtype_is_none(solver, precision):
+    """Rounded to zero it once made NaN of the padding of tiles, and of dead units: 0 / 0."""
+    model, X, y = small(
+        "multiclass", solver=solver, precision=precision, max_iter=4, epsilon=1e-300
+    )
+    model.fit(X, y)
+    other = clone(model).set_params(epsilon=1e-30).fit(X, y)
+    for array, same in zip(model.coefs_, other.coefs_, strict=True):
+        np.testing.assert_array_equal(array, same)
+    assert np.isfinite(model.loss_)
+
+
 @pytest.mark.parametrize("solver", STOCHASTIC_SOLVERS)
 def test_learning_rate_takes_a_function_of_progress(solver):
     asked = []

@@ -181,6 +181,8 @@ def _is_like_theirs(call, name, model, namespace):
     used = [namespace[x] for x in re.findall(r"X\d", call.source)]
     if not all(_is_valid_sparse(X) for X in used if scipy.sparse.issparse(X)):
         return False
+    if isinstance(getattr(model, "quantile", None), list):
+        return False  # a list of one makes predictions of one column, as no model of theirs does
     if call.kind == "predict":
         return True
     sizes = model.hidden_layer_sizes

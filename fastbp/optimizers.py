@@ -387,12 +387,13 @@ class Optimizer:
         """A coefficient of the rule, as a float.
 
         An ε that kernels take for zero would make 0 / 0 of a parameter without a gradient, and of
-        all that only fill up tiles: it is at least a number that no √v above zero is changed by.
+        all that only fill up tiles: it becomes a number that no √v above zero is changed by.
         """
         value = float(getattr(self, name))
         if name == "epsilon" and self.moments:
             limits = np.finfo(self.moments[0].dtype)
-            value = max(value, float(limits.tiny) / float(limits.eps))
+            if value < limits.tiny:
+                return float(limits.tiny) / float(limits.eps)
         return value
 
     def reset(self, n_parameters, dtype):

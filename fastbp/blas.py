@@ -16,7 +16,7 @@ def one_blas_thread():
     """Let BLAS and LAPACK use one thread meanwhile, in the whole process.
 
     L-BFGS-B multiplies matrices of twenty rows. Threads that are woken for these, spin and are
-    waited for take longer than the rest of an iteration: on busy cores fifty times as long.
+    waited for take longer than the rest of an iteration: on busy cores 10 ms instead of 0.4.
 
     The limit is the process's. Of threads that overlap only the first sets it, and takes it back
     when it is done: each for itself, the second would find one thread, and leave that behind.

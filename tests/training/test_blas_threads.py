@@ -1,4 +1,4 @@
-"""L-BFGS-B calls BLAS for tiny matrices: its threads cost fifty times what they computed."""
+"""L-BFGS-B calls BLAS for tiny matrices: its threads cost far more than they computed."""
 
 import os
 import threading
